@@ -1,0 +1,239 @@
+"""A folder with one DICOM CT series as a volume.
+
+Slices are sorted by where they lie on the patient, never by file name or instance number, and the volume is
+refused when they do not fill a regular grid (DICOM PS3.3, C.7.6.2 image plane: position, orientation, pixel
+spacing).
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from PartialSegLib.errors import InputError
+from PartialSegLib.image_header import check_one_scalar_volume, check_spacing
+from PartialSegLib.voxel_type import compact
+
+if TYPE_CHECKING:
+    import SimpleITK
+
+_MAGIC_OFFSET = 128
+_MODALITY = "0008|0060"
+_SERIES_DESCRIPTION = "0008|103e"
+_POSITION = "0020|0032"
+_ORIENTATION = "0020|0037"
+_PIXEL_SPACING = "0028|0030"
+_SLICE_THICKNESS = "0018|0050"
+_SPACING_TOLERANCE = 0.05
+"""Largest deviation of the distance between two slices from the usual one, as a fraction of the latter."""
+_TILT_TOLERANCE = 1e-3
+"""Largest sine of the angle between the stacking direction and the normal of the slices."""
+
+
+@dataclass(frozen=True)
+class _Slice:
+    path: Path
+    size: tuple[int, int]  # (columns, rows)
+    position: np.ndarray  # centre of the first voxel, LPS mm
+    row_direction: np.ndarray  # unit vector along which the column index grows
+    column_direction: np.ndarray
+    pixel_spacing: tuple[float, float]  # (between rows, between columns)
+
+    @property
+    def normal(self) -> np.ndarray:
+        """Unit vector (LPS) that the slices are stacked along."""
+        return np.cross(self.row_direction, self.column_direction)
+
+
+def read_dicom_series(folder: Path, *, any_modality: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    """Read the one CT series of a folder (sub-folders are not searched).
+
+    Args:
+        folder: Folder with the DICOM files; other files and series of other modalities are passed over.
+        any_modality: Whether a single series of another modality will do.
+
+    Returns:
+        The voxels (z, y, x) after rescaling to HU, and the affine (4, 4) from array index order (k, j, i, 1)
+        to RAS mm; k grows along the normal of the slices.
+
+    Raises:
+        InputError: When there is no series or more than one, or slices are missing, doubled, tilted, unevenly
+            spaced, of different size or orientation, or unreadable.
+    """
+    slices = [_read_slice_header(path) for path in _series_files(folder, any_modality)]
+    normal = slices[0].normal
+    slices.sort(key=lambda item: float(item.position @ normal))
+    _check_equal_planes(slices)
+    step = _step_between_slices(slices)
+    return _read_voxels(slices), _affine(slices[0], step)
+
+
+def _series_files(folder: Path, any_modality: bool) -> list[Path]:
+    import SimpleITK
+
+    series = {
+        uid: SimpleITK.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), uid)
+        for uid in SimpleITK.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
+    }
+    _check_no_file_was_dropped(folder, {Path(name).name for names in series.values() for name in names})
+    if not series:
+        raise InputError(
+            "The folder holds no DICOM images; give the folder in which the slices of one CT series lie."
+        )
+    modalities = {uid: _tag(_header(names[0]), _MODALITY) for uid, names in series.items()}
+    chosen = [uid for uid in series if modalities[uid] == "CT"]
+    if not chosen and any_modality:
+        chosen = list(series)
+    if len(chosen) == 1:
+        return [Path(name) for name in series[chosen[0]]]
+    listed = "; ".join(_described(names, modalities[uid]) for uid, names in series.items())
+    if not chosen:
+        raise InputError(
+            f"The folder holds no CT series but {listed}; give a CT, or say that this one shall "
+            "be used all the same (--force, any_modality=True)."
+        )
+    raise InputError(
+        f"The folder holds {len(chosen)} CT series, one is needed ({listed}); "
+        "move the one you want to its own folder."
+    )
+
+
+def _check_no_file_was_dropped(folder: Path, names: set[str]) -> None:
+    """GDCM passes over DICOM files that it cannot parse; at either end of a scan nobody would notice."""
+    for path in sorted(folder.iterdir()):
+        if path.name in names or path.name == "DICOMDIR" or not path.is_file():
+            continue
+        with open(path, "rb") as file:
+            is_dicom = file.read(_MAGIC_OFFSET + 4)[_MAGIC_OFFSET:] == b"DICM"
+        if is_dicom:
+            raise InputError(f"{path.name} is truncated or damaged; copy the DICOM series again.")
+
+
+def _described(names: tuple[str, ...], modality: str) -> str:
+    description = _tag(_header(names[0]), _SERIES_DESCRIPTION) or "no description"
+    return (
+        f"{modality or 'unknown modality'} '{description}', {len(names)} images, first {Path(names[0]).name}"
+    )
+
+
+def _header(name: str | Path) -> "SimpleITK.ImageFileReader":
+    import SimpleITK
+
+    reader = SimpleITK.ImageFileReader()
+    reader.SetImageIO("GDCMImageIO")
+    reader.SetFileName(str(name))
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError as error:
+        raise InputError(
+            f"{Path(name).name} is truncated or damaged; copy the DICOM series again."
+        ) from error
+    return reader
+
+
+def _tag(header: "SimpleITK.ImageFileReader", key: str) -> str:
+    return header.GetMetaData(key).strip("\0 ") if header.HasMetaDataKey(key) else ""
+
+
+def _numbers(header: "SimpleITK.ImageFileReader", key: str, count: int) -> np.ndarray:
+    try:
+        values = np.array([float(value) for value in _tag(header, key).split("\\")])
+    except ValueError:
+        values = np.empty(0)
+    if len(values) != count or not np.isfinite(values).all():
+        raise InputError(
+            f"{Path(header.GetFileName()).name} does not say where its slice lies "
+            f"(DICOM {key.replace('|', ',')}); convert the series to NIfTI with a DICOM converter."
+        )
+    return values
+
+
+def _read_slice_header(path: Path) -> _Slice:
+    header = _header(path)
+    size = header.GetSize()
+    check_one_scalar_volume((*size[:2], 1), header.GetNumberOfComponents())
+    if len(size) > 2 and size[2] > 1:
+        raise InputError(f"{path.name} is a multi-frame DICOM file; convert it to NIfTI with a converter.")
+    orientation = _numbers(header, _ORIENTATION, 6)
+    spacing = _numbers(header, _PIXEL_SPACING, 2)
+    check_spacing(spacing)
+    return _Slice(
+        path, (size[0], size[1]), _numbers(header, _POSITION, 3),
+        orientation[:3], orientation[3:], (float(spacing[0]), float(spacing[1])),
+    )  # fmt: skip
+
+
+def _check_equal_planes(slices: list[_Slice]) -> None:
+    first = slices[0]
+    for other in slices[1:]:
+        same = (
+            other.size == first.size
+            and np.allclose(other.pixel_spacing, first.pixel_spacing, rtol=1e-3)
+            and np.allclose(other.row_direction, first.row_direction, atol=1e-3)
+            and np.allclose(other.column_direction, first.column_direction, atol=1e-3)
+        )
+        if not same:
+            raise InputError(
+                f"{other.path.name} differs from {first.path.name} in size, pixel spacing or orientation; "
+                "move the slices of one scan to their own folder."
+            )
+
+
+def _step_between_slices(slices: list[_Slice]) -> np.ndarray:
+    """Vector (LPS mm) from one slice to the next; for a single slice its thickness along the normal."""
+    first, last = slices[0], slices[-1]
+    if len(slices) == 1:
+        return np.asarray(first.normal * _numbers(_header(first.path), _SLICE_THICKNESS, 1))
+    distances = np.diff([float(item.position @ first.normal) for item in slices])
+    usual = float(np.median(distances))
+    for index, distance in enumerate(distances):
+        between = f"between {slices[index].path.name} and {slices[index + 1].path.name}"
+        if distance <= _SPACING_TOLERANCE * usual:
+            raise InputError(f"Two slices lie at the same place ({between}); keep one scan in the folder.")
+        if abs(distance - usual) > _SPACING_TOLERANCE * usual:
+            raise InputError(
+                f"Slices are missing or unevenly spaced: {distance:g} mm {between}, elsewhere {usual:g} mm; "
+                "export the complete series again."
+            )
+    step: np.ndarray = (last.position - first.position) / (len(slices) - 1)
+    if np.linalg.norm(np.cross(step, first.normal)) > _TILT_TOLERANCE * np.linalg.norm(step):
+        raise InputError(
+            "The slices are tilted against the direction in which they are stacked (gantry tilt); "
+            "resample the series to a rectangular grid first."
+        )
+    return step
+
+
+def _read_voxels(slices: list[_Slice]) -> np.ndarray:
+    voxels = np.empty((len(slices), *slices[0].size[::-1]), np.int16)
+    for index, item in enumerate(slices):
+        plane = compact(_read_plane(item))
+        if plane.dtype == np.float32:
+            voxels = voxels.astype(np.float32, copy=False)
+        voxels[index] = plane
+    return voxels
+
+
+def _read_plane(item: _Slice) -> np.ndarray:
+    """Voxels (y, x) of one file after rescaling."""
+    import SimpleITK
+
+    reader = SimpleITK.ImageFileReader()
+    reader.SetImageIO("GDCMImageIO")
+    reader.SetFileName(str(item.path))
+    try:
+        image = reader.Execute()
+    except RuntimeError as error:
+        raise InputError(f"{item.path.name} is truncated or damaged; copy the DICOM series again.") from error
+    return np.reshape(SimpleITK.GetArrayFromImage(image), item.size[::-1])
+
+
+def _affine(first: _Slice, step: np.ndarray) -> np.ndarray:
+    affine = np.eye(4)
+    affine[:3, 0] = step
+    affine[:3, 1] = first.column_direction * first.pixel_spacing[0]
+    affine[:3, 2] = first.row_direction * first.pixel_spacing[1]
+    affine[:3, 3] = first.position
+    affine[:2] *= -1  # LPS to RAS
+    return affine

@@ -1,0 +1,207 @@
+"""NIfTI-1 files (.nii, .nii.gz): header, geometry and voxels.
+
+Written out here because ITK, which reads every other format, is too kind to NIfTI files: it returns a
+truncated file with zeros at its end, turns a spacing of 0 or NaN into 1 mm, and drops a sheared or singular
+sform without a word. Field names and the three ways to state the geometry are those of the standard (Cox et
+al., "A (sort of) new image data format standard: NIfTI-1", 2004, and the comments of its header file
+nifti1.h).
+"""
+
+import gzip
+import io
+import zlib
+from pathlib import Path
+from typing import BinaryIO, cast
+
+import numpy as np
+
+from PartialSegLib.affine import check_affine
+from PartialSegLib.errors import InputError
+from PartialSegLib.image_header import check_one_scalar_volume, check_spacing, listed
+
+_HEADER = np.dtype([
+    ("sizeof_hdr", "<i4"), ("analyze_fields", "V36"), ("dim", "<i2", 8), ("intent_p", "<f4", 3),
+    ("intent_code", "<i2"), ("datatype", "<i2"), ("bitpix", "<i2"), ("slice_start", "<i2"),
+    ("pixdim", "<f4", 8), ("vox_offset", "<f4"), ("scl_slope", "<f4"), ("scl_inter", "<f4"),
+    ("slice_end", "<i2"), ("slice_code", "i1"), ("xyzt_units", "i1"), ("cal_max", "<f4"), ("cal_min", "<f4"),
+    ("slice_duration", "<f4"), ("toffset", "<f4"), ("glmax", "<i4"), ("glmin", "<i4"), ("descrip", "S80"),
+    ("aux_file", "S24"), ("qform_code", "<i2"), ("sform_code", "<i2"), ("quatern", "<f4", 3),
+    ("qoffset", "<f4", 3), ("srow", "<f4", (3, 4)), ("intent_name", "S16"), ("magic", "S4"),
+])  # fmt: skip
+_DATATYPES = {
+    2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8", 256: "i1", 512: "u2", 768: "u4", 1024: "i8", 1280: "u8",
+}  # fmt: skip
+_VECTOR_AXIS = 4
+_COMPONENTS = {32: 2, 128: 3, 1792: 2, 2304: 4}
+_MILLIMETRES_PER_UNIT = {1: 1000.0, 3: 0.001}
+_MILLIMETRE_UNIT = 2
+_SCANNER_COORDINATES = 1
+_VOXEL_OFFSET = 352
+_SPACING_TOLERANCE = 0.01
+"""Largest relative difference allowed between the two statements of the spacing, pixdim and sform."""
+
+
+def read_nifti(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Read one NIfTI-1 file with a single scalar volume.
+
+    Args:
+        path: A .nii or .nii.gz file, of either byte order.
+
+    Returns:
+        The voxels (z, y, x), scaled by scl_slope and scl_inter (float32) where the header asks for it, and
+        the affine (4, 4) from array index order (k, j, i, 1) to RAS mm: the sform if set, else the qform,
+        else pixdim.
+
+    Raises:
+        InputError: When the file is not NIfTI-1, is truncated, holds anything but one scalar 3-D volume, or
+            states no usable geometry.
+    """
+    try:
+        with _open(path) as stream:
+            header = _read_header(stream)
+            shape = _volume_shape(header)
+            affine = _affine(header)
+            voxels = _read_voxels(stream, header, shape)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise InputError("The file is truncated or damaged; copy or download it again.") from error
+    return _scaled(voxels, header), affine[:, [2, 1, 0, 3]]
+
+
+def write_nifti(path: Path, array: np.ndarray, affine: np.ndarray) -> None:
+    """Write one scalar volume as NIfTI-1, with the geometry both as sform and as qform.
+
+    The bytes depend on nothing but the arguments. The header holds float32: the affine is kept to 7 digits.
+
+    Args:
+        path: A .nii or .nii.gz file; gzip is used for the latter.
+        array: Voxels (z, y, x) of one of the real NIfTI datatypes.
+        affine: (4, 4), from array index order (k, j, i, 1) to RAS mm.
+    """
+    header = _header_of(array, affine[:, [2, 1, 0, 3]])
+    with open(path, "wb") as file:
+        compressed = path.name.lower().endswith(".gz")
+        stream = gzip.GzipFile("", "wb", compresslevel=4, fileobj=file, mtime=0) if compressed else file
+        stream.write(header.tobytes().ljust(_VOXEL_OFFSET, b"\0"))
+        for slice_2d in array:
+            stream.write(slice_2d.astype(slice_2d.dtype.newbyteorder("<"), copy=False).tobytes())
+        stream.close()
+
+
+def _open(path: Path) -> BinaryIO:
+    with open(path, "rb") as file:
+        is_gzip = file.read(2) == b"\x1f\x8b"
+    return cast(BinaryIO, gzip.open(path, "rb")) if is_gzip else open(path, "rb")
+
+
+def _read_header(stream: BinaryIO) -> np.void:
+    """Read the header and leave the stream at its end; the byte order is found from sizeof_hdr."""
+    buffer = stream.read(_HEADER.itemsize)
+    if len(buffer) == _HEADER.itemsize:
+        for dtype in (_HEADER, _HEADER.newbyteorder(">")):
+            header = cast(np.void, np.frombuffer(buffer, dtype)[0])
+            if header["sizeof_hdr"] == _HEADER.itemsize and header["magic"] == b"n+1":
+                return header
+    if buffer[:4] in (b"\x1c\x02\0\0", b"\0\0\x02\x1c"):
+        raise InputError("The file is in the rare NIfTI-2 format; save the image as NIfTI-1.")
+    raise InputError(
+        "The file is not a NIfTI-1 image, whatever its name says; "
+        "give a .nii, .nii.gz, .nrrd or .mha image or a folder with one DICOM series."
+    )
+
+
+def _volume_shape(header: np.void) -> tuple[int, int, int]:
+    """Size (z, y, x) of the one volume in the file."""
+    sizes = [int(size) for size in header["dim"][1:]][: max(0, int(header["dim"][0]))]
+    vector_length = sizes[_VECTOR_AXIS] if len(sizes) > _VECTOR_AXIS else 1
+    check_one_scalar_volume(sizes, _COMPONENTS.get(int(header["datatype"]), vector_length))
+    return sizes[2], sizes[1], sizes[0]
+
+
+def _affine(header: np.void) -> np.ndarray:
+    """Affine (4, 4) from (i, j, k, 1) to RAS mm, by sform, qform or pixdim, in that order."""
+    pixdim = header["pixdim"][1:4].astype(float)
+    check_spacing(pixdim)
+    affine = np.eye(4)
+    if header["sform_code"] > 0:
+        affine[:3] = header["srow"]
+        check_affine(affine)
+        _check_spacings_agree(affine, pixdim)
+    elif header["qform_code"] > 0:
+        affine[:3, :3] = _rotation(header) * pixdim
+        affine[:3, 3] = header["qoffset"]
+    else:
+        affine[:3, :3] = np.diag(pixdim)
+    affine[:3] *= _MILLIMETRES_PER_UNIT.get(int(header["xyzt_units"]) & 7, 1.0)
+    return affine
+
+
+def _check_spacings_agree(affine: np.ndarray, pixdim: np.ndarray) -> None:
+    lengths = np.linalg.norm(affine[:3, :3], axis=0)
+    if np.any(np.abs(lengths / pixdim - 1) > _SPACING_TOLERANCE):
+        raise InputError(
+            f"The header contradicts itself: the voxel spacing is {listed(pixdim)} mm by its pixdim "
+            f"but {listed(lengths)} mm by its sform; export the image again."
+        )
+
+
+def _rotation(header: np.void) -> np.ndarray:
+    """Rotation (3, 3) of the qform, its third column reversed when pixdim[0] (qfac) is negative."""
+    b, c, d = header["quatern"].astype(float)
+    a = np.sqrt(max(0.0, 1.0 - (b * b + c * c + d * d)))
+    rotation = np.array(
+        [
+            [a * a + b * b - c * c - d * d, 2 * (b * c - a * d), 2 * (b * d + a * c)],
+            [2 * (b * c + a * d), a * a + c * c - b * b - d * d, 2 * (c * d - a * b)],
+            [2 * (b * d - a * c), 2 * (c * d + a * b), a * a + d * d - b * b - c * c],
+        ]
+    )
+    return rotation * (1, 1, -1 if header["pixdim"][0] < 0 else 1)
+
+
+def _read_voxels(stream: BinaryIO, header: np.void, shape: tuple[int, int, int]) -> np.ndarray:
+    code = int(header["datatype"])
+    if code not in _DATATYPES:
+        raise InputError(f"The voxels are of NIfTI datatype {code}; save the image as 16-bit integers.")
+    little_endian = header.dtype == _HEADER
+    voxels = np.empty(shape, np.dtype(_DATATYPES[code]).newbyteorder("<" if little_endian else ">"))
+    stream.seek(max(int(header["vox_offset"]), _VOXEL_OFFSET))
+    buffer = voxels.reshape(-1).view(np.uint8).data
+    done = 0
+    while done < len(buffer):
+        count = cast(io.BufferedReader, stream).readinto(buffer[done : done + (1 << 24)])
+        if not count:
+            raise EOFError
+        done += count
+    stream.read(1)  # past the last voxel gzip checks its checksum
+    return voxels.astype(voxels.dtype.newbyteorder("="), copy=False)
+
+
+def _scaled(voxels: np.ndarray, header: np.void) -> np.ndarray:
+    slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
+    if not np.isfinite([slope, intercept]).all() or slope == 0 or (slope, intercept) == (1, 0):
+        return voxels
+    scaled = voxels.astype(np.float32)
+    scaled *= slope
+    scaled += intercept
+    return scaled
+
+
+def _header_of(array: np.ndarray, affine: np.ndarray) -> np.ndarray:
+    """Header (0-D structured array) for voxels (z, y, x) and an affine from (i, j, k, 1) to RAS mm."""
+    from scipy.spatial.transform import Rotation
+
+    dtype = array.dtype.newbyteorder("=")
+    code = next(code for code, name in _DATATYPES.items() if np.dtype(name) == dtype)
+    lengths = np.linalg.norm(affine[:3, :3], axis=0)
+    cosines = affine[:3, :3] / lengths
+    handedness = 1.0 if np.linalg.det(cosines) > 0 else -1.0
+    quaternion = Rotation.from_matrix(cosines * (1, 1, handedness)).as_quat(canonical=True)
+    header = np.zeros((), _HEADER)
+    header["sizeof_hdr"], header["magic"], header["vox_offset"] = _HEADER.itemsize, b"n+1", _VOXEL_OFFSET
+    header["dim"] = (3, *array.shape[::-1], 1, 1, 1, 1)
+    header["datatype"], header["bitpix"], header["scl_slope"] = code, 8 * dtype.itemsize, 1
+    header["pixdim"] = (handedness, *lengths, 0, 0, 0, 0)
+    header["xyzt_units"] = _MILLIMETRE_UNIT
+    header["qform_code"] = header["sform_code"] = _SCANNER_COORDINATES
+    header["quatern"], header["qoffset"], header["srow"] = quaternion[:3], affine[:3, 3], affine[:3]
+    return header

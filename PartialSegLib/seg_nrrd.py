@@ -1,0 +1,197 @@
+"""Slicer's segmentation file (.seg.nrrd): overlapping segments with names, colours and terminology.
+
+The layout is that of Slicer's vtkMRMLSegmentationStorageNode: a NRRD file
+(teem.sourceforge.net/nrrd/format.html) whose first axis, if there are overlaps, runs over layers; key/value
+fields "Segment0_Name" etc. say which value in which layer is which segment.
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from PartialSegLib.errors import InputError
+from PartialSegLib.nrrd import nrrd_geometry, write_nrrd
+from PartialSegLib.output_files import replacing
+from PartialSegLib.segmentation import Box, Key, Segmentation
+from PartialSegLib.structures import terminology_entry
+
+_ALGORITHM = "PartialSeg"
+_ALGORITHM_NAME_LENGTH = 64
+_LARGEST_LABEL = 255
+_PROVENANCE_TAG = "PartialSeg.Provenance"
+_TASK_TAG = "PartialSeg.Task"
+_STRUCTURE_TAG = "PartialSeg.Structure"
+
+
+def write_seg_nrrd(path: Path, segmentation: Segmentation) -> None:
+    """Write a segmentation as Slicer does, plane by plane, so that no full volume is ever held.
+
+    Args:
+        path: A .seg.nrrd file.
+        segmentation: What to write; the masks share as few layers as their overlaps allow.
+
+    Raises:
+        InputError: When the file cannot be written.
+    """
+    labels = _assign_labels(segmentation)
+    num_layers = max((layer for layer, _ in labels.values()), default=0) + 1
+    geometry = nrrd_geometry(np.dtype(np.uint8), segmentation.shape, segmentation.affine, num_layers)
+    planes = _planes(segmentation, labels, num_layers)
+    with replacing(path) as temporary:
+        write_nrrd(temporary, geometry, planes, _fields(segmentation, labels))
+
+
+def read_seg_nrrd(path: Path) -> Segmentation:
+    """Read a .seg.nrrd file, of this project or of Slicer.
+
+    Args:
+        path: A .seg.nrrd file.
+
+    Returns:
+        Its segments; task and structure come from our tags, else the task is "" and the structure the
+        segment's name in lower case with "_".
+
+    Raises:
+        InputError: When the file cannot be read or holds no segments.
+    """
+    import SimpleITK
+
+    from PartialSegLib.itk_image import affine_of
+
+    try:
+        image = SimpleITK.ReadImage(str(path))
+    except RuntimeError as error:
+        raise InputError(f"{path}: The file is missing, truncated or damaged; check the path.") from error
+    fields = {key: image.GetMetaData(key) for key in image.GetMetaDataKeys()}
+    segments = [_read_segment(fields, number) for number in range(_num_segments(fields))]
+    if not segments:
+        raise InputError(f"{path}: The file holds no segments; give a .seg.nrrd file as Slicer saves it.")
+    layers = SimpleITK.GetArrayViewFromImage(image).reshape((*image.GetSize()[::-1], -1))
+    segmentation = Segmentation(layers.shape[:3], affine_of(image), segments[0].provenance)
+    for segment in segments:
+        mask = layers[..., segment.layer] == segment.label
+        segmentation.add(segment.task, segment.structure, None, mask)
+    return segmentation
+
+
+@dataclass(frozen=True)
+class _Segment:
+    task: str
+    structure: str
+    layer: int
+    label: int
+    provenance: dict[str, Any]
+
+
+def _num_segments(fields: dict[str, str]) -> int:
+    return sum(bool(re.fullmatch(r"Segment\d+_ID", key)) for key in fields)
+
+
+def _read_segment(fields: dict[str, str], number: int) -> _Segment:
+    tags = dict(tag.partition(":")[::2] for tag in fields.get(f"Segment{number}_Tags", "").split("|"))
+    name = re.sub(r"\W+", "_", fields.get(f"Segment{number}_Name", "").lower()).strip("_")
+    return _Segment(
+        task=tags.get(_TASK_TAG, ""),
+        structure=tags.get(_STRUCTURE_TAG, name),
+        layer=int(fields.get(f"Segment{number}_Layer", 0)),
+        label=int(fields.get(f"Segment{number}_LabelValue", 1)),
+        provenance=json.loads(tags.get(_PROVENANCE_TAG, "{}")),
+    )
+
+
+def _assign_labels(segmentation: Segmentation) -> dict[Key, tuple[int, int]]:
+    """Give each mask a layer, the first in which it overlaps no other, and a label value within it."""
+    layers: list[list[Key]] = []
+    labels = {}
+    for key in segmentation:
+        free = (n for n, taken in enumerate(layers) if _has_room(segmentation, key, taken))
+        layer = next(free, len(layers))
+        if layer == len(layers):
+            layers.append([])
+        layers[layer].append(key)
+        labels[key] = (layer, len(layers[layer]))
+    return labels
+
+
+def _has_room(segmentation: Segmentation, key: Key, taken: list[Key]) -> bool:
+    return len(taken) < _LARGEST_LABEL and not any(_overlap(segmentation, key, other) for other in taken)
+
+
+def _overlap(segmentation: Segmentation, key: Key, other: Key) -> bool:
+    (box, mask), (other_box, other_mask) = segmentation.cropped(key), segmentation.cropped(other)
+    starts = [max(a.start, b.start) for a, b in zip(box, other_box, strict=True)]
+    stops = [min(a.stop, b.stop) for a, b in zip(box, other_box, strict=True)]
+    if any(start >= stop for start, stop in zip(starts, stops, strict=True)):
+        return False
+    common = [slice(start, stop) for start, stop in zip(starts, stops, strict=True)]
+    return bool(np.any(mask[_within(common, box)] & other_mask[_within(common, other_box)]))
+
+
+def _within(part: list[slice], box: Box) -> tuple[slice, ...]:
+    return tuple(slice(p.start - b.start, p.stop - b.start) for p, b in zip(part, box, strict=True))
+
+
+def _planes(
+    segmentation: Segmentation, labels: dict[Key, tuple[int, int]], num_layers: int
+) -> Iterator[np.ndarray]:
+    """Axial planes (y, x, layer) of label values."""
+    depth, height, width = segmentation.shape
+    for z in range(depth):
+        plane = np.zeros((height, width, num_layers), np.uint8)
+        for key, (layer, label) in labels.items():
+            (z_part, y_part, x_part), mask = segmentation.cropped(key)
+            if z_part.start <= z < z_part.stop:
+                plane[y_part, x_part, layer][mask[z - z_part.start]] = label
+        yield plane
+
+
+def _fields(segmentation: Segmentation, labels: dict[Key, tuple[int, int]]) -> dict[str, str]:
+    """Key/value fields of the file, named and ordered as Slicer does."""
+    fields: dict[str, str] = {}
+    for number, (key, (layer, label)) in enumerate(labels.items()):
+        segment = _segment_fields(segmentation, key) | {"Layer": str(layer), "LabelValue": str(label)}
+        fields |= {f"Segment{number}_{name}": value for name, value in sorted(segment.items())}
+    return fields | {
+        "Segmentation_ContainedRepresentationNames": "Binary labelmap|",
+        "Segmentation_ConversionParameters": _reference_geometry(segmentation),
+        "Segmentation_MasterRepresentation": "Binary labelmap",
+        "Segmentation_ReferenceImageExtentOffset": "0 0 0",
+    }
+
+
+def _segment_fields(segmentation: Segmentation, key: Key) -> dict[str, str]:
+    structure = segmentation.structure_of(key)
+    box, _ = segmentation.cropped(key)
+    model = segmentation.provenance.get("model", "")
+    provenance = json.dumps(segmentation.provenance, sort_keys=True)
+    tags = {
+        "DICOM.SegmentAlgorithmName": f"{_ALGORITHM} {model}".strip()[:_ALGORITHM_NAME_LENGTH],
+        "DICOM.SegmentAlgorithmType": "AUTOMATIC",
+        _PROVENANCE_TAG: provenance.replace("|", r"\u007c"),  # "|" separates tags
+        _STRUCTURE_TAG: key[1],
+        _TASK_TAG: key[0],
+        "TerminologyEntry": terminology_entry(structure),
+    }
+    return {
+        "Color": " ".join(f"{channel / 255:.6g}" for channel in structure.color),
+        "ColorAutoGenerated": "0",
+        "Extent": " ".join(f"{part.start} {part.stop - 1}" for part in box[::-1]),
+        "ID": segmentation.identifier(key),
+        "Name": segmentation.display_name(key),
+        "NameAutoGenerated": "0",
+        "Tags": "".join(f"{name}:{value}|" for name, value in tags.items()),
+    }
+
+
+def _reference_geometry(segmentation: Segmentation) -> str:
+    """Slicer's conversion parameter for the grid of the image: IJK to RAS row by row, then the extent."""
+    matrix = [f"{value:.17g}" for value in segmentation.affine[:, [2, 1, 0, 3]].ravel()]
+    extent = [str(bound) for size in segmentation.shape[::-1] for bound in (0, size - 1)]
+    return (
+        f"Reference image geometry|{''.join(f'{word};' for word in matrix + extent)}|The grid of the image.&"
+    )

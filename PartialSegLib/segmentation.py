@@ -1,0 +1,215 @@
+"""A segmentation: what was found in one image, one boolean mask per task and structure, on its grid."""
+
+import itertools
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from PartialSegLib.affine import check_affine
+from PartialSegLib.errors import InputError
+from PartialSegLib.structures import Structure, structure_or_tissue
+
+Box = tuple[slice, slice, slice]
+"""The part of a volume (z, y, x) that a cropped mask fills."""
+Key = tuple[str, str]
+"""(task, structure)."""
+
+
+@dataclass(eq=False)
+class Segmentation:
+    """Masks of one image, kept cropped to where they are so that many of them need little memory.
+
+    `segmentation["liver_tumor"]` is the full mask of a structure, `segmentation["liver", "liver_tumor"]` that
+    of one task where several tasks found it.
+
+    Attributes:
+        shape: Number of voxels of the image along (z, y, x).
+        affine: (4, 4) from array index order (k, j, i, 1) to RAS mm, as in `Volume`.
+        provenance: Where the masks come from (model, versions, settings), as plain JSON; travels into files.
+
+    Raises:
+        InputError: When the affine places no rectangular grid.
+    """
+
+    shape: tuple[int, int, int]
+    affine: np.ndarray
+    provenance: dict[str, Any] = field(default_factory=dict)
+    _masks: dict[Key, tuple[Box, np.ndarray]] = field(default_factory=dict, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        """Check the affine."""
+        self.affine = np.array(self.affine, dtype=float)
+        check_affine(self.affine)
+
+    def add(self, task: str, structure: str, box: Box | None, mask: np.ndarray) -> None:
+        """Add what one task found of one structure; an empty mask says that nothing was found.
+
+        Args:
+            task: Name of the task.
+            structure: Id of the structure.
+            box: Where the mask lies in the image: slices (z, y, x) with explicit starts and stops; None if it
+                covers the whole image.
+            mask: Boolean array (z, y, x) of the size of the box; copied.
+
+        Raises:
+            InputError: When the mask does not fit the box or the box the image, or the mask is there already.
+        """
+        corners = [(part.start, part.stop) for part in box] if box else [(0, size) for size in self.shape]
+        inside = all(
+            0 <= start <= stop <= size for (start, stop), size in zip(corners, self.shape, strict=True)
+        )
+        if not inside or mask.shape != tuple(stop - start for start, stop in corners):
+            raise InputError(
+                f"A mask of shape {mask.shape} does not fill {corners} of an image of {self.shape}."
+            )
+        if (task, structure) in self._masks:
+            raise InputError(f"The segmentation holds {structure} of the task {task} already.")
+        tight = _bounding_box(mask)
+        placed = [
+            slice(start + part.start, start + part.stop)
+            for (start, _), part in zip(corners, tight, strict=True)
+        ]
+        self._masks[task, structure] = (
+            (placed[0], placed[1], placed[2]),
+            mask[tight].astype(bool, order="C"),
+        )
+
+    def keys(self) -> list[Key]:
+        """Return (task, structure) of every mask, in the order in which they were added."""
+        return list(self._masks)
+
+    def __iter__(self) -> Iterator[Key]:
+        """Iterate over `keys()`."""
+        return iter(self._masks)
+
+    def __len__(self) -> int:
+        """Return the number of masks."""
+        return len(self._masks)
+
+    def __getitem__(self, key: str | Key) -> np.ndarray:
+        """Return the full boolean mask (z, y, x) of a structure, or of (task, structure), made on demand.
+
+        Raises:
+            InputError: When there is no such mask or several tasks found the structure; lists the choices.
+        """
+        box, mask = self.cropped(key)
+        full = np.zeros(self.shape, bool)
+        full[box] = mask
+        return full
+
+    def cropped(self, key: str | Key) -> tuple[Box, np.ndarray]:
+        """Return where a mask lies and the mask (z, y, x) within that box; errors as for `[]`."""
+        return self._masks[self._resolve(key)]
+
+    def voxel_count(self, key: str | Key) -> int:
+        """Return the number of voxels in a mask."""
+        return int(np.count_nonzero(self.cropped(key)[1]))
+
+    def volume_ml(self, key: str | Key) -> float:
+        """Return the volume of a mask in ml."""
+        return self.voxel_count(key) * abs(float(np.linalg.det(self.affine[:3, :3]))) / 1000
+
+    def bounding_box_mm(self, key: str | Key) -> tuple[tuple[float, float], ...] | None:
+        """Return ((x0, x1), (y0, y1), (z0, z1)) in RAS mm around a mask's voxels, None for an empty mask."""
+        box, mask = self.cropped(key)
+        if not mask.size:
+            return None
+        edges = itertools.product(*((part.start - 0.5, part.stop - 0.5) for part in box))
+        corners = np.array([(*edge, 1.0) for edge in edges]) @ self.affine.T
+        return tuple(
+            (float(low), float(high))
+            for low, high in zip(corners.min(0)[:3], corners.max(0)[:3], strict=True)
+        )
+
+    def structure_of(self, key: str | Key) -> Structure:
+        """Return the structure of a mask, with its name, colour and codes."""
+        return structure_or_tissue(self._resolve(key)[1])
+
+    def display_name(self, key: str | Key) -> str:
+        """Return the name of a mask for people; the task is added where several tasks found the structure."""
+        task, structure = self._resolve(key)
+        name = structure_or_tissue(structure).name
+        return name if self._is_unambiguous(structure) else f"{name} ({task})"
+
+    def identifier(self, key: str | Key) -> str:
+        """Return the name of a mask for files: "liver_tumor", or "liver-liver_tumor" as in `display_name`."""
+        task, structure = self._resolve(key)
+        word = "".join(letter if letter.isalnum() or letter in "._" else "_" for letter in task)
+        return structure if self._is_unambiguous(structure) else f"{word}-{structure}"
+
+    def _is_unambiguous(self, structure: str) -> bool:
+        return Counter(found for _, found in self._masks)[structure] == 1
+
+    def _resolve(self, key: str | Key) -> Key:
+        matches = [found for found in self._masks if key in (found, found[1])]
+        if len(matches) == 1:
+            return matches[0]
+        choices = ", ".join(f"{task}/{structure}" for task, structure in matches or self._masks) or "nothing"
+        if matches:
+            raise InputError(f"Several tasks found {key} ({choices}); give (task, structure).")
+        raise InputError(
+            f"The segmentation has no {key if isinstance(key, str) else '/'.join(key)}; it holds {choices}."
+        )
+
+
+def write_segmentation(path: str | Path, segmentation: Segmentation) -> None:
+    """Write a segmentation on the grid of its image; equal input gives equal bytes.
+
+    Args:
+        path: What is written depends on its suffix.
+            NAME.seg.nrrd is written as Slicer does: segments may overlap, with names, colours and SNOMED CT
+            codes. NAME.nii.gz and NAME.nii become one label map with NAME.labels.csv beside it, where vessels
+            within organs are written over organs, and lesions over both. A name without suffix becomes a
+            folder with one STRUCTURE.nii.gz for each mask, and labels.csv.
+        segmentation: What to write.
+
+    Raises:
+        InputError: When the suffix is another one or the file cannot be written.
+    """
+    from PartialSegLib import label_maps, seg_nrrd
+
+    path = Path(path)
+    name = path.name.lower()
+    if name.endswith(".seg.nrrd"):
+        seg_nrrd.write_seg_nrrd(path, segmentation)
+    elif name.endswith((".nii", ".nii.gz")):
+        label_maps.write_label_map(path, segmentation)
+    elif not path.suffix or path.is_dir():
+        label_maps.write_mask_folder(path, segmentation)
+    else:
+        raise InputError(
+            f"{path}: A segmentation is written as .seg.nrrd, .nii.gz, .nii or a folder; choose one."
+        )
+
+
+def read_segmentation(path: str | Path) -> Segmentation:
+    """Read what `write_segmentation` writes, also after it was edited in Slicer.
+
+    Args:
+        path: A .seg.nrrd file, a label map with its NAME.labels.csv, a mask named STRUCTURE.nii.gz, or a
+            folder of such masks. Segments from elsewhere get the task "" and their name, in lower case with
+            "_", as structure.
+
+    Raises:
+        InputError: When there is no readable segmentation.
+    """
+    from PartialSegLib import label_maps, seg_nrrd
+
+    path = Path(path).expanduser()
+    if path.name.lower().endswith((".seg.nrrd", ".seg.nhdr")):
+        return seg_nrrd.read_seg_nrrd(path)
+    return label_maps.read_mask_folder(path) if path.is_dir() else label_maps.read_label_map(path)
+
+
+def _bounding_box(mask: np.ndarray) -> Box:
+    """Smallest box that holds all True voxels; of size 0 at the origin if there are none."""
+    parts = []
+    for axis in range(3):
+        other = tuple(a for a in range(3) if a != axis)
+        hits = np.flatnonzero(mask.any(axis=other))
+        parts.append(slice(int(hits[0]), int(hits[-1]) + 1) if len(hits) else slice(0, 0))
+    return parts[0], parts[1], parts[2]

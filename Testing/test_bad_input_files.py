@@ -1,0 +1,200 @@
+"""Files that are not one usable volume: each is refused with a sentence of its own, not with a traceback."""
+
+import gzip
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK
+from full_disk import full_disk
+
+from PartialSegLib.errors import InputError
+from PartialSegLib.volume import Volume, read_volume, write_volume
+
+NAN, INFINITY = float("nan"), float("inf")
+VALUES = np.random.default_rng(2).integers(-1024, 1500, (6, 16, 16)).astype(np.int16)
+PIXDIM_Y, PIXDIM = (84, "f"), (80, "3f")
+SFORM_CODE, SFORM = (254, "h"), (280, "12f")
+
+
+def nifti_with(*edits: tuple[tuple[int, str], tuple[float, ...]]) -> Callable[[Path], Path]:
+    """Make a function that writes a .nii file and overwrites header fields."""
+
+    def write(folder: Path) -> Path:
+        path = folder / "ct.nii"
+        write_volume(path, Volume(VALUES, np.eye(4)[[2, 1, 0, 3]]))
+        content = bytearray(path.read_bytes())
+        for (offset, form), values in edits:
+            struct.pack_into("<" + form, content, offset, *values)
+        path.write_bytes(content)
+        return path
+
+    return write
+
+
+def bytes_named(name: str, content: bytes) -> Callable[[Path], Path]:
+    def write(folder: Path) -> Path:
+        (folder / name).write_bytes(content)
+        return folder / name
+
+    return write
+
+
+def truncated(name: str, keep: float) -> Callable[[Path], Path]:
+    def write(folder: Path) -> Path:
+        write_volume(folder / name, Volume(VALUES, np.eye(4)))
+        content = (folder / name).read_bytes()
+        (folder / name).write_bytes(content[: int(len(content) * keep) if keep < 1 else -4])
+        return folder / name
+
+    return write
+
+
+def image_named(name: str, array: np.ndarray, is_vector: bool = False) -> Callable[[Path], Path]:
+    def write(folder: Path) -> Path:
+        SimpleITK.WriteImage(SimpleITK.GetImageFromArray(array, isVector=is_vector), str(folder / name))
+        return folder / name
+
+    return write
+
+
+def edited_header(name: str, old: bytes, new: bytes) -> Callable[[Path], Path]:
+    """Make a function that writes an uncompressed text-header image with one header entry replaced."""
+
+    def write(folder: Path) -> Path:
+        SimpleITK.WriteImage(SimpleITK.GetImageFromArray(VALUES), str(folder / name))
+        content = (folder / name).read_bytes()
+        assert old in content
+        (folder / name).write_bytes(content.replace(old, new, 1))
+        return folder / name
+
+    return write
+
+
+def with_voxel(value: float) -> Callable[[Path], Path]:
+    array = VALUES.astype(np.float32)
+    array[4, 3, 2] = value
+    return image_named("ct.nii.gz", array)
+
+
+def rgb_nifti(folder: Path) -> Path:
+    return nifti_with(((70, "h"), (128,)))(folder)
+
+
+NRRD_AXES = b"(1,0,0) (0,1,0) (0,0,1)"
+TEXT = b"The quick brown fox jumps over the lazy dog.\n" * 50
+
+BAD_FILES = {
+    "missing": (lambda folder: folder / "no such file.nii.gz", "no such file or folder"),
+    "empty": (bytes_named("ct.nii.gz", b""), "file is empty"),
+    "empty nrrd": (bytes_named("ct.nrrd", b""), "file is empty"),
+    "unknown suffix": (bytes_named("ct.docx", b"PK"), "Images are read from"),
+    "text": (bytes_named("ct.nii.gz", TEXT), "not a NIfTI-1 image"),
+    "zipped text": (bytes_named("ct.nii.gz", gzip.compress(TEXT)), "not a NIfTI-1 image"),
+    "text as nrrd": (bytes_named("ct.nrrd", TEXT), "of another kind than its name says"),
+    "NIfTI-2": (nifti_with(((0, "i"), (540,))), "NIfTI-2 format"),
+    "half a nii.gz": (truncated("ct.nii.gz", 0.5), "truncated"),
+    "nii.gz without its last 4 bytes": (truncated("ct.nii.gz", 1), "truncated"),
+    "start of a nii.gz": (truncated("ct.nii.gz", 0.01), "truncated"),
+    "half a nii": (truncated("ct.nii", 0.5), "truncated"),
+    "little of a nii": (truncated("ct.nii", 0.2), "truncated"),
+    "half an nrrd": (truncated("ct.nrrd", 0.5), "truncated"),
+    "half an mha": (truncated("ct.mha", 0.5), "truncated"),
+    "2-D nii": (image_named("ct.nii.gz", VALUES[0]), "2-D, a 3-D volume is needed"),
+    "2-D nrrd": (image_named("ct.nrrd", VALUES[0]), "2-D, a 3-D volume is needed"),
+    "4-D nii": (image_named("ct.nii.gz", np.stack([VALUES] * 3)), "4-D with 3 volumes"),
+    "4-D mha": (image_named("ct.mha", np.stack([VALUES] * 2)), "4-D with 2 volumes"),
+    "RGB nii": (rgb_nifti, "3 values per voxel"),
+    "vector nii": (image_named("ct.nii", np.stack([VALUES] * 2, -1), True), "2 values per voxel"),
+    "RGB nrrd": (image_named("ct.nrrd", np.zeros((3, 4, 5, 3), np.uint8), True), "3 values per voxel"),
+    "no voxels": (nifti_with(((40, "4h"), (3, 16, 0, 6))), "impossible size"),
+    "zero spacing": (nifti_with((PIXDIM_Y, (0,))), "spacing is 1 x 0 x 1 mm"),
+    "negative spacing": (nifti_with((PIXDIM_Y, (-2,))), "spacing is 1 x -2 x 1 mm"),
+    "NaN spacing": (nifti_with((PIXDIM_Y, (NAN,))), "spacing is 1 x nan x 1 mm"),
+    "infinite spacing": (nifti_with((PIXDIM_Y, (INFINITY,))), "spacing is 1 x inf x 1 mm"),
+    "zero spacing in nrrd": (edited_header("ct.nrrd", NRRD_AXES, b"(1,0,0) (0,0,0) (0,0,1)"), "1 x 0 x 1 mm"),
+    "NaN spacing in nrrd": (
+        edited_header("ct.nrrd", NRRD_AXES, b"(nan,nan,nan) (0,1,0) (0,0,1)"),
+        "nan x 1 x 1",
+    ),
+    "zero spacing in mha": (edited_header("ct.mha", b"Spacing = 1 1 1", b"Spacing = 1 0 1"), "1 x 0 x 1 mm"),
+    "negative spacing in mha": (
+        edited_header("ct.mha", b"Spacing = 1 1 1", b"Spacing = -1 1 1"),
+        "-1 x 1 x 1",
+    ),
+    "NaN spacing in mha": (edited_header("ct.mha", b"Spacing = 1 1 1", b"Spacing = nan 1 1"), "nan x 1 x 1"),
+    "sheared sform": (nifti_with((SFORM, (1, 0.3, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0))), "sheared.* 73.30 degrees"),
+    "sheared nrrd": (edited_header("ct.nrrd", NRRD_AXES, b"(1,0.3,0) (0,1,0) (0,0,1)"), "sheared"),
+    "singular sform": (nifti_with((SFORM, (1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0))), "singular"),
+    "singular nrrd": (edited_header("ct.nrrd", NRRD_AXES, b"(1,0,0) (1,0,0) (0,0,1)"), "singular"),
+    "sform without an axis": (nifti_with((SFORM, (1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0))), "1 x 0 x 1 mm"),
+    "NaN in the sform": (nifti_with((SFORM, (1, 0, 0, NAN, 0, 1, 0, 0, 0, 0, 1, 0))), "finite numbers"),
+    "contradicting spacings": (
+        nifti_with((PIXDIM, (1, 1, 3))),
+        "contradicts itself.* 1 x 1 x 3 mm .* 1 x 1 x 1 mm",
+    ),
+    "NaN voxel": (with_voxel(NAN), "NaN or infinite .first in slice 4."),
+    "infinite voxel": (with_voxel(-INFINITY), "NaN or infinite .first in slice 4."),
+}
+
+
+@pytest.mark.parametrize(("write", "sentence"), BAD_FILES.values(), ids=BAD_FILES)
+def test_a_bad_file_is_refused_with_its_sentence(tmp_path, write, sentence):
+    path = write(tmp_path)
+    with pytest.raises(InputError, match=sentence) as caught:
+        read_volume(path)
+    message = str(caught.value)
+    assert message.startswith(f"{path}: ")
+    assert "\n" not in message
+    assert message.endswith((".", "?"))
+
+
+@pytest.mark.parametrize(
+    ("array", "affine", "sentence"),
+    [
+        (np.zeros((4, 5)), np.eye(4), "non-empty array"),
+        (np.zeros((2, 0, 5)), np.eye(4), "non-empty array"),
+        (np.zeros((2, 3, 4), complex), np.eye(4), "real numbers"),
+        (np.zeros((2, 3, 4)), np.eye(3), "4 x 4"),
+        (np.zeros((2, 3, 4)), np.full((4, 4), NAN), "finite"),
+        (np.zeros((2, 3, 4)), np.diag((1, 0, 1, 1)), "spacing is 1 x 0 x 1 mm"),
+        (np.zeros((2, 3, 4)), np.ones((4, 4)) * [[1], [1], [1], [0]] + np.diag((0, 0, 0, 1)), "singular"),
+    ],
+)
+def test_a_volume_made_in_python_is_checked_too(array, affine, sentence):
+    with pytest.raises(InputError, match=sentence):
+        Volume(array, affine)
+
+
+@pytest.mark.parametrize("cosine", [0.0009, -0.0009, 0.0011, -0.0011])
+def test_axes_may_miss_the_right_angle_by_a_thousandth(cosine):
+    affine = np.eye(4)
+    affine[:2, 0] = np.sqrt(1 - cosine**2), cosine
+    if abs(cosine) < 1e-3:
+        assert Volume(VALUES, affine).spacing == pytest.approx((1, 1, 1))
+    else:
+        with pytest.raises(InputError, match="sheared"):
+            Volume(VALUES, affine)
+
+
+@pytest.mark.parametrize("name", ["ct.nii.gz", "ct.nii", "ct.nrrd", "ct.mha"])
+def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path, name):
+    write_volume(tmp_path / name, Volume(VALUES[:1], np.eye(4)))
+    old = (tmp_path / name).read_bytes()
+    with full_disk(), pytest.raises(InputError, match=f"Cannot write .*{name}: .*free some space"):
+        write_volume(tmp_path / name, Volume(VALUES, np.eye(4)))
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert (tmp_path / name).read_bytes() == old
+
+
+def test_an_unwritable_place_is_named(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(InputError, match=r"Cannot write .*file.ct.nii.gz: .*choose another place"):
+        write_volume(tmp_path / "file" / "ct.nii.gz", Volume(VALUES, np.eye(4)))
+
+
+def test_an_unknown_output_suffix_is_refused(tmp_path):
+    with pytest.raises(InputError, match="A volume is written as"):
+        write_volume(tmp_path / "ct.png", Volume(VALUES, np.eye(4)))

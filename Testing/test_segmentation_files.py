@@ -1,0 +1,190 @@
+"""Segmentation files: round trips, and what independent readers (pynrrd, ITK) find in them."""
+
+import csv
+
+import nrrd
+import numpy as np
+import pytest
+import SimpleITK
+from full_disk import full_disk
+from scipy.spatial.transform import Rotation
+
+from PartialSegLib.errors import InputError
+from PartialSegLib.segmentation import Segmentation, read_segmentation, write_segmentation
+from PartialSegLib.structures import structure_named, terminology_entry
+from PartialSegLib.volume import read_volume
+
+SHAPE = (6, 7, 8)
+PROVENANCE = {
+    "model": "tiny",
+    "sha256": "ab12",
+    "note": 'line\nbreak, "quotes", bar | and \\ and é',
+    "n": [1, 2.5],
+}
+NAMES = ["seg.nrrd", "nii.gz", "nii", ""]
+
+
+def oblique_affine() -> np.ndarray:
+    affine = np.eye(4)
+    affine[:3, :3] = Rotation.from_euler("xyz", (11, -23, 37), degrees=True).as_matrix() * (2.5, -0.9, 0.8)
+    affine[:3, 3] = (-123.25, 87.5, -1012.75)
+    return affine
+
+
+def filled(*box: slice) -> np.ndarray:
+    mask = np.zeros(SHAPE, bool)
+    mask[box] = True
+    return mask
+
+
+def disjoint() -> Segmentation:
+    segmentation = Segmentation(SHAPE, oblique_affine(), PROVENANCE)
+    segmentation.add("kidney", "kidney", None, filled(*np.s_[0:2, 0:2, 0:2]))
+    segmentation.add("spleen", "spleen", None, filled(*np.s_[3:6, 3:6, 3:6]))
+    segmentation.add("colon", "colon_tumor", None, filled(*np.s_[0:0, 0:0, 0:0]))
+    return segmentation
+
+
+def overlapping() -> Segmentation:
+    segmentation = disjoint()
+    segmentation.add("liver", "liver_tumor", None, filled(*np.s_[3:5, 1:3, 2:4]))
+    segmentation.add("liver", "liver", None, filled(*np.s_[2:6, 0:4, 1:5]))
+    segmentation.add("hepatic vessel", "hepatic_vessel", None, filled(*np.s_[2:6, 2:3, 1:5]))
+    segmentation.add("hepatic vessel", "liver_tumor", None, filled(*np.s_[3:5, 1:2, 2:5]))
+    return segmentation
+
+
+@pytest.mark.parametrize("name", ["seg.nrrd", ""])
+@pytest.mark.parametrize("make", [disjoint, overlapping])
+def test_overlapping_masks_read_back_equal(tmp_path, make, name):
+    segmentation, path = make(), tmp_path / f"result.{name}".rstrip(".")
+    write_segmentation(path, segmentation)
+    back = read_segmentation(path)
+    assert back.keys() == segmentation.keys()
+    assert all(np.array_equal(back[key], segmentation[key]) for key in segmentation)
+    assert back.affine == pytest.approx(segmentation.affine, rel=1e-6)
+
+
+@pytest.mark.parametrize("suffix", ["nii", "nii.gz"])
+def test_disjoint_masks_read_back_equal_from_a_label_map(tmp_path, suffix):
+    write_segmentation(tmp_path / f"result.{suffix}", disjoint())
+    back = read_segmentation(tmp_path / f"result.{suffix}")
+    assert all(np.array_equal(back[key], disjoint()[key]) for key in disjoint())
+
+
+def test_a_label_map_draws_vessels_over_organs_and_lesions_over_both(tmp_path):
+    segmentation = overlapping()
+    write_segmentation(tmp_path / "result.nii.gz", segmentation)
+    labels = read_volume(tmp_path / "result.nii.gz").array
+    with open(tmp_path / "result.labels.csv", encoding="utf-8") as file:
+        table = {(row["task"], row["structure"]): int(row["label"]) for row in csv.DictReader(file)}
+    expected = np.zeros(SHAPE, int)
+    order = ["kidney", "spleen", "liver", "hepatic_vessel", "colon_tumor"]
+    for key in (*order, ("liver", "liver_tumor"), ("hepatic vessel", "liver_tumor")):
+        found = key if isinstance(key, tuple) else next(pair for pair in table if pair[1] == key)
+        expected[segmentation[key]] = table[found]
+    assert sorted(table.values()) == list(range(1, 8))
+    assert np.array_equal(labels, expected)
+
+
+def test_the_table_of_a_label_map_tells_what_each_label_is(tmp_path):
+    write_segmentation(tmp_path / "result.nii.gz", overlapping())
+    with open(tmp_path / "result.labels.csv", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert rows[-1] == {
+        "label": "7",
+        "task": "hepatic vessel",
+        "structure": "liver_tumor",
+        "name": "liver tumor (hepatic vessel)",
+        "volume_ml": f"{6 * 1.8 / 1000:.3f}",
+        "color": "#ffe15a",
+        "snomed_type": "4147007",
+        "snomed_region": "10200004",
+    }
+
+
+def test_segments_carry_what_slicer_reads(tmp_path):
+    segmentation = overlapping()
+    write_segmentation(tmp_path / "result.seg.nrrd", segmentation)
+    layers, header = nrrd.read(str(tmp_path / "result.seg.nrrd"))
+    assert header["kinds"] == ["list", "domain", "domain", "domain"]
+    for number, key in enumerate(segmentation):
+        fields = {
+            name.partition("_")[2]: value
+            for name, value in header.items()
+            if name.startswith(f"Segment{number}_")
+        }
+        mask = layers[int(fields["Layer"])] == int(fields["LabelValue"])
+        assert np.array_equal(mask.T, segmentation[key])
+        structure = structure_named(key[1])
+        assert fields["Name"] == segmentation.display_name(key)
+        assert np.array(fields["Color"].split(), float) * 255 == pytest.approx(structure.color, abs=0.01)
+        tags = dict(tag.partition(":")[::2] for tag in fields["Tags"].split("|") if tag)
+        assert tags["TerminologyEntry"] == terminology_entry(structure)
+        assert tags["DICOM.SegmentAlgorithmType"] == "AUTOMATIC"
+        assert tags["DICOM.SegmentAlgorithmName"] == "PartialSeg tiny"
+        if mask.any():
+            first, last = np.argwhere(mask).min(0), np.argwhere(mask).max(0)
+            assert fields["Extent"] == " ".join(f"{a} {b}" for a, b in zip(first, last, strict=True))
+
+
+def test_segments_share_a_layer_unless_they_overlap(tmp_path):
+    write_segmentation(tmp_path / "flat.seg.nrrd", disjoint())
+    write_segmentation(tmp_path / "layers.seg.nrrd", overlapping())
+    assert nrrd.read_header(str(tmp_path / "flat.seg.nrrd"))["sizes"].tolist() == [8, 7, 6]
+    header = nrrd.read_header(str(tmp_path / "layers.seg.nrrd"))
+    assert header["sizes"].tolist() == [3, 8, 7, 6]
+    assert [int(header[f"Segment{number}_Layer"]) for number in range(7)] == [0, 0, 0, 0, 1, 2, 2]
+
+
+@pytest.mark.parametrize("name", ["result.seg.nrrd", "result.nii.gz", "result.nii", "result/liver.nii.gz"])
+def test_itk_finds_each_voxel_where_the_image_has_it(tmp_path, name):
+    write_segmentation(tmp_path / name.partition("/")[0], overlapping())
+    image = SimpleITK.ReadImage(str(tmp_path / name))
+    for index in ((0, 0, 0), (5, 6, 7), (2, 0, 4)):
+        lps = image.TransformIndexToPhysicalPoint(index[::-1])
+        assert (-lps[0], -lps[1], lps[2]) == pytest.approx((oblique_affine() @ (*index, 1))[:3], abs=1e-3)
+
+
+def test_provenance_travels_with_the_segments(tmp_path):
+    write_segmentation(tmp_path / "result.seg.nrrd", disjoint())
+    assert read_segmentation(tmp_path / "result.seg.nrrd").provenance == PROVENANCE
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_equal_segmentations_give_equal_bytes(tmp_path, name):
+    for folder in ("first", "second"):
+        write_segmentation(tmp_path / folder / f"result.{name}".rstrip("."), overlapping())
+    first, second = (
+        {path.relative_to(tmp_path / folder): path.read_bytes() for path in (tmp_path / folder).rglob("*.*")}
+        for folder in ("first", "second")
+    )
+    assert first
+    assert first == second
+
+
+@pytest.mark.parametrize("name", ["result.seg.nrrd", "result.nii.gz", "result"])
+def test_a_full_disk_leaves_nothing_behind(tmp_path, name):
+    with full_disk(room_bytes=100), pytest.raises(InputError, match=r"Cannot write .*free some space"):
+        write_segmentation(tmp_path / name, overlapping())
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_is_filled_up_without_touching_other_files(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    write_segmentation(tmp_path, overlapping())
+    write_segmentation(tmp_path, overlapping())
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        *(
+            "colon_tumor.nii.gz",
+            "hepatic_vessel-liver_tumor.nii.gz",
+            "hepatic_vessel.nii.gz",
+            "kidney.nii.gz",
+        ),
+        *("labels.csv", "liver-liver_tumor.nii.gz", "liver.nii.gz", "notes.txt", "spleen.nii.gz"),
+    ]
+
+
+def test_an_unknown_suffix_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r"written as \.seg\.nrrd, \.nii\.gz, \.nii or a folder"):
+        write_segmentation(tmp_path / "result.png", disjoint())
