@@ -1,0 +1,107 @@
+"""Reading pickled checkpoints without running them, and renaming their weights without losing one."""
+
+from __future__ import annotations
+
+import pickle
+import re
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import InputError
+from ..manifest import Manifest
+
+PARALLEL_PREFIX = "module."  # written by DataParallel and DistributedDataParallel
+
+
+@dataclass(frozen=True, eq=False)
+class ImportedModel:
+    """What an importer makes of a checkpoint, ready for `save_model`."""
+
+    manifest: Manifest
+    state_dict: dict[str, Tensor]
+    license_text: str
+
+
+def read_checkpoint(path: Path) -> Any:
+    """Unpickle a checkpoint of tensors and plain containers; anything else is refused before it is called.
+
+    Raises:
+        InputError: missing or damaged file, or a pickle that asks for any other function or class.
+    """
+    if not path.is_file():
+        raise InputError(f"There is no checkpoint {path}; check the path.")
+    try:
+        with warnings.catch_warnings():  # torch warns of pickle protocols other than its own
+            warnings.simplefilter("ignore")
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except PermissionError:
+        raise InputError(f"{path} cannot be read; check its permissions.") from None
+    except Exception as error:  # whatever a damaged file provokes inside torch
+        forbidden = re.search(r"GLOBAL (\S+)", str(error))
+        if isinstance(error, pickle.UnpicklingError) and forbidden:
+            raise InputError(
+                f"{path} is refused because loading it would call {forbidden[1]}; a checkpoint may hold "
+                "tensors and plain values only, so ask its authors for such a file."
+            ) from None
+        raise InputError(
+            f"{path} is damaged or not a PyTorch checkpoint; copy or download it again."
+        ) from None
+
+
+def without_parallel_prefix(weights: Mapping[str, Any]) -> dict[str, Any]:
+    """Strip "module." from the keys if every key has it."""
+    if all(key.startswith(PARALLEL_PREFIX) for key in weights):
+        return {key.removeprefix(PARALLEL_PREFIX): value for key, value in weights.items()}
+    return dict(weights)
+
+
+def official_name(name: str, rules: Mapping[str, str]) -> str:
+    """Apply every rule, a regular expression and its replacement, to the name of one of our weights."""
+    for pattern, replacement in rules.items():
+        name = re.sub(pattern, replacement, name)
+    return name
+
+
+def renamed_weights(
+    weights: Mapping[str, Any], network: nn.Module, rules: Mapping[str, str]
+) -> dict[str, Tensor]:
+    """Give official weights the names of our network, float32, consuming every key.
+
+    Args:
+        weights: official name to tensor.
+        network: ours, with or without storage.
+        rules: from our names to the official ones, see `official_name`.
+
+    Raises:
+        InputError: a key is unknown, missing, no floating-point tensor or of another shape; it is named.
+    """
+    expected = {
+        official_name(name, rules): (name, value.shape) for name, value in network.state_dict().items()
+    }
+    result = {}
+    for key, value in weights.items():
+        if key not in expected:
+            raise InputError(
+                f"the key {key!r} is not part of this network; check which network the checkpoint is of."
+            )
+        if not isinstance(value, Tensor) or not value.is_floating_point():
+            raise InputError(
+                f"the key {key!r} is not a tensor of weights; choose the file that training saved."
+            )
+        name, shape = expected[key]
+        if value.shape != shape:
+            raise InputError(
+                f"the key {key!r} has shape {tuple(value.shape)}, but this network expects {tuple(shape)}; "
+                "check which network the checkpoint is of."
+            )
+        result[name] = value.float()
+    missing = [key for key, (name, _) in expected.items() if name not in result]
+    if missing:
+        raise InputError(f"the key {missing[0]!r} is missing; check which network the checkpoint is of.")
+    return result

@@ -1,0 +1,229 @@
+"""Manifest: what a model package says of itself, in its `model.json`.
+
+A package is a folder with `model.json`, `weights.safetensors` and `LICENSE`. The dataclasses below are that
+file, field for field; what they refuse is refused with its place and the reason.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any, Final, Literal
+
+from .errors import InputError
+from .json_fields import from_json, require, to_json
+from .task import PostprocessingStep, Task
+
+__all__ = [
+    "FileEntry",
+    "Inference",
+    "Manifest",
+    "NetworkSpec",
+    "PostprocessingStep",
+    "Preprocessing",
+    "Task",
+    "manifest_from_json",
+    "manifest_to_json",
+    "read_manifest",
+]
+
+FORMAT: Final = "partialseg-model"
+FORMAT_VERSION: Final = 1
+MANIFEST_FILE = "model.json"
+WEIGHTS_FILE = "weights.safetensors"
+LICENSE_FILE = "LICENSE"
+AXIS_OF_LETTER = {"L": 0, "R": 0, "P": 1, "A": 1, "I": 2, "S": 2}
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    """Checksum (SHA-256, hexadecimal) and size in bytes of one file of the package."""
+
+    sha256: str
+    bytes: int
+
+    def __post_init__(self) -> None:
+        """Refuse values that no package can mean."""
+        require(
+            re.fullmatch("[0-9a-f]{64}", self.sha256) is not None, "sha256: expected 64 hexadecimal digits"
+        )
+        require(self.bytes >= 0, f"bytes: expected a size, got {self.bytes}")
+
+
+@dataclass(frozen=True)
+class NetworkSpec:
+    """Which class of `NETWORKS` to build, and the keyword arguments of its constructor."""
+
+    architecture: str
+    arguments: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How the image becomes the network's input: orient, resample, clip, then (HU - subtract) / divide.
+
+    Attributes:
+        orientation: the direction in which each array axis (z, y, x) grows, three letters such as "SPL".
+        spacing: distance of voxel centres along (z, y, x) in mm.
+        clip: lowest and highest intensity in HU.
+        subtract: HU taken off after clipping.
+        divide: HU that become 1.
+        resampling: "linear", anti-aliased, or "cubic" B-splines (the official DoDNet).
+        pad_value: HU outside the image.
+    """
+
+    orientation: str
+    spacing: tuple[float, float, float]
+    clip: tuple[float, float]
+    subtract: float = 0.0
+    divide: float = 1.0
+    resampling: Literal["linear", "cubic"] = "linear"
+    pad_value: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuse values that no package can mean."""
+        axes = sorted(AXIS_OF_LETTER.get(letter, -1) for letter in self.orientation)
+        require(
+            axes == [0, 1, 2],
+            f"orientation: expected one letter each of L/R, P/A and I/S, as in SPL, got {self.orientation!r}",
+        )
+        require(
+            min(self.spacing) > 0,
+            f"spacing: expected three distances above 0 mm (z, y, x), got {list(self.spacing)}",
+        )
+        require(self.clip[0] < self.clip[1], f"clip: expected [lowest, highest] in HU, got {list(self.clip)}")
+        require(self.divide > 0, f"divide: expected a number above 0, got {self.divide}")
+
+
+@dataclass(frozen=True)
+class Inference:
+    """How patches are planned, scored and blended.
+
+    Attributes:
+        patch_size: voxels along (z, y, x).
+        overlap: shared fraction of neighbouring patches, in [0, 1).
+        activation: what turns logits into scores.
+        blend: whether scores ("probabilities") or logits are averaged where patches overlap.
+        mirror_axes: axes (0 = z, 1 = y, 2 = x) that mirroring, an option of the session, may flip.
+        patch_positions: "stride" places patches at multiples of the stride, the last one at the border.
+    """
+
+    patch_size: tuple[int, int, int]
+    overlap: float = 0.5
+    activation: Literal["sigmoid", "softmax"] = "sigmoid"
+    blend: Literal["probabilities", "logits"] = "probabilities"
+    mirror_axes: tuple[int, ...] = ()
+    patch_positions: Literal["stride"] = "stride"
+
+    def __post_init__(self) -> None:
+        """Refuse values that no package can mean."""
+        require(min(self.patch_size) > 0, f"patch_size: expected voxels above 0, got {list(self.patch_size)}")
+        require(0 <= self.overlap < 1, f"overlap: expected a fraction in [0, 1), got {self.overlap}")
+        require(
+            set(self.mirror_axes) <= {0, 1, 2} and len(set(self.mirror_axes)) == len(self.mirror_axes),
+            f"mirror_axes: expected some of 0 (z), 1 (y), 2 (x), each once, got {list(self.mirror_axes)}",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """Everything about a model except its weights.
+
+    Attributes:
+        name: short name typed by users, such as dodnet-mots.
+        source: where the weights come from (url, sha256 of the original file).
+        tasks: in the order of the network's task indices.
+        training: free record of data, recipe, seed and measured figures.
+        files: the package's files by their path inside it; filled by `save_model`.
+    """
+
+    format: Literal["partialseg-model"] = FORMAT
+    format_version: Literal[1] = FORMAT_VERSION
+    name: str
+    version: str
+    title: str
+    modality: Literal["CT"] = "CT"
+    license: str
+    citation: str = ""
+    source: dict[str, str] = field(default_factory=dict)
+    network: NetworkSpec
+    preprocessing: Preprocessing
+    inference: Inference
+    tasks: tuple[Task, ...]
+    training: dict[str, Any] = field(default_factory=dict)
+    files: dict[str, FileEntry] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse values that no package can mean."""
+        require(
+            re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.name) is not None,
+            f"name: expected letters, digits, '.', '_' and '-' only, got {self.name!r}",
+        )
+        require(bool(self.tasks), "tasks: expected at least one task, got none")
+        names = [task.name for task in self.tasks]
+        require(
+            len(set(names)) == len(names), f"tasks: every task needs its own name, got {', '.join(names)}"
+        )
+        for path in self.files:
+            require(
+                _is_inside(path),
+                f"files.{path}: the path leads outside the package; use plain file names inside it",
+            )
+
+
+def _is_inside(path: str) -> bool:
+    """Whether a path from a manifest stays in the package, on every operating system."""
+    windows = PureWindowsPath(path)
+    rooted = PurePosixPath(path).is_absolute() or bool(windows.drive or windows.root)
+    return bool(path) and not rooted and "\\" not in path and ".." not in PurePosixPath(path).parts
+
+
+def manifest_to_json(manifest: Manifest) -> dict[str, Any]:
+    """The manifest as plain JSON values, the exact inverse of `manifest_from_json`."""
+    return to_json(manifest)
+
+
+def manifest_from_json(value: Any) -> Manifest:
+    """Check plain JSON values and build the manifest.
+
+    Raises:
+        InputError: it starts with the place, as in "tasks[2].structures.livre: unknown structure; …".
+    """
+    if not isinstance(value, dict) or value.get("format") != FORMAT:
+        raise InputError(f'format: expected "{FORMAT}"; this is not the manifest of a model package')
+    version = value.get("format_version")
+    if isinstance(version, int) and version > FORMAT_VERSION:
+        raise InputError(
+            f"format_version: made by a newer PartialSeg (format {version}, this one reads "
+            f"{FORMAT_VERSION}); update PartialSeg"
+        )
+    return from_json(Manifest, value)
+
+
+def read_manifest(folder: str | Path) -> Manifest:
+    """Read and check the `model.json` of a package folder; the weights are not touched.
+
+    Raises:
+        InputError: no such folder, no manifest in it, not JSON, or a fault in a field.
+    """
+    path = Path(folder) / MANIFEST_FILE
+    try:
+        manifest = manifest_from_json(json.loads(path.read_text(encoding="utf-8")))
+        require(
+            WEIGHTS_FILE in manifest.files, f"files: no entry for {WEIGHTS_FILE}; export the package again"
+        )
+    except FileNotFoundError:
+        raise InputError(
+            f"{folder} is not a model package: it has no {MANIFEST_FILE}; check the path"
+        ) from None
+    except OSError as error:
+        raise InputError(
+            f"{path} cannot be read ({error.strerror}); check the path and its permissions"
+        ) from None
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise InputError(f"{path} is not valid JSON ({error}); copy or export the package again") from None
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    return manifest

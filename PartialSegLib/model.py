@@ -1,0 +1,232 @@
+"""Model: a manifest and its network with weights; loading and saving model packages."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from .errors import InputError
+from .json_fields import suggestion
+from .manifest import (
+    LICENSE_FILE,
+    MANIFEST_FILE,
+    WEIGHTS_FILE,
+    FileEntry,
+    Manifest,
+    NetworkSpec,
+    Task,
+    manifest_to_json,
+    read_manifest,
+)
+from .networks import NETWORKS, PartialLabelNetwork
+from .output_files import replacing
+from .packages import find_package
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A loaded package.
+
+    Attributes:
+        manifest: what the package says of itself.
+        network: in evaluation mode, float32, on the CPU, without gradients.
+        folder: where the package lies.
+    """
+
+    manifest: Manifest
+    network: nn.Module
+    folder: Path
+
+    @property
+    def sha256(self) -> str:
+        """Checksum of the weights: the identity of the model in reports."""
+        return self.manifest.files[WEIGHTS_FILE].sha256
+
+    def tasks_named(self, names: str | Iterable[str] | None = None) -> list[tuple[int, Task]]:
+        """Index and task for each name, in the order asked for, each once; all tasks for None.
+
+        Raises:
+            InputError: a name is no task of this model.
+        """
+        tasks = {task.name: (index, task) for index, task in enumerate(self.manifest.tasks)}
+        wanted = tasks if names is None else [names] if isinstance(names, str) else names
+        for name in wanted:
+            if name not in tasks:
+                raise InputError(
+                    f"Unknown task {name!r} of model {self.manifest.name}; {suggestion(name, tasks)}."
+                )
+        return [tasks[name] for name in dict.fromkeys(wanted)]
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file, hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def build_network(spec: NetworkSpec) -> nn.Module:
+    """The network without storage, on torch's "meta" device: only names and shapes of its weights are known.
+
+    Raises:
+        InputError: unknown architecture, or arguments its class does not take.
+    """
+    if spec.architecture not in NETWORKS:
+        advice = suggestion(spec.architecture, NETWORKS)
+        raise InputError(f"network.architecture: unknown network {spec.architecture!r}; {advice}")
+    try:
+        with torch.device("meta"):
+            return NETWORKS[spec.architecture](**spec.arguments)
+    except (TypeError, ValueError, IndexError, RuntimeError) as error:
+        raise InputError(
+            f"network.arguments: {spec.architecture} cannot be built with them ({error})"
+        ) from None
+
+
+def load_model(name_or_path: str | Path) -> Model:
+    """Load a package by its installed name or its path; weights stored as float16 become float32.
+
+    Raises:
+        InputError: unknown model, a fault in its manifest, a file missing, changed or outside the package, or
+            weights that do not fit the network.
+    """
+    folder = find_package(name_or_path)
+    manifest = read_manifest(folder)
+    for name, entry in manifest.files.items():
+        _check_file(folder, name, entry)
+    path = folder / WEIGHTS_FILE
+    try:
+        stored = safetensors.torch.load_file(path)
+    except safetensors.SafetensorError as error:
+        raise InputError(f"{path} is not a safetensors file ({error}); import the model again.") from None
+    weights = {name: value.float() if value.is_floating_point() else value for name, value in stored.items()}
+    try:
+        network = build_network(manifest.network)
+        check_weights_fit(network, weights)
+    except InputError as error:
+        raise InputError(f"{folder}: {error}") from None
+    network.load_state_dict(weights, assign=True)
+    return Model(manifest, network.requires_grad_(False).eval(), folder)
+
+
+def check_weights_fit(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Compare names and shapes of the weights with those of the network.
+
+    Raises:
+        InputError: naming the first weight that is missing, superfluous or of another shape.
+    """
+    expected = network.state_dict()
+    misfit = f"the weights do not fit {type(network).__name__}:"
+    advice = "check network.arguments, or import the model again."
+    for name in sorted(expected.keys() | weights.keys()):
+        if name not in weights:
+            raise InputError(f"{misfit} {name} is missing; {advice}")
+        if name not in expected:
+            raise InputError(f"{misfit} {name} is not part of the network; {advice}")
+        given, wanted = tuple(weights[name].shape), tuple(expected[name].shape)
+        if given != wanted:
+            raise InputError(f"{misfit} {name} has shape {given}, the network expects {wanted}; {advice}")
+
+
+def save_model(
+    folder: str | Path,
+    manifest: Manifest,
+    state_dict: Mapping[str, Tensor],
+    license_text: str,
+    dtype: torch.dtype | None = None,
+) -> Manifest:
+    """Write a package; it appears under its name only when complete, and replaces a package that is there.
+
+    Args:
+        folder: the package's folder.
+        manifest: its `files` are filled in here.
+        state_dict: the weights under the network's own names.
+        license_text: for the LICENSE file.
+        dtype: storage type, such as torch.float16; None keeps the weights as they are.
+
+    Returns:
+        The manifest as written.
+
+    Raises:
+        InputError: the weights do not fit or are not finite, the network cannot serve the manifest's tasks or
+            patch size, or the place cannot be written to.
+    """
+    folder = Path(folder).expanduser()
+    _refuse_to_overwrite(folder)
+    network = build_network(manifest.network)
+    check_weights_fit(network, state_dict)
+    _check_tasks_served(network, manifest)
+    contents = {WEIGHTS_FILE: _weights_file(state_dict, dtype), LICENSE_FILE: license_text.encode()}
+    files = {name: FileEntry(hashlib.sha256(data).hexdigest(), len(data)) for name, data in contents.items()}
+    manifest = dataclasses.replace(manifest, files=files)
+    text = json.dumps(manifest_to_json(manifest), indent=2, ensure_ascii=False)
+    contents[MANIFEST_FILE] = f"{text}\n".encode()
+    with replacing(folder) as temporary:
+        temporary.mkdir()
+        for name, data in contents.items():
+            (temporary / name).write_bytes(data)
+    return manifest
+
+
+def _refuse_to_overwrite(folder: Path) -> None:
+    """Only a package, an empty folder or nothing may lie where a package shall be written."""
+    is_package = (folder / MANIFEST_FILE).exists()
+    if folder.exists() and not is_package and (folder.is_file() or any(folder.iterdir())):
+        raise InputError(f"{folder} exists and is not a model package; choose another output folder.")
+
+
+def _weights_file(state_dict: Mapping[str, Tensor], dtype: torch.dtype | None) -> bytes:
+    """Contents of `weights.safetensors`; floating-point weights are stored as dtype where one is given."""
+    weights = {}
+    for name, tensor in state_dict.items():
+        stored = tensor.to(dtype) if dtype and tensor.is_floating_point() else tensor
+        if not stored.isfinite().all():
+            raise InputError(
+                f"The weights {name} are not finite as {stored.dtype}; use an earlier checkpoint."
+            )
+        weights[name] = stored.detach().cpu().contiguous().clone()  # safetensors refuses shared storage
+    return safetensors.torch.save(weights)
+
+
+def _check_tasks_served(network: nn.Module, manifest: Manifest) -> None:
+    """Follow the shapes of one patch through the network for every task; nothing is computed."""
+    served = cast(PartialLabelNetwork, network)
+    patch = torch.empty(1, 1, *manifest.inference.patch_size, device="meta")
+    try:
+        features = served.forward_features(patch)
+        channels = [served.forward_head(features, i).shape[1] for i in range(len(manifest.tasks))]
+    except (RuntimeError, IndexError) as error:
+        raise InputError(f"The network cannot serve the manifest's patch_size and tasks ({error}).") from None
+    for index, (task, count) in enumerate(zip(manifest.tasks, channels, strict=True)):
+        for structure, channel in task.structures.items():
+            if channel >= count:
+                place = f"tasks[{index}].structures.{structure}"
+                raise InputError(f"{place}: channel {channel} asked for, but the head has {count} channels.")
+
+
+def _check_file(folder: Path, name: str, entry: FileEntry) -> None:
+    """Refuse a file that is missing, outside the package (by a link), or not the one of the manifest."""
+    path = folder / name
+    if not path.is_file():
+        raise InputError(
+            f"The model package {folder} lacks its file {name}; copy or import the package again."
+        )
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise InputError(
+            f"The file {name} of {folder} is a link that leads outside the package; copy the file itself."
+        )
+    size, digest = path.stat().st_size, file_sha256(path)
+    if (size, digest) != (entry.bytes, entry.sha256):
+        raise InputError(
+            f"{path} is not the file of its manifest (SHA-256 {digest[:12]}…, {size} bytes, expected "
+            f"{entry.sha256[:12]}…, {entry.bytes} bytes); copy or import the package again."
+        )

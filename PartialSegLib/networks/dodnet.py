@@ -1,0 +1,112 @@
+"""DoDNet: one encoder-decoder for all tasks, and a head whose kernels are generated for the task asked for.
+
+Zhang, Xie, Xia, Shen: DoDNet: Learning to segment multi-organ and tumors from multiple partially labeled datasets,
+CVPR 2021. Everything up to the features is free of the task, so it is computed once per image (Figure 2c).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from .blocks import PreActivationBlock, WeightStandardizedConv3d, norm_relu, upsample_add
+from .dynamic_head import apply_dynamic_head, num_head_parameters
+
+
+class DoDNetFeatures(NamedTuple):
+    """What every task shares: decoder (B, head_channels, D, H, W) and pooled bottleneck (B, widths[-1], 1, 1, 1)."""
+
+    decoder: Tensor
+    pooled: Tensor
+
+
+class DoDNet(nn.Module):
+    """DoDNet with weight standardisation; the defaults are the official network (17,329,528 parameters).
+
+    Input size: multiples of 2^(number of stages - 1) voxels on each axis, 16 for the official one.
+
+    Args:
+        num_tasks: length of the one-hot task encoding.
+        in_channels: image channels.
+        widths: channels of the stages, from full resolution to the bottleneck.
+        depths: residual blocks of each encoder stage.
+        head_widths: channels before and between the layers of the dynamic head.
+        num_structures: output channels of the head (organ, tumour).
+        groups: groups of every group normalisation.
+    """
+
+    def __init__(
+        self,
+        num_tasks: int = 7,
+        in_channels: int = 1,
+        widths: Sequence[int] = (32, 64, 128, 256, 256),
+        depths: Sequence[int] = (1, 2, 2, 2, 2),
+        head_widths: Sequence[int] = (8, 8, 8),
+        num_structures: int = 2,
+        groups: int = 16,
+    ) -> None:
+        super().__init__()
+        self.num_tasks = num_tasks
+        self.head_widths = (*head_widths, num_structures)
+        self.stem = WeightStandardizedConv3d(in_channels, widths[0])
+        self.encoder = nn.ModuleList()
+        for stage, depth in enumerate(depths):
+            before = widths[max(stage - 1, 0)]
+            first = PreActivationBlock(before, widths[stage], 1 if stage == 0 else 2, groups)
+            rest = (PreActivationBlock(widths[stage], widths[stage], 1, groups) for _ in range(depth - 1))
+            self.encoder.append(nn.Sequential(first, *rest))
+        bottleneck = widths[-1]
+        self.fusion = nn.Sequential(
+            *norm_relu(bottleneck, groups), WeightStandardizedConv3d(bottleneck, widths[-2], kernel_size=1)
+        )
+        self.pooling = nn.Sequential(*norm_relu(widths[-2], groups), nn.AdaptiveAvgPool3d(1))
+        self.decoder = nn.ModuleList()
+        for stage in range(len(widths) - 2, -1, -1):
+            after = widths[max(stage - 1, 0)]
+            self.decoder.append(PreActivationBlock(widths[stage], after, 1, groups))
+        self.projection = nn.Sequential(*norm_relu(widths[0], groups), nn.Conv3d(widths[0], head_widths[0], 1))
+        self.controller = nn.Conv3d(widths[-2] + num_tasks, num_head_parameters(self.head_widths), 1)
+
+    def fold_weights(self) -> None:
+        """Standardise all filters once, for inference; the function computed stays the same."""
+        for module in self.modules():
+            if isinstance(module, WeightStandardizedConv3d):
+                module.fold()
+
+    def set_initial_logit(self, logit: float) -> None:
+        """Let an untrained head give every voxel about this logit: the prior that most voxels are background."""
+        with torch.no_grad():
+            self.controller.weight[-self.head_widths[-1] :] = 0
+            self.controller.bias[-self.head_widths[-1] :] = logit  # type: ignore[index]
+
+    def forward_features(self, patch: Tensor) -> DoDNetFeatures:
+        """Encode and decode patch (B, C, D, H, W) without knowing the task."""
+        x = self.stem(patch)
+        skips = []
+        for stage in self.encoder:
+            x = stage(x)
+            skips.append(x)
+        x = self.fusion(skips.pop())
+        pooled = self.pooling(x)
+        for block in self.decoder:
+            x = block(upsample_add(x, skips.pop()))
+        return DoDNetFeatures(self.projection(x), pooled)
+
+    def head_parameters(self, features: DoDNetFeatures, task_index: int) -> Tensor:
+        """Parameters (B, P) that the controller generates from the pooled features and the one-hot task (eq. 2)."""
+        pooled = features.pooled
+        task = pooled.new_zeros(pooled.shape[0], self.num_tasks, 1, 1, 1)
+        task[:, task_index] = 1
+        return self.controller(torch.cat([pooled, task], dim=1)).flatten(1)
+
+    def forward_head(self, features: DoDNetFeatures, task_index: int) -> Tensor:
+        """Logits (B, num_structures, D, H, W) of one task; channel 0 is the organ, channel 1 the tumour."""
+        parameters = self.head_parameters(features, task_index)
+        return apply_dynamic_head(features.decoder, parameters, self.head_widths)
+
+    def forward(self, patch: Tensor, task_index: int) -> Tensor:
+        """`forward_head` of `forward_features`."""
+        return self.forward_head(self.forward_features(patch), task_index)

@@ -1,0 +1,70 @@
+"""Finding model packages: in the user's model folder, among the bundled ones, or by path."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+
+from .errors import InputError
+from .json_fields import suggestion
+from .manifest import MANIFEST_FILE, Manifest, read_manifest
+
+MODEL_DIR_VARIABLE = "PARTIALSEG_MODEL_DIR"
+BUNDLED_MODELS = Path(__file__).parent / "models"
+
+logger = logging.getLogger(__name__)
+
+
+def model_folders() -> list[Path]:
+    """Folders whose sub-folders are packages: the user's first, then the bundled one.
+
+    The user's is $PARTIALSEG_MODEL_DIR, or ~/.partialseg/models when the variable is not set.
+    """
+    user = os.environ.get(MODEL_DIR_VARIABLE)
+    return [Path(user).expanduser() if user else Path.home() / ".partialseg" / "models", BUNDLED_MODELS]
+
+
+def installed_packages() -> list[tuple[Path, Manifest]]:
+    """Folder and manifest of every readable package, the user's first, each name once.
+
+    A broken package is left out with a warning in the log, so that one bad folder does not hide the others.
+    """
+    packages: dict[str, tuple[Path, Manifest]] = {}
+    for manifest_path in (
+        path for folder in model_folders() for path in sorted(folder.glob(f"*/{MANIFEST_FILE}"))
+    ):
+        try:
+            manifest = read_manifest(manifest_path.parent)
+        except InputError as error:
+            logger.warning("Model package left out: %s", error)
+        else:
+            packages.setdefault(manifest.name, (manifest_path.parent, manifest))
+    return list(packages.values())
+
+
+def find_package(name_or_path: str | Path) -> Path:
+    """Folder of a package, given by the name of an installed one or by its path.
+
+    An installed name wins over a folder of that name in the working directory. A package that is installed
+    but broken is found by its folder's name, so that loading it says what is wrong with it.
+
+    Raises:
+        InputError: neither; the message names the closest installed package.
+    """
+    path = Path(name_or_path).expanduser()
+    if isinstance(name_or_path, str) and path.name == name_or_path:
+        installed = {manifest.name: folder for folder, manifest in installed_packages()}
+        if name_or_path in installed:
+            return installed[name_or_path]
+        for folder in model_folders():
+            if (folder / name_or_path / MANIFEST_FILE).exists():
+                return folder / name_or_path
+        if not path.exists():
+            raise InputError(
+                f"Unknown model {name_or_path!r}: {suggestion(name_or_path, installed)}, "
+                "or give the path of a package folder."
+            )
+    if not path.exists():
+        raise InputError(f"There is no model package at {path}; check the path.")
+    return path

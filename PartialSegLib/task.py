@@ -1,0 +1,85 @@
+"""Task: one annotation protocol of a model, and the declared steps that clean up its masks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from .json_fields import require, suggestion
+from .structures import load_structures
+
+NEEDED_FIELD = {"include": "other", "mask_by": "other", "keep_largest": "count", "drop_small": "voxels"}
+
+
+@dataclass(frozen=True)
+class PostprocessingStep:
+    """One step of the clean-up of a task's masks; steps run in the order of the manifest.
+
+    Attributes:
+        step: "include" adds `other` to `structure`; "mask_by" keeps what lies inside `other`; "keep_largest"
+            keeps the `count` largest components; "drop_small" removes those of at most `voxels` voxels.
+        structure: the mask that changes.
+        other: the mask it is combined with.
+        count: number of components kept.
+        voxels: size of the largest component that is dropped, in voxels of the network's grid.
+        only_if_several: drop only while there is more than one component.
+        connectivity: neighbours of a voxel: 6 (faces), 18 (edges) or 26 (corners).
+    """
+
+    step: Literal["include", "keep_largest", "mask_by", "drop_small"]
+    structure: str
+    other: str | None = None
+    count: int | None = None
+    voxels: int | None = None
+    only_if_several: bool = False
+    connectivity: Literal[6, 18, 26] = 6
+
+    def __post_init__(self) -> None:
+        """Refuse a step without the number or structure it needs, or with one it does not use."""
+        needed = NEEDED_FIELD[self.step]
+        for name in ("other", "count", "voxels"):
+            given = getattr(self, name) is not None
+            require(given or name != needed, f"{name}: missing; the step {self.step} needs it")
+            require(name == needed or not given, f"{name}: the step {self.step} does not use it; remove it")
+        require(
+            self.count is None or self.count >= 1, f"count: expected 1 or more components, got {self.count}"
+        )
+        require(
+            self.voxels is None or self.voxels >= 1, f"voxels: expected 1 voxel or more, got {self.voxels}"
+        )
+
+
+@dataclass(frozen=True)
+class Task:
+    """One annotation protocol of the model: its structures, each with its output channel of the head."""
+
+    name: str
+    structures: dict[str, int]
+    title: str = ""
+    postprocessing: tuple[PostprocessingStep, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse unknown structures, shared channels and steps on structures of other tasks."""
+        require(bool(self.name.strip()), "name: expected the name of the task, got an empty text")
+        require(bool(self.structures), "structures: expected at least one structure, got none")
+        known = load_structures()
+        for structure, channel in self.structures.items():
+            require(
+                structure in known,
+                f"structures.{structure}: unknown structure; {suggestion(structure, known)}",
+            )
+            require(
+                channel >= 0, f"structures.{structure}: expected an output channel from 0 on, got {channel}"
+            )
+        require(
+            len(set(self.structures.values())) == len(self.structures),
+            "structures: two structures share an output channel",
+        )
+        for number, step in enumerate(self.postprocessing):
+            for name in ("structure", "other"):
+                used = getattr(step, name)
+                require(
+                    used is None or used in self.structures,
+                    f"postprocessing[{number}].{name}: {used} is no structure of this task; "
+                    f"{suggestion(used or '', self.structures)}",
+                )
