@@ -1,0 +1,182 @@
+"""From a map of tissues to a CT: Hounsfield units by contrast phase, bowel content, texture, blur and noise."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from scipy import ndimage
+
+from .smooth_field import SmoothField
+from .tissues import Tissue
+
+PHASES = ("native", "arterial", "portal venous", "delayed")
+
+# HU of every tissue: native, arterial, portal venous, delayed; spread between patients; texture within a patient
+_TABLE: dict[Tissue, tuple[float, float, float, float, float, float]] = {
+    Tissue.AIR: (-1000, -1000, -1000, -1000, 5, 2),
+    Tissue.TABLE: (-600, -600, -600, -600, 250, 60),
+    Tissue.FAT: (-105, -105, -103, -102, 8, 8),
+    Tissue.VISCERAL_FAT: (-100, -99, -96, -95, 10, 14),
+    Tissue.MUSCLE: (50, 55, 62, 62, 8, 12),
+    Tissue.BONE: (420, 430, 430, 430, 120, 130),
+    Tissue.MARROW: (170, 175, 185, 185, 60, 50),
+    Tissue.DISC: (80, 85, 90, 90, 20, 15),
+    Tissue.SPINAL_CANAL: (25, 30, 35, 35, 10, 8),
+    Tissue.LUNG: (-830, -820, -820, -825, 50, 40),
+    Tissue.LUNG_VESSEL: (20, 200, 140, 80, 60, 40),
+    Tissue.HEART: (42, 240, 140, 100, 35, 30),
+    Tissue.ARTERY: (42, 310, 150, 105, 40, 8),
+    Tissue.VEIN: (40, 90, 145, 105, 30, 12),
+    Tissue.PORTAL_VEIN: (40, 90, 165, 110, 30, 10),
+    Tissue.LIVER: (55, 68, 105, 88, 14, 5),
+    Tissue.HEPATIC_VESSEL: (40, 80, 150, 105, 25, 8),
+    Tissue.GALLBLADDER: (10, 10, 11, 12, 9, 5),
+    Tissue.SPLEEN: (47, 125, 118, 95, 12, 5),
+    Tissue.KIDNEY_CORTEX: (33, 165, 175, 150, 25, 10),
+    Tissue.KIDNEY_MEDULLA: (30, 75, 165, 155, 25, 12),
+    Tissue.RENAL_PELVIS: (5, 6, 12, 250, 14, 8),
+    Tissue.ADRENAL: (28, 70, 68, 55, 12, 6),
+    Tissue.PANCREAS: (40, 100, 88, 72, 14, 12),
+    Tissue.ESOPHAGUS: (35, 50, 55, 52, 10, 25),
+    Tissue.STOMACH_WALL: (38, 70, 75, 68, 15, 10),
+    Tissue.STOMACH: (15, 15, 15, 15, 12, 10),
+    Tissue.BOWEL_WALL: (38, 85, 85, 72, 18, 10),
+    Tissue.SMALL_BOWEL: (22, 24, 25, 25, 15, 12),
+    Tissue.COLON_WALL: (36, 65, 70, 62, 15, 10),
+    Tissue.COLON: (30, 30, 30, 30, 20, 15),
+    Tissue.BLADDER: (5, 5, 8, 60, 10, 4),
+    Tissue.PELVIC_ORGAN: (42, 70, 85, 80, 14, 14),
+    Tissue.LIVER_CYST: (8, 8, 9, 9, 6, 3),
+    Tissue.KIDNEY_CYST: (8, 8, 9, 9, 7, 3),
+    Tissue.LIVER_TUMOR: (38, 60, 65, 60, 18, 12),
+    Tissue.KIDNEY_TUMOR: (34, 110, 95, 80, 28, 20),
+    Tissue.PANCREAS_TUMOR: (34, 58, 55, 58, 14, 8),
+    Tissue.COLON_TUMOR: (42, 75, 85, 78, 14, 9),
+    Tissue.LUNG_TUMOR: (25, 50, 55, 50, 30, 15),
+}
+_LOW_CONTRAST = (Tissue.LIVER_TUMOR, Tissue.PANCREAS_TUMOR)
+
+
+@dataclass(frozen=True)
+class Appearance:
+    """How one scan looks: HU and texture of every tissue, bowel content, blur and noise.
+
+    Args:
+        mean, texture: (256,) HU by tissue.
+        contents: for stomach, small bowel and colon the share of gas, and the HU of the rest (two kinds).
+        blur: standard deviation (z, y, x) of the point spread, mm.
+        noise: standard deviation of white noise, HU; noise_grain that of correlated noise.
+        shading: standard deviation of a slow drift over the image, HU.
+    """
+
+    mean: np.ndarray
+    texture: np.ndarray
+    contents: dict[Tissue, tuple[float, float, float]]
+    blur: tuple[float, float, float]
+    noise: float
+    noise_grain: float
+    shading: float
+
+
+def random_appearance(rng: np.random.Generator, phase: str | None = None, strength: float = 1.0) -> Appearance:
+    """Draw an appearance.
+
+    Args:
+        rng: random generator.
+        phase: one of `PHASES`; None draws one, and mixes it with another.
+        strength: 1 for realistic spread of the HU between patients; more for domain randomisation.
+    """
+    weights = np.zeros(4)
+    if phase is None:
+        weights[rng.choice(4, p=[0.3, 0.15, 0.45, 0.1])] = 1
+        weights = (1 - (mix := rng.uniform(0, 0.35))) * weights + mix * rng.dirichlet(np.ones(4))
+    else:
+        weights[PHASES.index(phase)] = 1
+    mean, texture = np.zeros(256, np.float32), np.zeros(256, np.float32)
+    for tissue, row in _TABLE.items():
+        mean[tissue] = weights @ row[:4] + rng.normal(0, row[4] * strength)
+        texture[tissue] = row[5] * rng.uniform(0.5, 1.5)
+    if rng.random() < 0.15:  # fatty liver
+        mean[Tissue.LIVER] -= rng.uniform(10, 50)
+    _separate_lesions(mean, rng)
+    contents = {tissue: _content(rng) for tissue in (Tissue.STOMACH, Tissue.SMALL_BOWEL, Tissue.COLON)}
+    contents[Tissue.COLON] = _content(rng, gas=0.45, stool=0.7)
+    blur = rng.uniform(0.6, 2.2)
+    return Appearance(
+        mean, texture, contents, (blur * rng.uniform(0.8, 1.4), blur, blur), rng.uniform(2, 14), rng.uniform(1, 8), rng.uniform(0, 5)
+    )
+
+
+def _separate_lesions(mean: np.ndarray, rng: np.random.Generator) -> None:
+    """Keep lesions apart from the tissue around them, mostly darker, sometimes brighter."""
+    for lesion, organ in (
+        (Tissue.LIVER_TUMOR, Tissue.LIVER), (Tissue.PANCREAS_TUMOR, Tissue.PANCREAS), (Tissue.KIDNEY_TUMOR, Tissue.KIDNEY_CORTEX)
+    ):  # fmt: skip
+        difference = rng.uniform(18, 70) * (-1 if rng.random() < 0.85 else 1)
+        mean[lesion] = mean[organ] + difference
+
+
+def _content(rng: np.random.Generator, gas: float = 0.25, stool: float = 0.15) -> tuple[float, float, float]:
+    """Share of gas and two HU of the other content: fluid, food, stool, or positive contrast agent."""
+    share = gas * rng.uniform(0, 2) if rng.random() < 0.8 else 0.0
+    if rng.random() < 0.12:
+        return share, rng.uniform(100, 400), rng.uniform(60, 300)
+    if rng.random() < stool:
+        return share, rng.uniform(-150, 40), rng.uniform(20, 110)
+    return share, rng.uniform(0, 45), rng.uniform(0, 60)
+
+
+def render(
+    tissues: np.ndarray, axes: Sequence[np.ndarray], rng: np.random.Generator, appearance: Appearance
+) -> np.ndarray:
+    """Turn a slab of tissues into Hounsfield units.
+
+    Args:
+        tissues: (z, y, x) uint8; axis y must run from back to front or front to back (gas rises to the front).
+        axes: voxel centres along z, y, x in mm RAS.
+        rng: random generator for texture and noise.
+        appearance: how the scan looks.
+
+    Returns:
+        HU (z, y, x), float32, with air at -1024.
+    """
+    low, high = np.array([a.min() for a in axes]), np.array([a.max() for a in axes])
+    image = appearance.mean[tissues]
+    _fill_bowel(image, tissues, axes, rng, appearance)
+    fine = SmoothField(rng, low, high, 9.0, 1.0)(*axes)
+    image += appearance.texture[tissues] * fine
+    spacing = [abs(a[1] - a[0]) if len(a) > 1 else 1.0 for a in axes]
+    ndimage.gaussian_filter(image, [b / s for b, s in zip(appearance.blur, spacing, strict=True)], output=image, truncate=3)
+    image += SmoothField(rng, low, high, 90.0, appearance.shading)(*axes)
+    grain = rng.standard_normal(image.shape, np.float32)
+    image += appearance.noise * grain
+    image += 4.0 * appearance.noise_grain * ndimage.gaussian_filter(np.roll(grain, 7, 1), 0.9)
+    return np.clip(image, -1024, 3071)
+
+
+def _fill_bowel(
+    image: np.ndarray, tissues: np.ndarray, axes: Sequence[np.ndarray], rng: np.random.Generator, appearance: Appearance
+) -> None:
+    """Give hollow organs gas in front, and patches of two kinds of content."""
+    low, high = np.array([a.min() for a in axes]), np.array([a.max() for a in axes])
+    front = axes[1][None, :, None]
+    for tissue, (share, first, second) in appearance.contents.items():
+        inside = tissues == tissue
+        if not inside.any():
+            continue
+        patches = SmoothField(rng, low, high, 22.0, 1.0)(*axes)
+        slow = SmoothField(rng, low, high, 70.0, 1.0)(*axes)
+        height = slow + (front - front.mean()) / 45.0
+        content = np.where(patches > 0, np.float32(first), np.float32(second))
+        level = np.quantile(height[inside][::17], 1 - min(share, 0.95)) if inside.sum() > 200 else np.inf
+        content[height > level] = -950.0
+        image[inside] = content[inside]
+
+
+def without_noise(appearance: Appearance) -> Appearance:
+    """The same appearance without noise, blur and texture: every tissue has exactly its HU."""
+    return replace(
+        appearance, texture=np.zeros(256, np.float32), blur=(0, 0, 0), noise=0.0, noise_grain=0.0, shading=0.0
+    )

@@ -1,0 +1,189 @@
+"""Body wall, skeleton, muscles and chest of the phantom, in reference millimetres.
+
+Reference frame: RAS (x grows to the patient's right, y to the front, z to the head), origin in the middle of the body at
+the level of the first lumbar vertebra.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from .canvas import Canvas, capsule, ellipsoid
+from .tissues import Tissue
+
+Painter = Callable[[Canvas], None]
+
+_LEVELS = np.array([-480, -300, -260, -200, -150, -60, 40, 120, 220, 320], float)
+_HALF_WIDTH = np.array([150, 150, 152, 150, 145, 128, 132, 140, 142, 130], float)
+_HALF_DEPTH = np.array([80, 92, 98, 94, 90, 85, 91, 97, 92, 78], float)
+_VERTEBRA = 33.0  # height of a vertebra and its disc
+
+
+class Torso:
+    """Random parameters of one trunk and the painters that draw it, in order.
+
+    Args:
+        rng: random generator; all randomness is drawn here, so that every slab shows the same patient.
+    """
+
+    def __init__(self, rng: np.random.Generator) -> None:
+        slim = rng.uniform(0.88, 1.12)
+        self.half_width = _HALF_WIDTH * slim * rng.uniform(0.96, 1.04, len(_LEVELS))
+        self.half_depth = _HALF_DEPTH * rng.uniform(0.86, 1.16) * rng.uniform(0.96, 1.04, len(_LEVELS))
+        self.exponent = rng.uniform(2.1, 2.7)
+        self.fat = float(np.exp(rng.normal(2.7, 0.55)))
+        self.wall = rng.uniform(8, 15)
+        self.back = float(np.interp(0, _LEVELS, self.half_depth))
+        self.dome_right = np.array([rng.uniform(58, 78), rng.uniform(-5, 15), rng.uniform(80, 130)])
+        self.dome_left = np.array([-rng.uniform(58, 78), rng.uniform(-5, 15), rng.uniform(65, 120)])
+        self.dome_curve = rng.uniform(0.009, 0.013)
+        self.lordosis = rng.uniform(0, 12)
+        self.rng = np.random.default_rng(rng.integers(2**32))
+        self.fixed = self._chest() + self._spine() + self._pelvis() + self._muscles() + self._arms_and_table()
+
+    def spine_y(self, z: float | np.ndarray) -> np.ndarray:
+        """Front-back position of the middle of the vertebral bodies at height z."""
+        return -self.back + 50 + self.lordosis * np.cos((np.asarray(z) + 60) / 90)
+
+    def diaphragm(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        """Height of the diaphragm over (x, y): the higher of two domes."""
+        domes = []
+        for apex in (self.dome_right, self.dome_left):
+            domes.append(apex[2] - self.dome_curve * ((x - apex[0]) ** 2 + 0.9 * (y - apex[1]) ** 2))
+        return np.maximum(*domes)
+
+    def paint(self, canvas: Canvas) -> None:
+        """Draw wall, chest, abdominal fat, skeleton and muscles."""
+        depth, ring = self._depth(canvas)
+        angle = np.arctan2(np.abs(canvas.x), -canvas.y) / np.pi  # 0 at the back, 1 in front
+        fat = self.fat * (0.7 + 0.6 * np.sin(np.pi * np.clip(angle * 1.2, 0, 1)))
+        canvas.fill(depth > -fat, Tissue.FAT)
+        canvas.fill(depth > 0, Tissue.MUSCLE)
+        inside = depth > ring
+        below = canvas.z < self.diaphragm(canvas.x, canvas.y)
+        canvas.fill(inside & ~below, Tissue.LUNG)
+        canvas.fill(inside & below, Tissue.VISCERAL_FAT)
+        legs = canvas.z < -285
+        canvas.fill(inside & legs, Tissue.MUSCLE)
+        margin = np.where(angle < 0.62, -32, -32 + (angle - 0.62) * 300)
+        rib = np.mod(canvas.z + 75 * angle, 27.0) < 10
+        canvas.fill((depth > 2) & (depth < 10) & rib & (canvas.z > margin), Tissue.BONE)
+        for painter in self.fixed:
+            painter(canvas)
+
+    def _depth(self, canvas: Canvas) -> tuple[np.ndarray, np.ndarray]:
+        """Distance in mm below the outer muscle surface, and the thickness of the muscle ring."""
+        z = canvas.z
+        width = np.interp(z, _LEVELS, self.half_width).astype(np.float32)
+        depth = np.interp(z, _LEVELS, self.half_depth).astype(np.float32)
+        rho = (np.abs(canvas.x / width) ** self.exponent + np.abs(canvas.y / depth) ** self.exponent) ** (
+            1 / self.exponent
+        )
+        rho = np.maximum(rho, 1e-3)
+        surface = np.hypot(canvas.x, canvas.y) * (1 / rho - 1)
+        legs = 74 - np.hypot(np.abs(canvas.x) - 85, canvas.y)
+        surface = np.where(z < -285, legs, surface)
+        ring = np.where(z > 30, np.float32(self.wall + 5), np.float32(self.wall))
+        return surface, ring
+
+    def _chest(self) -> list[Painter]:
+        rng, left = self.rng, self.dome_left[2]
+        heart = ellipsoid(
+            (-22, 32, left + rng.uniform(38, 52)),
+            (rng.uniform(48, 66), rng.uniform(40, 52), rng.uniform(45, 60)),
+            _turn(rng.uniform(-0.4, 0.4), 2),
+        )
+        middle = ellipsoid((-5, 0, left + 95), (32, 85, 130))
+        painters = [_paint(heart, Tissue.HEART, [Tissue.LUNG]), _paint(middle, Tissue.VISCERAL_FAT, [Tissue.LUNG])]
+        for _ in range(60):
+            side = rng.choice([-1, 1])
+            hilum = np.array([side * 32, -5, left + rng.uniform(50, 90)])
+            end = hilum + rng.normal(0, 1, 3) * (45, 45, 55) + (side * 45, 0, 0)
+            vessel = capsule(hilum, end, rng.uniform(2, 5), 0.8)
+            painters.append(_paint(vessel, Tissue.LUNG_VESSEL, [Tissue.LUNG]))
+        sternum = capsule((0, self.back + 2, 75), (0, self.back - 4, 260), 11, 14)
+        painters.append(_paint(sternum, Tissue.BONE, [Tissue.MUSCLE, Tissue.FAT]))
+        return painters
+
+    def _spine(self) -> list[Painter]:
+        painters = []
+        body = self.rng.uniform(17, 22)
+        levels = np.arange(-140, 330, _VERTEBRA)
+        for z in levels:
+            y = float(self.spine_y(z))
+            low, high = (0, y, z), (0, float(self.spine_y(z + _VERTEBRA)), z + _VERTEBRA)
+            painters.append(_paint(capsule((0, y - 27, z), (0, y - 27, z + _VERTEBRA), 14, 14), Tissue.BONE))
+            painters.append(_paint(capsule(low, high, body, body), Tissue.BONE))
+            painters.append(_paint(capsule(low, high, body - 2.5, body - 2.5), Tissue.MARROW))
+            painters.append(_paint(ellipsoid(high, (body - 0.5, body - 0.5, 4)), Tissue.DISC))
+            painters.append(_paint(capsule((0, y - 27, z), (0, y - 27, z + _VERTEBRA), 8.5, 8.5), Tissue.SPINAL_CANAL))
+            painters.append(_paint(capsule((0, y - 42, z + 6), (0, y - 58, z), 4, 5), Tissue.BONE))
+            painters.append(_paint(capsule((-36, y - 24, z + 12), (36, y - 24, z + 12), 4.5, 4.5), Tissue.BONE,
+                                   [Tissue.MUSCLE, Tissue.VISCERAL_FAT]))
+        return painters
+
+    def _pelvis(self) -> list[Painter]:
+        painters = [_paint(ellipsoid((0, self.spine_y(-170) - 12, -175), (46, 19, 55)), Tissue.MARROW)]
+        for side in (-1, 1):
+            wing = ellipsoid((side * 88, -18, -150), (9, 52, 58), _turn(side * 0.7, 2))
+            painters.append(_paint(wing, Tissue.BONE))
+            for shape, inner in (
+                (ellipsoid((side * 88, -2, -232), (30, 30, 30)), 0.82),
+                (capsule((side * 88, -2, -232), (side * 120, -5, -255), 18, 24), 0.8),
+                (capsule((side * 118, -5, -255), (side * 98, 0, -480), 19, 15), 0.7),
+            ):
+                painters.append(_paint(shape, Tissue.BONE))
+                if inner < 0.81:
+                    painters.append(_paint(shape, Tissue.MARROW, [Tissue.BONE]))
+            painters.append(_paint(capsule((side * 70, 40, -230), (0, 58, -245), 11, 9), Tissue.BONE))
+        return painters
+
+    def _muscles(self) -> list[Painter]:
+        painters = []
+        soft = [Tissue.FAT, Tissue.VISCERAL_FAT]
+        size = self.rng.uniform(0.75, 1.2)
+        for side in (-1, 1):
+            y = self.spine_y(np.array([10, -80]))
+            path = [(side * 22, y[0], 10), (side * 42, y[1] + 6, -80), (side * 72, y[1] + 34, -190), (side * 95, 20, -245)]
+            for start, end, a, b in zip(path, path[1:], (7, 20, 18), (20, 18, 12), strict=False):
+                painters.append(_paint(capsule(start, end, a * size, b * size), Tissue.MUSCLE, soft))
+            for start, end, radius in (
+                ((side * 64, y[0] - 12, 5), (side * 72, y[1] - 10, -110), 11),
+                ((side * 30, -self.back + 20, -160), (side * 27, -self.back + 18, 320), 23),
+                ((side * 70, -60, -130), (side * 95, -55, -260), 48),
+            ):
+                painters.append(_paint(capsule(start, end, radius * size, radius * size), Tissue.MUSCLE, soft))
+        return painters
+
+    def _arms_and_table(self) -> list[Painter]:
+        rng = self.rng
+        painters: list[Painter] = []
+        if rng.random() < 0.25:
+            for side in (-1, 1):
+                ends = (side * (200 + self.fat), 10, -260), (side * (190 + self.fat), 0, 300)
+                for radius, tissue in ((46, Tissue.FAT), (38, Tissue.MUSCLE), (12, Tissue.BONE)):
+                    painters.append(_paint(capsule(*ends, radius, radius), tissue, [Tissue.AIR, Tissue.FAT, Tissue.MUSCLE]))
+        if rng.random() < 0.7:
+            height = -self.back - 1.4 * self.fat - rng.uniform(8, 30)
+
+            def table(canvas: Canvas) -> None:
+                plate = canvas.y - (canvas.x / 30) ** 2 * 0.35
+                canvas.fill((np.abs(plate - height) < 9) & (np.abs(canvas.x) < 230), Tissue.TABLE, [Tissue.AIR])
+
+            painters.append(table)
+        return painters
+
+
+def _paint(shape: object, tissue: Tissue, over: list[Tissue] | None = None) -> Painter:
+    return lambda canvas: canvas.paint(shape, tissue, over)  # type: ignore[arg-type]
+
+
+def _turn(angle: float, axis: int) -> np.ndarray:
+    """Rotation matrix by angle (rad) about one axis (0 x, 1 y, 2 z)."""
+    matrix = np.eye(3)
+    first, second = [index for index in range(3) if index != axis]
+    matrix[first, first] = matrix[second, second] = np.cos(angle)
+    matrix[first, second], matrix[second, first] = -np.sin(angle), np.sin(angle)
+    return matrix

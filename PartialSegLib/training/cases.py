@@ -1,0 +1,148 @@
+"""Partially labelled training cases made on the fly: a synthetic CT patch, and labels of one task only per case."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy import ndimage
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from ..manifest import Task
+from ..phantom import (
+    LESION_KINDS,
+    SmoothField,
+    Tissue,
+    add_lesions,
+    make_tissues,
+    random_appearance,
+    render,
+    structure_mask,
+    voxel_axes,
+)
+from .atlas import SPACING as ATLAS_SPACING
+from .atlas import read_atlas, with_varied_organs
+from .config import TrainingConfig
+
+
+@dataclass(frozen=True)
+class Cases:
+    """Cases that share one image, each labelled for one task only.
+
+    image (1, D, H, W) normalised; tasks (N) indices; target (N, K, D, H, W) bool; annotated (N, K) bool says which channels
+    of the task have labels at all.
+    """
+
+    image: Tensor
+    tasks: Tensor
+    target: Tensor
+    annotated: Tensor
+
+
+class SyntheticCases(Dataset[Cases]):
+    """Endless cases, a pure function of (seed, index): the order never depends on workers or on resuming.
+
+    An image is a phantom, or (a share `atlas_share` of the time) the anatomical atlas strongly deformed.
+    """
+
+    def __init__(self, config: TrainingConfig, tasks: tuple[Task, ...]) -> None:
+        self.config = config
+        self.tasks = tasks
+        self.atlas = read_atlas(config.atlas) if config.atlas else None
+
+    def __len__(self) -> int:
+        return self.config.iterations * self.config.batch_size
+
+    def __getitem__(self, index: int) -> Cases:
+        """Make the cases of image number `index`."""
+        config = self.config
+        rng = np.random.default_rng([config.seed, index])
+        tissues, axes = self._patient(rng)
+        add_lesions(tissues, config.spacing, rng, dict.fromkeys(LESION_KINDS, config.lesion_probability))
+        strength = 1.0 if rng.random() < 0.75 else 3.0
+        image = render(tissues, axes, rng, random_appearance(rng, strength=strength))
+        _cut_field_of_view(image, tissues, rng)
+        image = np.clip(image, *config.clip)
+        tensor = torch.from_numpy(((image - config.subtract) / config.divide).astype(np.float32))
+        chosen = np.sort(rng.choice(len(self.tasks), min(config.cases_per_image, len(self.tasks)), replace=False))
+        labels = [task_labels(tissues, self.tasks[task], config.num_structures) for task in chosen]
+        target, annotated = zip(*labels, strict=True)
+        return Cases(tensor[None], torch.from_numpy(chosen), torch.stack(target), torch.stack(annotated))
+
+    def _patient(self, rng: np.random.Generator) -> tuple[np.ndarray, list[np.ndarray]]:
+        spacing = tuple(s * rng.uniform(0.92, 1.08) for s in self.config.spacing)
+        shape = self.config.patch_size
+        if self.atlas is not None and rng.random() < self.config.atlas_share:
+            axes = voxel_axes(spacing, shape)  # type: ignore[arg-type]
+            return deform_atlas(self.atlas, axes, rng), axes
+        height = rng.normal(25, 75) if rng.random() < 0.8 else rng.uniform(-260, 220)
+        center = (height, rng.normal(0, 15), rng.normal(0, 15))
+        seed = int(rng.integers(2**32))
+        return make_tissues(seed, spacing, shape, center), voxel_axes(spacing, shape, center)  # type: ignore[arg-type]
+
+
+def task_labels(tissues: np.ndarray, task: Task, channels: int) -> tuple[Tensor, Tensor]:
+    """Target (K, D, H, W) bool and annotated (K) bool of one task on a map of tissues."""
+    target = torch.zeros(channels, *tissues.shape, dtype=torch.bool)
+    annotated = torch.zeros(channels, dtype=torch.bool)
+    for structure, channel in task.structures.items():
+        target[channel] = torch.from_numpy(structure_mask(tissues, structure))
+        annotated[channel] = True
+    return target, annotated
+
+
+def deform_atlas(atlas: np.ndarray, axes: list[np.ndarray], rng: np.random.Generator) -> np.ndarray:
+    """A new patient from the atlas on the grid of axes (mm): organs varied, scaled, turned, bent, fat put on."""
+    atlas = with_varied_organs(atlas, rng)
+    size = np.array(atlas.shape) * ATLAS_SPACING
+    grid = [part.astype(np.float32) for part in np.meshgrid(*axes, indexing="ij")]
+    turn = _small_rotation(rng) / (rng.uniform(0.85, 1.15) * rng.uniform(0.88, 1.13, 3))[:, None]
+    center = np.array([rng.uniform(0.1, 0.85) if rng.random() < 0.4 else rng.normal(0.55, 0.1), 0.5, 0.5]) * size
+    center[1:] += rng.normal(0, 15, 2)
+    low, high = np.array([a[0] for a in axes]), np.array([a[-1] for a in axes])
+    bends = ((70.0, rng.uniform(3, 10)), (32.0, rng.uniform(1, 3.5)))
+    index = []
+    for axis in range(3):
+        moved = sum(turn[axis, j].astype(np.float32) * grid[j] for j in range(3)) + np.float32(center[axis])
+        for bend in bends:
+            moved += SmoothField(rng, low, high, *bend)(*axes)
+        index.append(np.rint(moved / ATLAS_SPACING[axis] - 0.5).astype(np.int32))
+    inside = np.logical_and.reduce([(i >= 0) & (i < n) for i, n in zip(index, atlas.shape, strict=True)])
+    clipped = tuple(np.clip(i, 0, n - 1) for i, n in zip(index, atlas.shape, strict=True))
+    tissues = np.where(inside, atlas[clipped], np.uint8(Tissue.AIR))
+    _put_on_fat(tissues, axes, rng)
+    return tissues
+
+
+def _put_on_fat(tissues: np.ndarray, axes: list[np.ndarray], rng: np.random.Generator) -> None:
+    """Cover every slice of the body with subcutaneous fat of random thickness."""
+    thickness = float(np.exp(rng.normal(2.7, 0.55)))
+    spacing = (axes[1][1] - axes[1][0], axes[2][1] - axes[2][0])
+    for row in tissues:
+        if row.any():
+            distance = ndimage.distance_transform_edt(row == Tissue.AIR, spacing)
+            row[(row == Tissue.AIR) & (distance < thickness)] = Tissue.FAT
+
+
+def _small_rotation(rng: np.random.Generator) -> np.ndarray:
+    angles = rng.normal(0, 0.07, 3)
+    skew = np.array([[0, -angles[2], angles[1]], [angles[2], 0, -angles[0]], [-angles[1], angles[0], 0]])
+    left, _, right = np.linalg.svd(np.eye(3) + skew)
+    return left @ right
+
+
+def _cut_field_of_view(image: np.ndarray, tissues: np.ndarray, rng: np.random.Generator) -> None:
+    """Sometimes end the scan inside the patch: above, below, or outside a circle, where nothing is labelled."""
+    cut = np.zeros(image.shape, bool)
+    depth = image.shape[0]
+    if rng.random() < 0.3:
+        cut[: int(rng.integers(0, depth // 2))] = True
+    if rng.random() < 0.3:
+        cut[depth - int(rng.integers(0, depth // 2)) :] = True
+    if rng.random() < 0.15:
+        y, x = np.mgrid[-1 : 1 : image.shape[1] * 1j, -1 : 1 : image.shape[2] * 1j]
+        cut |= np.hypot(y, x) > rng.uniform(0.75, 1.2)
+    image[cut] = -1024
+    tissues[cut] = Tissue.AIR

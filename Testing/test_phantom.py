@@ -1,0 +1,109 @@
+"""The phantom: seeded, exact labels, plausible anatomy at any spacing."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from PartialSegLib.phantom import (
+    LESION_KINDS,
+    PHASES,
+    STRUCTURE_TISSUES,
+    Phantom,
+    SmoothField,
+    Tissue,
+    add_lesions,
+    make_phantom,
+    make_tissues,
+    structure_mask,
+)
+
+SPACING = (6.0, 5.0, 5.0)
+SHAPE = (75, 66, 80)
+
+
+@pytest.fixture(scope="module")
+def healthy() -> Phantom:
+    return make_phantom(3, SPACING, SHAPE, lesions={})
+
+
+def center_mm(phantom: Phantom, structure: str) -> np.ndarray:
+    """Centre of mass (x, y, z) in RAS mm."""
+    index = np.argwhere(phantom.mask(structure)).mean(axis=0)
+    return (phantom.volume.affine @ [*index, 1])[:3]
+
+
+def test_the_same_seed_gives_the_same_patient() -> None:
+    first, second = make_phantom(5, SPACING, (20, 66, 80)), make_phantom(5, SPACING, (20, 66, 80))
+    assert np.array_equal(first.volume.array, second.volume.array)
+    assert np.array_equal(first.tissues, second.tissues)
+
+
+def test_another_seed_gives_another_patient(healthy: Phantom) -> None:
+    assert (make_tissues(4, SPACING, SHAPE) != healthy.tissues).mean() > 0.05
+
+
+@pytest.mark.parametrize(
+    ("structure", "low", "high"),
+    [("liver", 600, 2300), ("spleen", 40, 600), ("kidney", 130, 550), ("pancreas", 20, 130), ("hepatic_vessel", 8, 90)],
+)
+def test_organs_have_human_volumes(structure: str, low: float, high: float) -> None:
+    voxel_ml = np.prod(SPACING) / 1000
+    volumes = [structure_mask(make_tissues(seed, SPACING, SHAPE), structure).sum() * voxel_ml for seed in range(4)]
+    assert all(low < volume < high for volume in volumes), volumes
+
+
+def test_liver_lies_right_and_spleen_left_and_behind(healthy: Phantom) -> None:
+    liver, spleen = center_mm(healthy, "liver"), center_mm(healthy, "spleen")
+    assert liver[0] > 20
+    assert spleen[0] < -40
+    assert spleen[1] < liver[1]
+
+
+def test_a_patient_is_the_same_at_another_spacing_and_field_of_view() -> None:
+    whole = make_tissues(6, (6.0, 6.0, 6.0), (41, 61, 61))
+    part = make_tissues(6, (6.0, 6.0, 6.0), (21, 61, 61), center=(60.0, 0.0, 0.0))
+    assert np.array_equal(whole[20:], part)
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_hounsfield_units_follow_tissue_and_phase(phase: str) -> None:
+    phantom = make_phantom(7, SPACING, SHAPE, phase, lesions={})
+    array, tissues = phantom.volume.array, phantom.tissues
+    assert array[tissues == Tissue.AIR].mean() < -950
+    assert -130 < array[tissues == Tissue.FAT].mean() < -40
+    aorta = np.median(array[tissues == Tissue.ARTERY])
+    assert (aorta > 180) == (phase == "arterial")
+    assert (aorta < 90) == (phase == "native")
+
+
+def test_a_healthy_patient_has_no_lesions(healthy: Phantom) -> None:
+    for structure in STRUCTURE_TISSUES:
+        assert structure.endswith("_tumor") != healthy.mask(structure).any()
+
+
+@pytest.mark.parametrize("kind", LESION_KINDS)
+def test_lesions_grow_only_into_what_they_may_replace(kind: str) -> None:
+    before = make_tissues(8, SPACING, SHAPE)
+    after = before.copy()
+    add_lesions(after, SPACING, np.random.default_rng(0), {kind: 1.0})
+    changed = before != after
+    assert changed.any()
+    assert set(after[changed]) == {LESION_KINDS[kind].tissue}
+    assert set(before[changed]) <= set(LESION_KINDS[kind].over)
+
+
+def test_organs_include_their_tumours() -> None:
+    phantom = make_phantom(9, SPACING, SHAPE, lesions={"liver_tumor": 1.0, "kidney_tumor": 1.0})
+    for organ in ("liver", "kidney"):
+        tumor = phantom.mask(f"{organ}_tumor")
+        assert tumor.any()
+        assert not (tumor & ~phantom.mask(organ)).any()
+
+
+def test_a_smooth_field_does_not_depend_on_the_grid_it_is_evaluated_on() -> None:
+    field = SmoothField(np.random.default_rng(1), np.full(3, -50.0), np.full(3, 50.0), 20.0, 3.0)
+    axis = np.linspace(-40, 40, 17)
+    whole = field(axis, axis, axis)
+    assert np.allclose(whole[5:9, 2:4, ::3], field(axis[5:9], axis[2:4], axis[::3]), atol=1e-5)
+    assert whole.std() > 0.5
