@@ -1,0 +1,208 @@
+"""From a volume to the network's grid and back: `preprocess` and `restore` are mirror images.
+
+Each axis of the input grid becomes an axis of the network grid, perhaps turned round; an oblique volume keeps
+its own axes. Order, direction and spacing thus are three small matrices, and nothing is rotated.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import ceil
+
+import numpy as np
+import torch
+from scipy import ndimage
+from torch import Tensor
+
+from .affine import AXIS_LETTERS, closest_axes
+from .errors import InputError
+from .manifest import Preprocessing
+from .resampling import (
+    bounding_box,
+    cubic_weights,
+    linear_weights,
+    resample_by_slabs,
+    used_columns,
+    used_rows,
+)
+from .segmentation import Box
+from .volume import Volume
+
+BODY_THRESHOLD_HU = -300  # between air or lung and fat
+BODY_MARGIN_MM = 10.0
+
+EMPTY_BOX: Box = (slice(0, 0), slice(0, 0), slice(0, 0))
+
+
+@dataclass(frozen=True)
+class AxisMap:
+    """How one axis of the input grid becomes an axis of the network grid.
+
+    Attributes:
+        network_axis: 0, 1 or 2.
+        flipped: whether the network's index runs against the input's.
+        input_size: voxels along the input axis.
+        network_size: voxels along the network axis; both cover the same millimetres.
+    """
+
+    network_axis: int
+    flipped: bool
+    input_size: int
+    network_size: int
+
+    def to_network(self, method: str, device: torch.device) -> Tensor:
+        """Weights (network, input) that resample intensities; "linear" is anti-aliased, "cubic" is not."""
+        weights = (cubic_weights if method == "cubic" else linear_weights)(self.input_size, self.network_size)
+        return _tensor(np.flip(weights, 0) if self.flipped else weights, device)
+
+    def to_input(self, device: torch.device) -> Tensor:
+        """Weights (input, network) that bring scores back, linear and never negative."""
+        weights = linear_weights(self.network_size, self.input_size)
+        return _tensor(np.flip(weights, 1) if self.flipped else weights, device)
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedImage:
+    """An image as the network sees it, and the way back.
+
+    Attributes:
+        tensor: float32 intensities (D, H, W), clipped and scaled, cropped to the body if that was asked for.
+        axes: for each input axis (z, y, x) its map.
+        crop: the part of the network grid that `tensor` is.
+        affine: (4, 4), of the input grid.
+        background: the scaled intensity outside the image.
+    """
+
+    tensor: Tensor
+    axes: tuple[AxisMap, AxisMap, AxisMap]
+    crop: Box
+    affine: np.ndarray
+    background: float
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """Voxels of the input grid (z, y, x)."""
+        z, y, x = (axis.input_size for axis in self.axes)
+        return z, y, x
+
+    def network_box(self, input_box: Box) -> Box:
+        """The voxels of `tensor` that the scores in a box of the input grid are interpolated from."""
+        box = list(EMPTY_BOX)
+        for axis, rows in zip(self.axes, input_box, strict=True):
+            crop = self.crop[axis.network_axis]
+            box[axis.network_axis] = used_columns(axis.to_input(torch.device("cpu"))[rows, crop])
+        return box[0], box[1], box[2]
+
+
+def preprocess(
+    volume: Volume, preprocessing: Preprocessing, device: torch.device, crop_to_body: bool = False
+) -> PreparedImage:
+    """Orient, resample, crop, clip and scale a volume.
+
+    The network grid has round(size * spacing / target) voxels along an axis for linear resampling; for cubic
+    the quotient is truncated, as in the official DoDNet. It is computed slab by slab, never from a
+    floating-point copy of the volume.
+
+    Args:
+        volume: in HU, any orientation.
+        preprocessing: what the manifest asks for.
+        device: where the result is computed and stays.
+        crop_to_body: keep only the box around the largest object denser than air, with a margin of 10 mm.
+
+    Raises:
+        InputError: voxels are NaN or infinite.
+    """
+    axes = _map_axes(volume, preprocessing)
+    sizes = [0, 0, 0]
+    for axis in axes:
+        sizes[axis.network_axis] = axis.network_size
+    hounsfield = torch.empty(sizes, device=device)
+    in_input_order = hounsfield.permute([axis.network_axis for axis in axes])
+
+    def read(planes: slice) -> Tensor:
+        return _tensor(volume.array[planes], device)
+
+    z, y, x = (axis.to_network(preprocessing.resampling, device) for axis in axes)
+    for planes, slab in resample_by_slabs(read, (z, y, x)):
+        in_input_order[planes] = slab
+    if not hounsfield.isfinite().all():
+        raise InputError("The image has NaN or infinite voxels; replace them by air (-1000 HU) first.")
+    crop = _body_box(hounsfield, preprocessing.spacing) if crop_to_body else _whole(sizes)
+    tensor = _scale(hounsfield[crop].contiguous(), preprocessing)
+    background = float(_scale(torch.tensor(preprocessing.pad_value, dtype=torch.float32), preprocessing))
+    return PreparedImage(tensor, axes, crop, volume.affine, background)
+
+
+def restore(scores: Tensor, prepared: PreparedImage, threshold: float) -> tuple[Box, np.ndarray]:
+    """Bring scores back to the input grid and threshold them there.
+
+    A restored score is a weighted mean of network scores, so it exceeds the threshold only where one of these
+    does: that box is computed, slab by slab, and no more.
+
+    Args:
+        scores: (D, H, W), the shape of `prepared.tensor`; outside the crop they count as 0.
+        prepared: what `preprocess` returned.
+        threshold: at least 0.
+
+    Returns:
+        The box on the input grid (z, y, x) and the boolean mask `score > threshold` within it.
+    """
+    scores = scores.permute([axis.network_axis for axis in prepared.axes])
+    found = bounding_box(scores > threshold)
+    box, source, matrices = [], [], []
+    for axis, extent in zip(prepared.axes, found, strict=True):
+        weights = axis.to_input(scores.device)[:, prepared.crop[axis.network_axis]]
+        rows = used_rows(weights[:, extent])
+        columns = used_columns(weights[rows])
+        box.append(rows)
+        source.append(columns)
+        matrices.append(weights[rows, columns].contiguous())
+    part = scores[source[0], source[1], source[2]].float()
+    mask = torch.empty([matrix.shape[0] for matrix in matrices], dtype=torch.bool)
+    for planes, slab in resample_by_slabs(lambda rows: part[rows], (matrices[0], matrices[1], matrices[2])):
+        mask[planes] = slab > threshold
+    return (box[0], box[1], box[2]), mask.numpy()
+
+
+def _map_axes(volume: Volume, preprocessing: Preprocessing) -> tuple[AxisMap, AxisMap, AxisMap]:
+    """Pair each input axis with the network axis that runs along the same axis of the patient."""
+    patient_axes, signs = closest_axes(volume.affine)
+    maps = []
+    for axis, (patient_axis, sign) in enumerate(zip(patient_axes, signs, strict=True)):
+        letters = AXIS_LETTERS[patient_axis]
+        letter, opposite = tuple(letters if sign > 0 else letters[::-1])
+        flipped = opposite in preprocessing.orientation
+        network_axis = preprocessing.orientation.index(opposite if flipped else letter)
+        size = volume.shape[axis] * volume.spacing[axis] / preprocessing.spacing[network_axis]
+        rounded = int(size + 1e-6) if preprocessing.resampling == "cubic" else round(size)
+        maps.append(AxisMap(network_axis, flipped, volume.shape[axis], max(1, rounded)))
+    return maps[0], maps[1], maps[2]
+
+
+def _body_box(hounsfield: Tensor, spacing: tuple[float, float, float]) -> Box:
+    """Box around the largest connected object denser than air; everything if there is none."""
+    components, count = ndimage.label((hounsfield > BODY_THRESHOLD_HU).cpu().numpy())
+    if count == 0:
+        return _whole(list(hounsfield.shape))
+    largest = int(np.bincount(components.ravel())[1:].argmax())
+    box = ndimage.find_objects(components)[largest]
+    margins = [ceil(BODY_MARGIN_MM / step) for step in spacing]
+    z, y, x = (
+        slice(max(0, extent.start - margin), min(size, extent.stop + margin))
+        for extent, margin, size in zip(box, margins, hounsfield.shape, strict=True)
+    )
+    return z, y, x
+
+
+def _scale(hounsfield: Tensor, preprocessing: Preprocessing) -> Tensor:
+    """Clip and scale intensities in place."""
+    return hounsfield.clamp_(*preprocessing.clip).sub_(preprocessing.subtract).div_(preprocessing.divide)
+
+
+def _whole(sizes: list[int]) -> Box:
+    z, y, x = (slice(0, size) for size in sizes)
+    return z, y, x
+
+
+def _tensor(array: np.ndarray, device: torch.device) -> Tensor:
+    return torch.from_numpy(np.array(array, dtype=np.float32, order="C")).to(device)

@@ -1,0 +1,112 @@
+"""Separable resampling: every axis has a weight matrix, and a volume passes through the three slab by slab.
+
+Grids are aligned at the outer edges of their first and last voxels (`align_corners=False`), so a grid and its
+resampled counterpart cover the same box of the patient, and an axis may be turned round before or after.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import cache
+
+import numpy as np
+import torch
+from scipy import ndimage
+from torch import Tensor
+
+from .segmentation import Box
+
+SLAB_VOXELS = 1 << 20  # what one step reads or produces at most: 4 MB as float32, which caches hold
+NEGLIGIBLE_WEIGHT = 1e-6  # B-spline weights decay by 0.27 per voxel and never end
+
+Matrices = tuple[Tensor, Tensor, Tensor]
+
+
+@cache
+def linear_weights(old_size: int, new_size: int) -> np.ndarray:
+    """Linear interpolation; when the axis shrinks, the mean under a triangle of that width (anti-aliased).
+
+    This is the separable kernel of `torch.nn.functional.interpolate(mode="bilinear", antialias=True)`.
+
+    Returns:
+        Float32 weights (new, old), not negative, rows summing to 1.
+    """
+    scale = old_size / new_size
+    centers = (np.arange(new_size) + 0.5) * scale - 0.5
+    distances = np.abs(np.arange(old_size) - centers[:, None]) / max(scale, 1)
+    weights = np.maximum(1 - distances, 0)
+    return _normalized(weights)
+
+
+@cache
+def cubic_weights(old_size: int, new_size: int) -> np.ndarray:
+    """Interpolating cubic B-splines without anti-aliasing: `skimage.transform.resize(order=3, mode="edge")`.
+
+    Returns:
+        Float32 weights (new, old), rows summing to 1.
+    """
+    impulses = np.eye(old_size)
+    zoom = (new_size / old_size, 1)
+    weights = ndimage.zoom(impulses, zoom, order=3, mode="nearest", grid_mode=True)
+    weights[np.abs(weights) < NEGLIGIBLE_WEIGHT] = 0
+    return _normalized(weights)
+
+
+def _normalized(weights: np.ndarray) -> np.ndarray:
+    normalized: np.ndarray = weights / weights.sum(axis=1, keepdims=True)
+    return normalized.astype(np.float32)
+
+
+def used_rows(matrix: Tensor) -> slice:
+    """Range from the first to the last row that has a non-zero entry; empty when there is none."""
+    return _span(matrix.any(dim=1))
+
+
+def used_columns(matrix: Tensor) -> slice:
+    """Range from the first to the last column that has a non-zero entry; empty when there is none."""
+    return _span(matrix.any(dim=0))
+
+
+def bounding_box(mask: Tensor) -> Box:
+    """Smallest box around the voxels of a boolean mask (D, H, W) that are set; empty when none is."""
+    plane = mask.any(dim=0)
+    return _span(mask.flatten(1).any(dim=1)), used_rows(plane), used_columns(plane)
+
+
+def _span(flags: Tensor) -> slice:
+    indices = flags.nonzero().flatten().tolist()
+    return slice(indices[0], indices[-1] + 1) if indices else slice(0, 0)
+
+
+def resample_by_slabs(read: Callable[[slice], Tensor], matrices: Matrices) -> Iterator[tuple[slice, Tensor]]:
+    """Resample a volume without ever holding it, or the result, in full.
+
+    The first axis has a sparse matrix (each result plane depends on few planes), so it is applied where
+    it meets the most voxels: first if the axis shrinks, last if it grows.
+
+    Args:
+        read: returns the wanted planes as float32 (planes, old_y, old_x) on the device of the matrices.
+        matrices: weights (new, old) along z, y and x.
+
+    Yields:
+        A range of result planes and these planes (planes, new_y, new_x), in order.
+    """
+    along_z, along_y, along_x = matrices
+    new_depth, old_depth = along_z.shape
+    shrinks = new_depth < old_depth
+    old_plane, new_plane = along_y.shape[1] * along_x.shape[1], along_y.shape[0] * along_x.shape[0]
+    voxels_per_plane = max(new_plane, old_plane * old_depth // max(new_depth, 1), 1)
+    planes_per_slab = max(1, SLAB_VOXELS // voxels_per_plane)
+    for start in range(0, new_depth, planes_per_slab):
+        result = slice(start, min(start + planes_per_slab, new_depth))
+        source = used_columns(along_z[result])
+        weights = along_z[result, source]
+        planes = read(source)
+        if shrinks:
+            planes = _combine_planes(weights, planes)
+        planes = torch.matmul(along_y, planes @ along_x.T)
+        yield result, planes if shrinks else _combine_planes(weights, planes)
+
+
+def _combine_planes(weights: Tensor, planes: Tensor) -> Tensor:
+    return (weights @ planes.flatten(1)).view(-1, *planes.shape[1:])

@@ -1,0 +1,63 @@
+"""The image of a session: prepared for the network, and covered by patches."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .errors import InputError
+from .manifest import Manifest
+from .preprocessing import PreparedImage, preprocess
+from .region import Region
+from .sliding_window import Patch, pad_to_patch, plan_patches
+from .volume import Volume
+
+
+@dataclass(frozen=True, eq=False)
+class SessionImage:
+    """What a session knows of its image.
+
+    Attributes:
+        prepared: the image on the network's grid, and the way back.
+        tensor: `prepared.tensor`, padded to at least one patch.
+        patches: they cover `tensor`.
+    """
+
+    prepared: PreparedImage
+    tensor: Tensor
+    patches: list[Patch]
+
+    @classmethod
+    def prepare(
+        cls, volume: Volume, manifest: Manifest, overlap: float, device: torch.device, crop_to_body: bool
+    ) -> SessionImage:
+        """Preprocess a volume, pad it and plan its patches.
+
+        Raises:
+            InputError: voxels are NaN or infinite.
+        """
+        patch_size = manifest.inference.patch_size
+        prepared = preprocess(volume, manifest.preprocessing, device, crop_to_body)
+        tensor = pad_to_patch(prepared.tensor, patch_size, prepared.background)
+        return cls(prepared, tensor, plan_patches(tensor.shape, patch_size, overlap))
+
+    def kept_voxels(self, region: Region) -> np.ndarray:
+        """The voxels of `tensor` that scores inside the region are interpolated from, as a boolean array.
+
+        Raises:
+            InputError: the region lies outside the image, or outside the body it was cropped to.
+        """
+        kept = np.zeros(tuple(self.tensor.shape), dtype=bool)
+        box = region.voxel_box(self.prepared.affine, self.prepared.input_shape)
+        kept[self.prepared.network_box(box)] = True
+        if not kept.any():
+            raise InputError("The region of interest lies outside the body, to which the image was cropped.")
+        return kept
+
+    def unpad(self, scores: Tensor) -> Tensor:
+        """Cut scores (D, H, W) of `tensor` to the shape of `prepared.tensor`."""
+        depth, height, width = self.prepared.tensor.shape
+        return scores[:depth, :height, :width]

@@ -1,0 +1,95 @@
+import pytest
+import torch
+
+from PartialSegLib import devices
+from PartialSegLib.devices import choose_device, choose_precision, explained_memory_errors
+from PartialSegLib.errors import DeviceError, InputError
+
+
+def test_cpu_is_always_there():
+    assert choose_device("cpu") == torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    ("working", "chosen"), [({"cuda", "cpu"}, "cuda"), ({"mps", "cpu"}, "mps"), ({"cpu"}, "cpu")]
+)
+def test_auto_takes_the_first_device_that_works(monkeypatch, working, chosen):
+    monkeypatch.setattr(devices, "_works", lambda device: device.type in working)
+    assert choose_device("auto").type == chosen
+
+
+@pytest.mark.parametrize("name", ["gpu", "cuda:", "cuda:x", "", "CPU", "cpu:1", "cuda:0 "])
+def test_unknown_devices_are_refused_with_the_choices(name):
+    with pytest.raises(InputError, match="choose auto, cpu, cuda, cuda:N or mps"):
+        choose_device(name)
+
+
+@pytest.mark.parametrize("name", ["mps", "cuda:999"])
+def test_a_missing_device_is_a_device_error(monkeypatch, name):
+    if name == "mps":
+        monkeypatch.setattr(torch.mps, "is_available", lambda: False)
+    with pytest.raises(DeviceError, match=f"Device {name} does not work"):
+        choose_device(name)
+
+
+def test_a_gpu_on_which_no_kernel_runs_does_not_count(monkeypatch):
+    def fail(*_):
+        raise RuntimeError("no kernel image is available for execution on the device")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(devices.functional, "conv3d", fail)
+    with pytest.raises(DeviceError):
+        choose_device("cuda")
+
+
+@pytest.mark.parametrize(("name", "dtype"), list(devices.PRECISIONS.items()))
+def test_precision_by_name(name, dtype):
+    assert choose_precision(torch.device("cpu"), name) == dtype
+
+
+def test_unknown_precision_is_refused():
+    with pytest.raises(InputError, match="choose from auto, float32"):
+        choose_precision(torch.device("cpu"), "half")
+
+
+@pytest.mark.parametrize(("has_bfloat16", "dtype"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_cpus_run_in_bfloat16_only_where_they_have_instructions_for_it(monkeypatch, has_bfloat16, dtype):
+    monkeypatch.setattr(devices, "_cpu_has_bfloat16", lambda: has_bfloat16)
+    assert choose_precision(torch.device("cpu")) == dtype
+
+
+def test_precision_of_an_old_and_a_new_gpu(monkeypatch):
+    for capability, dtype in (((6, 1), torch.float32), ((7, 5), torch.float16), ((9, 0), torch.float16)):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _, value=capability: value)
+        assert choose_precision(torch.device("cuda")) == dtype
+    assert choose_precision(torch.device("mps")) == torch.float32
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:118] DefaultCPUAllocator: can't allocate memory"),
+        RuntimeError("MPS backend out of memory (MPS allocated: 1 GB)"),
+    ],
+)
+def test_exhausted_memory_is_a_device_error(error):
+    with (
+        pytest.raises(DeviceError, match="Out of memory on cpu"),
+        explained_memory_errors(torch.device("cpu")),
+    ):
+        raise error
+
+
+def test_a_real_failed_allocation_is_explained():
+    with pytest.raises(DeviceError), explained_memory_errors(torch.device("cpu")):
+        torch.empty(1 << 60, dtype=torch.uint8)
+
+
+def test_other_errors_pass():
+    with (
+        pytest.raises(RuntimeError, match="shapes"),
+        explained_memory_errors(torch.device("cpu")),
+    ):
+        raise RuntimeError("shapes do not match")

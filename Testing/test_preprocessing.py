@@ -1,0 +1,215 @@
+import itertools
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+import torch
+
+from PartialSegLib.errors import InputError
+from PartialSegLib.manifest import Preprocessing
+from PartialSegLib.preprocessing import preprocess, restore
+from PartialSegLib.volume import Volume, reorient
+
+CPU = torch.device("cpu")
+ORIENTATIONS = [
+    "".join(letters)
+    for order in itertools.permutations(("RL", "AP", "SI"))
+    for letters in itertools.product(*order)
+]
+SPACINGS = [(4, 4, 4), (2.5, 4, 3), (1, 1, 1), (9, 0.7, 3)]
+
+
+def recipe(orientation="SPL", spacing=(4, 4, 4), **changes):
+    return Preprocessing(orientation, spacing, clip=(-1000, 1000), divide=1000, **changes)
+
+
+def volume_of(shape, spacing=(3, 2, 2.5), rotation=None, seed=0):
+    affine = np.eye(4)
+    affine[:3, :3] = np.array([[0, 0, -1], [0, 1, 0], [1, 0, 0]]) * spacing  # "SAL"
+    if rotation is not None:
+        affine[:3, :3] = rotation @ affine[:3, :3]
+    affine[:3, 3] = (40, -30, 100)
+    array = np.random.default_rng(seed).integers(-900, 900, shape).astype(np.int16)
+    return Volume(array, affine)
+
+
+def rotation_by(degrees):
+    c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    return np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]]) @ np.array([[1, 0, 0], [0, c, -s], [0, s, c]])
+
+
+def weights_between(prepared):
+    """The dense path: for every input axis the matrix that brings scores back, as numpy."""
+    return [axis.to_input(CPU).numpy() for axis in prepared.axes]
+
+
+def test_intensities_are_clipped_and_scaled():
+    volume = Volume(np.array([[[-2000, -500, 0, 100, 4000]]], dtype=np.int16), np.eye(4))
+    settings = Preprocessing(
+        volume.orientation, (1, 1, 1), clip=(-500, 500), subtract=100, divide=200, pad_value=-1000
+    )
+    prepared = preprocess(volume, settings, CPU)
+    assert prepared.tensor.flatten().tolist() == [-3, -3, -0.5, 0, 2]
+    assert prepared.background == -3
+
+
+@pytest.mark.parametrize("orientation", ORIENTATIONS)
+def test_every_orientation_gives_one_image_and_comes_back_to_its_own_grid(orientation):
+    volume = volume_of((9, 12, 10))
+    reference = preprocess(volume, recipe(), CPU)
+    scores = torch.rand(reference.tensor.shape, generator=torch.Generator().manual_seed(0))
+    scores[:, :3] = 0
+    turned = reorient(volume, orientation)
+    prepared = preprocess(turned, recipe(), CPU)
+    assert torch.allclose(prepared.tensor, reference.tensor, atol=1e-5)
+    expected = np.zeros(volume.shape, bool)
+    box, mask = restore(scores, reference, 0.5)
+    expected[box] = mask
+    found = np.zeros(turned.shape, bool)
+    box, mask = restore(scores, prepared, 0.5)
+    found[box] = mask
+    np.testing.assert_array_equal(found, reorient(volume.with_array(expected), orientation).array)
+
+
+@pytest.mark.parametrize("orientation", ORIENTATIONS)
+def test_the_network_sees_the_orientation_it_asks_for(orientation):
+    volume = volume_of((6, 8, 7), spacing=(2, 2, 2))
+    prepared = preprocess(volume, recipe(orientation, (2, 2, 2)), CPU)
+    expected = reorient(volume, orientation).array / np.float32(1000)
+    np.testing.assert_allclose(prepared.tensor.numpy(), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("orientation", ["SPL", "RIA", "PSR"])
+@pytest.mark.parametrize("spacing", SPACINGS)
+@pytest.mark.parametrize("shape", [(9, 12, 10), (1, 12, 10), (9, 1, 10), (1, 1, 1), (2, 30, 3)])
+def test_restore_is_the_thresholded_separable_interpolation(shape, spacing, orientation):
+    prepared = preprocess(volume_of(shape), recipe(orientation, spacing), CPU)
+    scores = torch.rand(prepared.tensor.shape, generator=torch.Generator().manual_seed(0))
+    order = [axis.network_axis for axis in prepared.axes]
+    dense = np.einsum("zi,yj,xk,ijk->zyx", *weights_between(prepared), scores.permute(order).numpy())
+    box, mask = restore(scores, prepared, 0.6)
+    found = np.zeros(shape, bool)
+    found[box] = mask
+    certain = np.abs(dense - 0.6) > 1e-6
+    np.testing.assert_array_equal(found[certain], (dense > 0.6)[certain])
+
+
+@pytest.mark.parametrize("degrees", [0, 7, 30, 44])
+def test_an_oblique_volume_keeps_its_own_axes(degrees):
+    volume = volume_of((9, 12, 10), rotation=rotation_by(degrees))
+    straight = preprocess(volume_of((9, 12, 10)), recipe(), CPU)
+    prepared = preprocess(volume, recipe(volume.orientation), CPU)
+    assert prepared.tensor.numel() == straight.tensor.numel()
+    scores = torch.ones(prepared.tensor.shape)
+    _, mask = restore(scores, prepared, 0.5)
+    assert mask.shape == volume.shape == prepared.input_shape
+    assert mask.all()
+
+
+def test_a_mask_made_on_the_input_comes_back_nearly_unchanged():
+    z, y, x = np.ogrid[:60, :80, :70]
+    ball = (z - 30) ** 2 + (y - 35) ** 2 + (x - 40) ** 2 < 22**2
+    volume = Volume(np.where(ball, 900, -900).astype(np.int16), volume_of((1, 1, 1), (1, 1, 1)).affine)
+    prepared = preprocess(volume, recipe("RPI", (3, 4, 2)), CPU)
+    box, mask = restore(prepared.tensor, prepared, 0)
+    found = np.zeros(volume.shape, bool)
+    found[box] = mask
+    assert 2 * (found & ball).sum() / (found.sum() + ball.sum()) > 0.98
+
+
+def test_nothing_found_is_an_empty_mask():
+    prepared = preprocess(volume_of((5, 6, 7)), recipe(), CPU)
+    box, mask = restore(torch.full(prepared.tensor.shape, 0.5), prepared, 0.5)
+    assert mask.shape == (0, 0, 0)
+    assert all(extent.start == extent.stop for extent in box)
+
+
+@pytest.mark.parametrize(("resampling", "voxels"), [("linear", 3), ("cubic", 2)])
+def test_sizes_are_rounded_for_linear_and_truncated_for_cubic(resampling, voxels):
+    volume = volume_of((11, 11, 11), (1, 1, 1))
+    prepared = preprocess(volume, recipe(resampling=resampling), CPU)
+    assert prepared.tensor.shape == (voxels, voxels, voxels)
+
+
+def test_half_precision_scores_are_accepted():
+    prepared = preprocess(volume_of((9, 12, 10)), recipe(), CPU)
+    scores = torch.rand(prepared.tensor.shape).half()
+    box, mask = restore(scores, prepared, 0.5)
+    expected_box, expected = restore(scores.float(), prepared, 0.5)
+    assert box == expected_box
+    np.testing.assert_array_equal(mask, expected)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_undefined_voxels_are_refused(value):
+    volume = volume_of((6, 6, 6))
+    array = volume.array.astype(np.float32)
+    array[3, 2, 1] = value
+    with pytest.raises(InputError, match="NaN or infinite"):
+        preprocess(volume.with_array(array), recipe(), CPU)
+
+
+def body_in_air():
+    volume = volume_of((30, 40, 40), (4, 4, 4))
+    array = np.full(volume.shape, -1000, np.int16)
+    array[:, 10:25, 12:30] = 40
+    array[:, 30, 5:35] = 200  # the table, apart from the body
+    return volume.with_array(array)
+
+
+def test_cropping_to_the_body_leaves_air_and_table_out():
+    prepared = preprocess(body_in_air(), recipe("SAL"), CPU, crop_to_body=True)
+    margin = 3
+    assert prepared.tensor.shape == (30, 15 + 2 * margin, 18 + 2 * margin)
+    scores = torch.zeros(prepared.tensor.shape)
+    scores[4, margin, margin] = 1
+    box, mask = restore(scores, prepared, 0.5)
+    assert np.argwhere(mask).ravel().tolist() == [0, 0, 0]
+    assert [extent.start for extent in box] == [4, 10, 12]
+
+
+def test_an_image_without_a_body_is_not_cropped():
+    air = body_in_air().with_array(np.full((30, 40, 40), -1000, np.int16))
+    assert preprocess(air, recipe("SAL"), CPU, crop_to_body=True).tensor.shape == (30, 40, 40)
+
+
+@pytest.mark.parametrize("orientation", ["SAL", "LPI"])
+def test_the_network_box_holds_all_that_scores_in_a_box_depend_on(orientation):
+    prepared = preprocess(volume_of((9, 12, 10)), recipe(orientation, (2, 4, 5)), CPU)
+    input_box = (slice(2, 4), slice(5, 6), slice(0, 3))
+    scores = torch.zeros(prepared.tensor.shape)
+    scores[prepared.network_box(input_box)] = 1
+    box, mask = restore(scores, prepared, 0.999)
+    found = np.zeros((9, 12, 10), bool)
+    found[box] = mask
+    assert found[input_box].all()
+
+
+def test_a_large_ct_is_never_held_in_floating_point():
+    script = """
+        import resource
+        import numpy as np, torch
+        from PartialSegLib.manifest import Preprocessing
+        from PartialSegLib.preprocessing import preprocess, restore
+        from PartialSegLib.volume import Volume
+        def peak():
+            return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        affine = np.diag([0.8, 0.8, 1.0, 1])[:, [2, 1, 0, 3]]
+        recipe = Preprocessing("SAR", (4, 4, 4), (-325, 325), divide=325)
+        small = Volume(np.zeros((8, 64, 64), np.int16), affine)
+        preprocess(small, recipe, torch.device("cpu"))
+        volume = Volume(np.ones((600, 512, 512), np.int16), affine)
+        before = peak()
+        prepared = preprocess(volume, recipe, torch.device("cpu"))
+        prepared_at = peak()
+        scores = torch.zeros(prepared.tensor.shape)
+        scores[20:40, 20:60, 20:60] = 1
+        restore(scores, prepared, 0.5)
+        print(prepared_at - before, peak() - before)
+    """
+    command = [sys.executable, "-c", textwrap.dedent(script)]
+    used = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    assert float(used[0]) < 150
+    assert float(used[1]) < 250

@@ -1,0 +1,399 @@
+import copy
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from PartialSegLib.errors import Cancelled, DeviceError, InputError
+from PartialSegLib.manifest import (
+    FileEntry,
+    Inference,
+    Manifest,
+    NetworkSpec,
+    PostprocessingStep,
+    Preprocessing,
+    Task,
+)
+from PartialSegLib.model import Model
+from PartialSegLib.networks import DoDNet
+from PartialSegLib.preprocessing import preprocess, restore
+from PartialSegLib.session import InferenceSession, segment
+from PartialSegLib.sliding_window import gaussian_weight, pad_to_patch, plan_patches
+from PartialSegLib.volume import Volume, reorient, write_volume
+
+PATCH = (16, 16, 16)
+PATCHES = 8
+ARGUMENTS = {"num_tasks": 3, "widths": (16, 16, 16), "depths": (1, 1, 1)}
+TASKS = (
+    Task("liver", {"liver": 0, "liver_tumor": 1}),
+    Task(
+        "kidney",
+        {"kidney": 0, "kidney_tumor": 1},
+        "",
+        (PostprocessingStep("keep_largest", "kidney", count=1),),
+    ),
+    Task("colon", {"colon_tumor": 1}),
+)
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    network = DoDNet(**ARGUMENTS).eval().requires_grad_(False)
+    with torch.no_grad():
+        network.controller.weight.mul_(20)
+    manifest = Manifest(
+        name="tiny",
+        version="1",
+        title="A tiny network",
+        license="Apache-2.0",
+        network=NetworkSpec("DoDNet", ARGUMENTS),
+        preprocessing=Preprocessing("SPL", (4, 4, 4), (-325, 325), divide=325),
+        inference=Inference(PATCH, 0.5, mirror_axes=(0, 2)),
+        tasks=TASKS,
+        files={"weights.safetensors": FileEntry("0" * 64, 0)},
+    )
+    return Model(manifest, network, Path("tiny"))
+
+
+def with_inference(model, **changes):
+    inference = dataclasses.replace(model.manifest.inference, **changes)
+    return dataclasses.replace(model, manifest=dataclasses.replace(model.manifest, inference=inference))
+
+
+@pytest.fixture(scope="module")
+def volume():
+    """20 x 21 x 24 network voxels: 8 patches."""
+    coarse = torch.from_numpy(np.random.default_rng(0).normal(0, 250, (1, 1, 7, 8, 9)))
+    smooth = torch.nn.functional.interpolate(coarse, (16, 42, 48), mode="trilinear")[0, 0]
+    affine = np.array([[0, 0, -2.0, 50], [0, -2, 0, -10], [5, 0, 0, 100], [0, 0, 0, 1]])
+    return Volume(smooth.numpy().astype(np.int16), affine)
+
+
+def session_with(model, volume, **options):
+    session = InferenceSession(model, "cpu", **options)
+    session.set_image(volume)
+    return session
+
+
+def masks(segmentation):
+    return {key: segmentation[key] for key in segmentation}
+
+
+def assert_same(first, second):
+    first, second = masks(first), masks(second)
+    assert first.keys() == second.keys()
+    for key in first:
+        np.testing.assert_array_equal(first[key], second[key], err_msg=str(key))
+
+
+def assert_nearly_same(first, second, voxels):
+    first, second = masks(first), masks(second)
+    assert first.keys() == second.keys()
+    for key in first:
+        assert np.count_nonzero(first[key] != second[key]) <= voxels, key
+
+
+@pytest.fixture(scope="module")
+def reference(model, volume):
+    return session_with(model, volume).predict()
+
+
+def test_the_tiny_model_finds_something_of_everything(reference, volume):
+    assert reference.keys() == [(task.name, name) for task in TASKS for name in task.structures]
+    for key in reference:
+        assert 0 < reference.voxel_count(key) < volume.array.size
+    assert reference.shape == volume.shape
+    np.testing.assert_array_equal(reference.affine, volume.affine)
+
+
+def test_the_session_equals_the_plain_loop(model, volume):
+    """The whole of the session in a dozen lines: no cache, no float16, no folded filters, no slabs."""
+    prepared = preprocess(volume, model.manifest.preprocessing, torch.device("cpu"))
+    image = pad_to_patch(prepared.tensor, PATCH, prepared.background)
+    weight = gaussian_weight(PATCH)
+    sums, weights = torch.zeros(2, *image.shape), torch.zeros(image.shape)
+    with torch.no_grad():
+        for patch in plan_patches(image.shape, PATCH, 0.5):
+            logits = model.network(image[patch.slices][None, None], 0)[0]
+            sums[:, *patch.slices] += logits.sigmoid() * weight
+            weights[patch.slices] += weight
+    found = session_with(model, volume, precision="float32").predict("liver")
+    for structure, score in zip(TASKS[0].structures, sums / weights, strict=True):
+        expected = np.zeros(volume.shape, bool)
+        box, mask = restore(score, prepared, 0.5)
+        expected[box] = mask
+        assert np.count_nonzero(found[structure] != expected) <= 0.001 * expected.size
+
+
+@pytest.mark.parametrize("cache_bytes", [0, 4 * 16**3 * 8 * 2 + 999, 1 << 30])
+def test_masks_do_not_depend_on_the_cache(model, volume, reference, cache_bytes):
+    session = session_with(model, volume, cache_bytes=cache_bytes)
+    for _ in range(2):
+        assert_same(session.predict(), reference)
+
+
+def test_a_further_task_encodes_nothing(model, volume, reference):
+    session = session_with(model, volume)
+    first = session.predict("liver")
+    assert session.patches_encoded == PATCHES
+    second = session.predict(["kidney", "colon"])
+    assert session.patches_encoded == PATCHES
+    for key in reference:
+        found = first if key[0] == "liver" else second
+        np.testing.assert_array_equal(found[key], reference[key])
+
+
+def test_without_a_cache_every_prediction_encodes(model, volume):
+    session = session_with(model, volume, cache_bytes=0)
+    session.predict("liver")
+    session.predict("kidney")
+    assert session.patches_encoded == 2 * PATCHES
+
+
+def test_two_sessions_give_identical_masks(model, volume, reference):
+    assert_same(session_with(model, volume).predict(), reference)
+
+
+def test_the_model_is_left_as_it_was(model, volume):
+    before = copy.deepcopy(model.network.state_dict())
+    session_with(model, volume).predict("liver")
+    after = model.network.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_progress_counts_patches(model, volume):
+    calls = []
+    session_with(model, volume).predict("liver", lambda done, total: calls.append((done, total)))
+    assert calls == [(done, PATCHES) for done in range(1, PATCHES + 1)]
+
+
+def test_a_cancelled_session_stays_usable_and_keeps_what_is_encoded(model, volume, reference):
+    def cancel(done, total):
+        if done == 3:
+            raise Cancelled
+
+    session = session_with(model, volume)
+    with pytest.raises(Cancelled):
+        session.predict("liver", cancel)
+    assert session.patches_encoded == 3
+    assert_same(session.predict(), reference)
+    assert session.patches_encoded == PATCHES
+
+
+def test_running_out_of_memory_leaves_the_session_usable(model, volume, reference, monkeypatch):
+    session = session_with(model, volume)
+    with monkeypatch.context() as patched:
+        patched.setattr(DoDNet, "forward_features", lambda *_: torch.empty(1 << 60, dtype=torch.uint8))
+        with pytest.raises(DeviceError, match="Out of memory"):
+            session.predict("liver")
+    assert_same(session.predict(), reference)
+
+
+def test_structures_choose_tasks_and_masks(model, volume, reference):
+    session = session_with(model, volume)
+    found = session.predict(structures=["liver_tumor", "colon_tumor"])
+    assert found.keys() == [("liver", "liver_tumor"), ("colon", "colon_tumor")]
+    for key in found:
+        np.testing.assert_array_equal(found[key], reference[key])
+    assert session.predict("kidney", structures="kidney").keys() == [("kidney", "kidney")]
+
+
+@pytest.mark.parametrize(
+    ("request_", "message"),
+    [
+        ({"tasks": "livr"}, "did you mean liver"),
+        ({"structures": ["kidny"]}, "did you mean kidney"),
+        ({"tasks": "liver", "structures": ["kidney"]}, "No chosen task yields 'kidney'"),
+        ({"roi": (900, 950, 0, 1, 0, 1)}, "outside the image"),
+    ],
+)
+def test_wrong_requests_are_refused(model, volume, request_, message):
+    with pytest.raises(InputError, match=message):
+        session_with(model, volume).predict(**request_)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"overlap": 1.0}, "overlap"),
+        ({"overlap": -0.1}, "overlap"),
+        ({"precision": "int8"}, "precision"),
+        ({"device": "gpu"}, "device"),
+    ],
+)
+def test_wrong_options_are_refused(model, options, message):
+    with pytest.raises(InputError, match=message):
+        InferenceSession(model, **options)
+
+
+def test_mirroring_needs_mirror_axes(model):
+    with pytest.raises(InputError, match="no axes to mirror"):
+        InferenceSession(with_inference(model, mirror_axes=()), mirror=True)
+
+
+@pytest.mark.parametrize("reset", [False, True])
+def test_predicting_needs_an_image(model, volume, reset):
+    session = InferenceSession(model, "cpu")
+    if reset:
+        session.set_image(volume)
+        session.reset_image()
+    with pytest.raises(InputError, match="call set_image"):
+        session.predict("liver")
+
+
+def test_a_new_image_replaces_the_old_one(model, volume, reference):
+    session = session_with(model, volume.with_array(-volume.array))
+    session.predict("liver")
+    session.set_image(volume)
+    assert session.patches_encoded == 0
+    assert session.timings["encode"] == 0
+    assert_same(session.predict(), reference)
+
+
+def test_timings_name_the_stages(model, volume):
+    session = session_with(model, volume)
+    session.predict("liver")
+    assert list(session.timings) == ["preprocess", "encode", "head", "restore"]
+    assert all(seconds > 0 for seconds in session.timings.values())
+
+
+def test_bfloat16_changes_little(model, volume):
+    exact = session_with(model, volume, precision="float32").predict()
+    rounded = session_with(model, volume, precision="bfloat16").predict()
+    assert_nearly_same(exact, rounded, 0.02 * volume.array.size)
+
+
+def test_overflowing_patches_are_encoded_in_float32(model, volume, monkeypatch, caplog):
+    exact = session_with(model, volume, precision="float32").predict()
+    encode = DoDNet.forward_features
+
+    def overflow(network, patch):
+        features = encode(network, patch)
+        return (
+            features._replace(decoder=features.decoder * float("inf"))
+            if torch.is_autocast_enabled("cpu")
+            else features
+        )
+
+    monkeypatch.setattr(DoDNet, "forward_features", overflow)
+    assert_same(session_with(model, volume, precision="bfloat16").predict(), exact)
+    assert "encoded in float32" in caplog.text
+
+
+def test_mirroring_averages_all_flips(model):
+    """Then a mirrored image has the mirrored masks, which no random network gives without averaging."""
+    array = np.random.default_rng(0).integers(-300, 300, PATCH).astype(np.int16)
+    affine = np.array([[0, 0, -4.0, 0], [0, -4, 0, 0], [4, 0, 0, 0], [0, 0, 0, 1]])
+    one, other = Volume(array, affine), Volume(array[::-1, :, ::-1], affine)
+    session = session_with(model, one, mirror=True, precision="float32")
+    found = session.predict("liver")
+    assert session.patches_encoded == 4
+    mirrored = session_with(model, other, mirror=True, precision="float32").predict("liver")
+    plain = session_with(model, one, precision="float32").predict("liver")
+    for key in found:
+        assert np.count_nonzero(found[key] != mirrored[key][::-1, :, ::-1]) <= 2
+        assert np.count_nonzero(found[key] != plain[key]) > 20
+
+
+@pytest.mark.parametrize("blend", ["probabilities", "logits"])
+@pytest.mark.parametrize("activation", ["sigmoid", "softmax"])
+def test_activation_and_blending(model, volume, activation, blend):
+    found = session_with(
+        with_inference(model, activation=activation, blend=blend), volume, precision="float32"
+    ).predict("liver")
+    organ, tumour = found["liver"], found["liver_tumor"]
+    assert organ.any()
+    assert tumour.any()
+    if activation == "softmax":
+        assert not (organ & tumour).any()
+        assert (organ | tumour).mean() > 0.95
+
+
+def test_softmax_scores_decide_like_argmax(model):
+    from PartialSegLib.network_runner import NetworkRunner
+
+    runner = NetworkRunner(with_inference(model, activation="softmax"), torch.device("cpu"), torch.float32)
+    blended = torch.rand(2, 3, 4, 5).softmax(dim=0)
+    scores = runner.structure_scores(blended, TASKS[0])
+    winners = blended.argmax(dim=0)
+    assert torch.equal(scores["liver"] > runner.threshold, winners == 0)
+    assert torch.equal(scores["liver_tumor"] > runner.threshold, winners == 1)
+
+
+@pytest.mark.parametrize("overlap", [0.0, 0.25, 0.9])
+def test_overlap_can_be_chosen(model, volume, overlap):
+    session = session_with(model, volume, overlap=overlap)
+    session.predict("liver")
+    expected = len(plan_patches((20, 21, 24), PATCH, overlap))
+    assert session.patches_encoded == expected
+
+
+def test_a_region_gives_the_masks_inside_it_and_nothing_outside(model, volume):
+    session = session_with(model, volume)
+    whole = session.predict("liver")
+    session.reset_image()
+    session.set_image(volume)
+    roi = ((30, 48), (-60, -12), (102, 118))
+    found = session.predict("liver", roi=roi)
+    assert session.patches_encoded < PATCHES
+    inside = np.zeros(volume.shape, bool)
+    inside[1:4, 1:26, 1:11] = True
+    for key in whole:
+        np.testing.assert_array_equal(found[key], whole[key] & inside)
+    assert found.provenance["roi"] == [[30, 48], [-60, -12], [102, 118]]
+
+
+def test_a_region_in_the_cropped_away_air_is_refused(model, volume):
+    array = np.full((40, 64, 64), -1000, np.int16)
+    array[5:15, 10:25, 12:30] = 40
+    session = InferenceSession(model, "cpu")
+    session.set_image(Volume(array, np.diag([4.0, 4, 4, 1])), crop_to_body=True)
+    with pytest.raises(InputError, match="outside the body"):
+        session.predict("liver", roi=(150, 156, 200, 250, 200, 250))
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (1, 30, 30), (3, 2, 50), (70, 5, 5)])
+def test_any_shape_is_segmented(model, shape):
+    volume = Volume(
+        np.random.default_rng(0).integers(-300, 300, shape).astype(np.float32), np.eye(4) * [2, 2, 2, 1]
+    )
+    found = session_with(model, volume).predict()
+    assert found.shape == shape
+    assert all(found[key].shape == shape for key in found)
+
+
+@pytest.mark.parametrize("orientation", ["SAR", "LIP", "PRS"])
+def test_the_same_patient_in_another_orientation(model, volume, reference, orientation):
+    found = session_with(model, reorient(volume, orientation)).predict()
+    for key in reference:
+        expected = reorient(volume.with_array(reference[key]), orientation).array
+        assert np.count_nonzero(found[key] != expected) <= 0.002 * expected.size
+
+
+def test_the_clean_up_of_the_task_is_applied(model, volume, reference):
+    bare = dataclasses.replace(TASKS[1], postprocessing=())
+    manifest = dataclasses.replace(model.manifest, tasks=(TASKS[0], bare, TASKS[2]))
+    raw = session_with(dataclasses.replace(model, manifest=manifest), volume).predict("kidney")
+    kidney = reference["kidney"]
+    assert kidney.sum() < raw["kidney"].sum()
+    assert not (kidney & ~raw["kidney"]).any()
+    np.testing.assert_array_equal(reference["kidney_tumor"], raw["kidney_tumor"])
+
+
+def test_provenance_says_what_was_run(reference):
+    assert reference.provenance["model"] == "tiny"
+    assert reference.provenance["weights_sha256"] == "0" * 64
+    assert reference.provenance["overlap"] == 0.5
+    assert reference.provenance["roi"] is None
+
+
+def test_one_call_segments_a_file(model, volume, reference, tmp_path):
+    path = tmp_path / "ct.nii.gz"
+    write_volume(path, volume)
+    found = segment(path, model, ["liver", "colon"], device="cpu")
+    assert found.keys() == [("liver", "liver"), ("liver", "liver_tumor"), ("colon", "colon_tumor")]
+    for key in found:
+        np.testing.assert_array_equal(found[key], reference[key])

@@ -1,0 +1,110 @@
+import numpy as np
+import pytest
+import torch
+from scipy import ndimage
+
+from PartialSegLib.sliding_window import Patch, PatchBlender, gaussian_weight, pad_to_patch, plan_patches
+
+SHAPES = [(16, 16, 16), (17, 20, 31), (40, 9, 24), (5, 7, 3), (1, 1, 1)]
+PATCH_SIZES = [(16, 16, 16), (8, 16, 4), (5, 7, 9)]
+OVERLAPS = [0, 0.25, 0.5, 0.7, 0.9]
+
+
+@pytest.mark.parametrize(
+    ("length", "size", "overlap", "starts"),
+    [
+        (64, 64, 0.5, [0]),
+        (65, 64, 0.5, [0, 1]),
+        (96, 64, 0.5, [0, 32]),
+        (100, 64, 0.5, [0, 32, 36]),
+        (10, 4, 0, [0, 4, 6]),
+        (9, 5, 0.5, [0, 3, 4]),
+        (13, 10, 0.7, [0, 3]),
+        (3, 8, 0.5, [0]),
+        (6, 4, 0.99, [0, 1, 2]),
+    ],
+)
+def test_patches_lie_at_multiples_of_the_stride_and_end_at_the_border(length, size, overlap, starts):
+    patches = plan_patches((length, 4, 4), (size, 4, 4), overlap)
+    assert [patch.start for patch in patches] == [(start, 0, 0) for start in starts]
+
+
+@pytest.mark.parametrize("overlap", OVERLAPS)
+@pytest.mark.parametrize("patch_size", PATCH_SIZES)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_an_identity_predictor_returns_the_image(shape, patch_size, overlap):
+    image = torch.rand(shape, generator=torch.Generator().manual_seed(0))
+    padded = pad_to_patch(image, patch_size, 0)
+    blender = PatchBlender(padded.shape, 2, gaussian_weight(patch_size))
+    for patch in plan_patches(shape, patch_size, overlap):
+        part = padded[patch.slices]
+        assert part.shape == patch_size
+        blender.add(patch, torch.stack([part, -part]))
+    z, y, x = shape
+    scores = blender.scores()[:, :z, :y, :x].float()
+    assert torch.allclose(scores, torch.stack([image, -image]), atol=5e-4)
+
+
+def test_blending_is_the_weighted_mean():
+    weight = gaussian_weight((4, 4, 4))
+    shape, overlap = (11, 6, 9), 0.5
+    random = torch.Generator().manual_seed(0)
+    blender = PatchBlender(shape, 1, weight)
+    sums, weights = torch.zeros(shape), torch.zeros(shape)
+    for patch in plan_patches(shape, (4, 4, 4), overlap):
+        for _ in range(2):
+            scores = torch.rand(1, 4, 4, 4, generator=random)
+            blender.add(patch, scores)
+            sums[patch.slices] += weight * scores[0]
+            weights[patch.slices] += weight
+    assert torch.allclose(blender.scores()[0].float(), sums / weights, atol=5e-4)
+
+
+def test_voxels_that_no_patch_covers_score_zero():
+    blender = PatchBlender((12, 8, 8), 1, gaussian_weight((4, 4, 4)))
+    blender.add(Patch((6, 4, 0), (4, 4, 4)), torch.ones(1, 4, 4, 4))
+    expected = torch.zeros(12, 8, 8)
+    expected[6:10, 4:8, :4] = 1
+    assert torch.equal(blender.scores()[0].float(), expected)
+
+
+def test_patches_in_descending_order_are_refused():
+    blender = PatchBlender((12, 4, 4), 1, gaussian_weight((4, 4, 4)))
+    blender.add(Patch((6, 0, 0), (4, 4, 4)), torch.ones(1, 4, 4, 4))
+    with pytest.raises(ValueError, match="ascending"):
+        blender.add(Patch((0, 0, 0), (4, 4, 4)), torch.ones(1, 4, 4, 4))
+
+
+def test_the_weight_is_a_gaussian_of_an_eighth_of_the_patch():
+    weight = gaussian_weight((16, 32, 8)).numpy()
+    assert weight.shape == (16, 32, 8)
+    assert weight[8, 16, 4] == weight.max() == 1
+    assert weight.min() > 0
+    np.testing.assert_allclose(weight[8, 16 + 4, 4], np.exp(-0.5), rtol=1e-3)
+    impulse = np.zeros((16, 32, 8))
+    impulse[8, 16, 4] = 1
+    expected = ndimage.gaussian_filter(impulse, (2, 4, 1), mode="constant")
+    np.testing.assert_allclose(weight, expected / expected.max(), rtol=1e-5)
+
+
+def test_a_patch_touches_what_it_shares_a_voxel_with():
+    patch = Patch((2, 0, 4), (3, 2, 2))
+    slices = np.zeros(8, bool)
+    slices[5:] = True
+    assert not patch.touches(slices)
+    slices[4] = True
+    assert patch.touches(slices)
+    voxels = np.zeros((8, 4, 8), bool)
+    voxels[4, 1, 6] = True
+    assert not patch.touches(voxels)
+    voxels[4, 1, 5] = True
+    assert patch.touches(voxels)
+
+
+def test_padding_fills_the_end_of_short_axes():
+    padded = pad_to_patch(torch.zeros(3, 5, 2), (4, 4, 4), -7)
+    assert padded.shape == (4, 5, 4)
+    assert padded[:3, :, :2].eq(0).all()
+    assert padded.sum() == -7 * (4 * 5 * 4 - 3 * 5 * 2)
+    image = torch.zeros(4, 5, 6)
+    assert pad_to_patch(image, (4, 4, 4), -7) is image
