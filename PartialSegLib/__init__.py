@@ -1,0 +1,57 @@
+"""PartialSeg: CT segmentation with networks trained on partially labelled data.
+
+The names below are the public interface. Each is loaded on first use, so that `import PartialSegLib` costs
+nothing and imports no torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .errors import Cancelled, DeviceError, InputError
+    from .model import load_model
+    from .segmentation import Segmentation, read_segmentation, write_segmentation
+    from .session import InferenceSession, segment
+    from .volume import Volume, read_volume, write_volume
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Cancelled",
+    "DeviceError",
+    "InferenceSession",
+    "InputError",
+    "Segmentation",
+    "Volume",
+    "load_model",
+    "read_segmentation",
+    "read_volume",
+    "segment",
+    "write_segmentation",
+    "write_volume",
+]
+
+_MODULES = {
+    "errors": ("Cancelled", "DeviceError", "InputError"),
+    "model": ("load_model",),
+    "segmentation": ("Segmentation", "read_segmentation", "write_segmentation"),
+    "session": ("InferenceSession", "segment"),
+    "volume": ("Volume", "read_volume", "write_volume"),
+}
+_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
+
+
+def __getattr__(name: str) -> object:
+    """Load a public name from its module (PEP 562)."""
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f".{_MODULE_OF[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """List the public names for completion."""
+    return sorted([*globals(), *__all__])

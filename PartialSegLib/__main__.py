@@ -1,0 +1,155 @@
+"""Command line: `python -m PartialSegLib`, also installed as `partialseg`.
+
+Exit codes: 0 done; 2 wrong usage or input; 3 out of memory or a missing device; 130 interrupted. A user's
+mistake is answered by one sentence on standard error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+from . import __version__
+from .errors import Cancelled, DeviceError, InputError
+
+WRONG_INPUT, NO_DEVICE, INTERRUPTED = 2, 3, 130
+NSD_TOLERANCE_MM = 3.0
+
+
+class Parser(argparse.ArgumentParser):
+    """Answers wrong usage with one sentence."""
+
+    def error(self, message: str) -> NoReturn:
+        """Leave with the sentence."""
+        self.exit(WRONG_INPUT, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        arguments: those after the program's name; None for the process's own.
+
+    Returns:
+        The exit code.
+    """
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    previous = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        options = build_parser().parse_args(arguments)
+        command = getattr(import_module(f".cli.{options.module}", __package__), options.function)
+        command(options)
+        sys.stdout.flush()
+    except (KeyboardInterrupt, Cancelled):
+        return _fail(INTERRUPTED, "Interrupted; unfinished output was removed.")
+    except DeviceError as error:
+        return _fail(NO_DEVICE, str(error))
+    except MemoryError:
+        return _fail(NO_DEVICE, "Out of memory; close other programs or segment a smaller region with --roi.")
+    except BrokenPipeError:  # the reader of our output, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except InputError as error:
+        return _fail(WRONG_INPUT, str(error))
+    except OSError as error:
+        return _fail(WRONG_INPUT, f"{error.filename or 'Input or output'}: {error.strerror or error}.")
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+    return 0
+
+
+def build_parser() -> Parser:
+    """Describe all commands and their options."""
+    parser = Parser("partialseg", description="Segment CT with networks trained on partially labelled data.")
+    parser.add_argument("--version", action="version", version=f"partialseg {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    def add(name: str, module: str, function: str, text: str) -> Parser:
+        command = commands.add_parser(name, help=text, description=text)
+        command.set_defaults(module=module, function=function)
+        return command
+
+    _segment_arguments(add("segment", "segmenting", "segment", "Segment a CT."))
+    _demo_arguments(add("demo", "segmenting", "demo", "Segment all tasks of a CT or phantom, and draw them."))
+    add("models", "inspecting", "models", "List the installed models.")
+    command = add("info", "inspecting", "info", "Say what a volume, segmentation or model package is.")
+    command.add_argument("file", help="image, DICOM folder, .seg.nrrd, package folder, or name of a model")
+    _import_arguments(
+        add("import", "inspecting", "import_model", "Turn an official checkpoint into a package.")
+    )
+    _evaluate_arguments(add("evaluate", "evaluating", "evaluate_files", "Compare with a reference."))
+    return parser
+
+
+def _segment_arguments(command: Parser) -> None:
+    command.add_argument(
+        "input", type=Path, help=".nii, .nii.gz, .nrrd, .mha, or a folder with one DICOM series"
+    )
+    text = ".seg.nrrd, .nii.gz (one label map), or a folder (one .nii.gz per structure)"
+    command.add_argument("-o", "--output", type=Path, required=True, metavar="OUT", help=text)
+    command.add_argument("--task", action="append", metavar="T", help="a task of the model; repeat for more")
+    command.add_argument("--structure", action="append", metavar="S", help="keep only these structures")
+    text = "only this box, mm in RAS coordinates"
+    command.add_argument(
+        "--roi", type=float, nargs=6, metavar=("X0", "X1", "Y0", "Y1", "Z0", "Z1"), help=text
+    )
+    command.add_argument("--report", type=Path, metavar="FILE.json", help="also write volumes and times")
+    _session_arguments(command)
+
+
+def _demo_arguments(command: Parser) -> None:
+    command.add_argument(
+        "input", type=Path, nargs="?", metavar="CT", help="image or DICOM folder (a phantom)"
+    )
+    command.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER")
+    command.set_defaults(task=None, structure=None, roi=None)
+    _session_arguments(command)
+
+
+def _session_arguments(command: Parser) -> None:
+    command.add_argument(
+        "--model", metavar="NAME|PATH", help="an installed model or a package (the bundled one)"
+    )
+    command.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (%(default)s)")
+    command.add_argument(
+        "--overlap", type=float, metavar="0..1", help="of neighbouring patches (the model's)"
+    )
+    command.add_argument("--mirror", action="store_true", help="average over flips: slower, a little better")
+    command.add_argument(
+        "--force", action="store_true", help="accept an image that does not look like CT in HU"
+    )
+
+
+def _import_arguments(command: Parser) -> None:
+    command.add_argument("name", help="whose checkpoint it is: dodnet")
+    command.add_argument("checkpoint", type=Path, help="file of the official training code")
+    command.add_argument("-o", "--output", type=Path, required=True, metavar="PACKAGE", help="new folder")
+
+
+def _evaluate_arguments(command: Parser) -> None:
+    command.add_argument("prediction", type=Path, help="a segmentation, or a folder of them")
+    command.add_argument("reference", type=Path, help="the same with the truth, matched by name")
+    command.add_argument("--structure", action="append", metavar="S", help="compare only these structures")
+    text = "for the surface distance (%(default)s)"
+    command.add_argument("--tolerance", type=float, default=NSD_TOLERANCE_MM, metavar="MM", help=text)
+    command.add_argument("-o", "--output", type=Path, metavar="FILE", help=".csv or .json; else a table")
+
+
+def _fail(code: int, sentence: str) -> int:
+    sys.stderr.write(f"{sentence}\n")
+    return code
+
+
+def _interrupt(signum: int, frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    sys.exit(main())

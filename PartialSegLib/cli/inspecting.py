@@ -1,0 +1,112 @@
+"""The commands `models`, `info` and `import`."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from pathlib import Path
+
+from ..manifest import MANIFEST_FILE, Manifest, read_manifest
+from ..packages import find_package, installed_packages
+from ..segmentation import read_segmentation
+from ..volume import check_hounsfield, read_volume
+from .terminal import write_line, write_table
+
+
+def models(options: Namespace) -> None:
+    """List the installed packages with their tasks."""
+    rows = []
+    for _, manifest in installed_packages():
+        size = f"{_megabytes(manifest):.1f} MB"
+        first = [f"{manifest.name} {manifest.version}", manifest.license, size]
+        for task in manifest.tasks:
+            rows.append([*first, task.name, ", ".join(task.structures)])
+            first = ["", "", ""]
+    write_table(["MODEL", "LICENCE", "SIZE", "TASK", "STRUCTURES"], rows)
+
+
+def info(options: Namespace) -> None:
+    """Say what a volume, a segmentation or a model package is."""
+    path = Path(options.file).expanduser()
+    if not path.exists() or (path / MANIFEST_FILE).exists() or path.name == MANIFEST_FILE:
+        _describe_package(find_package(path.parent if path.name == MANIFEST_FILE else options.file))
+    elif path.name.lower().endswith((".seg.nrrd", ".seg.nhdr")):
+        _describe_segmentation(path)
+    else:
+        _describe_volume(path)
+
+
+def import_model(options: Namespace) -> None:
+    """Turn an official checkpoint into a model package."""
+    from ..importers import import_checkpoint
+
+    manifest = import_checkpoint(options.name, options.checkpoint, options.output)
+    write_line(f"{options.output}: {manifest.name} {manifest.version}, {_megabytes(manifest):.1f} MB")
+
+
+def _describe_volume(path: Path) -> None:
+    volume = read_volume(path, any_modality=True)
+    _write_facts({
+        "volume": str(path),
+        "size (x, y, z)": " × ".join(str(size) for size in volume.shape[::-1]),
+        "spacing (x, y, z)": " × ".join(f"{spacing:g}" for spacing in volume.spacing[::-1]) + " mm",
+        "orientation": f"{volume.orientation[::-1]} (x, y, z grow towards)",
+        "first voxel (RAS)": ", ".join(f"{value:.1f}" for value in volume.affine[:3, 3]) + " mm",
+        "values": f"{volume.array.min():g} to {volume.array.max():g} ({volume.array.dtype})",
+        "CT in HU": check_hounsfield(volume) or "plausible",
+    })  # fmt: skip
+
+
+def _describe_segmentation(path: Path) -> None:
+    segmentation = read_segmentation(path)
+    _write_facts({
+        "segmentation": str(path),
+        "size (x, y, z)": " × ".join(str(size) for size in segmentation.shape[::-1]),
+        **{key: str(value) for key, value in segmentation.provenance.items()},
+    })  # fmt: skip
+    write_line()
+    rows = [[*key, f"{segmentation.volume_ml(key):.1f}"] for key in segmentation]
+    write_table(["TASK", "STRUCTURE", "ML"], rows, right=[2])
+
+
+def _describe_package(folder: Path) -> None:
+    manifest = read_manifest(folder)
+    preprocessing, inference = manifest.preprocessing, manifest.inference
+    arguments = ", ".join(f"{name}={value}" for name, value in manifest.network.arguments.items())
+    _write_facts({
+        "model": f"{manifest.name} {manifest.version}: {manifest.title}",
+        "folder": str(folder),
+        "licence": manifest.license,
+        "citation": manifest.citation,
+        "network": f"{manifest.network.architecture}({arguments})",
+        "parameters": f"{_parameter_count(manifest):,}",
+        "size": f"{_megabytes(manifest):.1f} MB",
+        "orientation (z, y, x)": preprocessing.orientation,
+        "spacing (z, y, x)": f"{_product(preprocessing.spacing)} mm",
+        "HU": "{:g} to {:g}".format(*preprocessing.clip),
+        "patch (z, y, x)": f"{_product(inference.patch_size)} voxels, overlap {inference.overlap:g}",
+        **{f"source: {key}": value for key, value in manifest.source.items()},
+        **{f"training: {key}": str(value) for key, value in manifest.training.items()},
+    })  # fmt: skip
+    write_line()
+    write_table(["TASK", "STRUCTURES"], [[task.name, ", ".join(task.structures)] for task in manifest.tasks])
+
+
+def _parameter_count(manifest: Manifest) -> int:
+    from ..model import build_network
+
+    return sum(parameter.numel() for parameter in build_network(manifest.network).parameters())
+
+
+def _megabytes(manifest: Manifest) -> float:
+    return sum(entry.bytes for entry in manifest.files.values()) / 1e6
+
+
+def _product(values: tuple[float, ...]) -> str:
+    return " × ".join(f"{value:g}" for value in values)
+
+
+def _write_facts(facts: dict[str, str]) -> None:
+    width = max(map(len, facts))
+    for name, value in facts.items():
+        if value:
+            write_line(f"{name.ljust(width)}  {value}")

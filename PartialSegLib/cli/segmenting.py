@@ -1,0 +1,173 @@
+"""The commands `segment` and `demo`.
+
+PyTorch is imported once the input has been read and found good, so that a mistake is answered at once.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from argparse import Namespace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+from ..errors import InputError
+from ..evaluation import dice
+from ..overview import write_overview
+from ..packages import BUNDLED_MODELS, installed_packages
+from ..report import build_report, write_report
+from ..segmentation import Key, Segmentation, write_segmentation
+from ..volume import Volume, check_hounsfield, read_volume, write_volume
+from .terminal import progress_bar, write_line, write_table
+
+if TYPE_CHECKING:
+    from ..session import InferenceSession
+
+PHANTOM_SEED = 2026
+SEGMENTATION_SUFFIXES = (".seg.nrrd", ".nii.gz", ".nii")
+
+logger = logging.getLogger(__name__)
+
+Seconds = dict[str, float]
+
+
+def segment(options: Namespace) -> None:
+    """Segment a file or a DICOM folder; write the result, and a report when asked for."""
+    _check_output(options.output)
+    if options.report:
+        _check_folder(options.report.parent)
+    seconds: Seconds = {}
+    volume = _read_ct(options.input, options.force, seconds)
+    session = _open_session(options, seconds)
+    segmentation = _predict(session, volume, options, seconds)
+    with _timed(seconds, "write"):
+        write_segmentation(options.output, segmentation)
+    if options.report:
+        write_report(options.report, build_report(segmentation, seconds, str(options.input)))
+
+
+def demo(options: Namespace) -> None:
+    """Segment every task in a CT, or in a phantom when none is given, and show what was found."""
+    folder: Path = options.output
+    _check_folder(folder)
+    seconds: Seconds = {}
+    if options.input:
+        source, reference = str(options.input), None
+        volume = _read_ct(options.input, options.force, seconds)
+    else:
+        source = f"phantom {PHANTOM_SEED}"
+        volume, reference = _make_phantom(seconds)
+        write_volume(folder / "phantom.nii.gz", volume)
+    session = _open_session(options, seconds)
+    segmentation = _predict(session, volume, options, seconds)
+    with _timed(seconds, "write"):
+        write_segmentation(folder / "segmentation.seg.nrrd", segmentation)
+    with _timed(seconds, "draw"):
+        write_overview(folder / "overview.png", volume, segmentation, _title(source, session))
+    write_report(folder / "report.json", build_report(segmentation, seconds, source))
+    _write_summary(segmentation, reference)
+    write_line(
+        f"\n{sum(seconds.values()):.0f} s. Look at {folder / 'overview.png'}; all results are in {folder}."
+    )
+
+
+def _open_session(options: Namespace, seconds: Seconds) -> InferenceSession:
+    """Load the model; features are not kept, since all tasks run in one pass over the patches."""
+    with _timed(seconds, "load_model"):
+        from ..model import load_model
+        from ..session import InferenceSession
+        from ..task_request import request_tasks
+
+        model = load_model(options.model or _bundled_model())
+        request_tasks(model, options.task, options.structure)  # refuses unknown names before the work starts
+        return InferenceSession(
+            model, options.device, cache_bytes=0, overlap=options.overlap, mirror=options.mirror
+        )
+
+
+def _bundled_model() -> Path:
+    for folder, _ in installed_packages():
+        if folder.parent == BUNDLED_MODELS:
+            return folder
+    raise InputError("This copy of PartialSeg has no bundled model; name one with --model.")
+
+
+def _read_ct(path: Path, is_forced: bool, seconds: Seconds) -> Volume:
+    with _timed(seconds, "read"):
+        volume = read_volume(path, any_modality=is_forced)
+    doubt = check_hounsfield(volume)
+    if doubt and not is_forced:
+        raise InputError(f"{path}: {doubt}; give a CT in HU, or add --force to segment it all the same.")
+    if doubt:
+        logger.warning("%s: %s.", path, doubt)
+    return volume
+
+
+def _predict(session: InferenceSession, volume: Volume, options: Namespace, seconds: Seconds) -> Segmentation:
+    session.set_image(volume)
+    with progress_bar() as show:
+        segmentation = session.predict(options.task, show, options.structure, options.roi)
+    seconds |= session.timings
+    return segmentation
+
+
+def _make_phantom(seconds: Seconds) -> tuple[Volume, Segmentation]:
+    """A synthetic CT and its exact labels."""
+    from ..phantom import STRUCTURE_TISSUES, make_phantom
+
+    with _timed(seconds, "make_phantom"):
+        phantom = make_phantom(PHANTOM_SEED)
+        reference = Segmentation(phantom.volume.shape, phantom.volume.affine)
+        for structure in STRUCTURE_TISSUES:
+            reference.add("phantom", structure, None, phantom.mask(structure))
+    return phantom.volume, reference
+
+
+def _title(source: str, session: InferenceSession) -> str:
+    manifest = session.model.manifest
+    return f"{Path(source).name}   ·   {manifest.name} {manifest.version}"
+
+
+def _write_summary(segmentation: Segmentation, reference: Segmentation | None) -> None:
+    """Write a table of volumes, with the true ones and the overlap where they are known."""
+    header = ["structure", "volume (ml)"] + (["true (ml)", "Dice"] if reference else [])
+    rows = []
+    for key in segmentation:
+        row = [segmentation.display_name(key), f"{segmentation.volume_ml(key):.1f}"]
+        if reference:
+            row += _agreement(segmentation, key, reference)
+        rows.append(row)
+    write_table(header, rows, right=range(1, len(header)))
+
+
+def _agreement(segmentation: Segmentation, key: Key, reference: Segmentation) -> list[str]:
+    if key[1] not in {structure for _, structure in reference}:
+        return ["", ""]
+    overlap = dice(segmentation[key], reference[key[1]])
+    return [f"{reference.volume_ml(key[1]):.1f}", f"{overlap:.2f}"]
+
+
+def _check_output(path: Path) -> None:
+    """Refuse an output before the work that would be lost; what happens later is caught when writing."""
+    if path.suffix and not path.is_dir() and not path.name.lower().endswith(SEGMENTATION_SUFFIXES):
+        choices = ", ".join(SEGMENTATION_SUFFIXES)
+        raise InputError(f"{path}: a segmentation is written as {choices} or into a folder; choose one.")
+    _check_folder(path.parent)
+
+
+def _check_folder(folder: Path) -> None:
+    existing = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        raise InputError(
+            f"Nothing can be written to {folder}: {existing} is no writable folder; choose another."
+        )
+
+
+@contextmanager
+def _timed(seconds: Seconds, stage: str) -> Iterator[None]:
+    start = perf_counter()
+    yield
+    seconds[stage] = perf_counter() - start

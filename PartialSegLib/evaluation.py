@@ -1,0 +1,238 @@
+"""How well a segmentation agrees with a reference: Dice, normalized surface distance and Hausdorff distance.
+
+Conventions for empty masks: both empty is full agreement (Dice 1, NSD 1, HD95 0 mm); one empty is none
+(Dice 0, NSD 0, HD95 infinite, since there is no surface to measure to).
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import numpy as np
+
+from .errors import InputError
+from .output_files import replacing
+from .segmentation import Key, Segmentation
+from .structures import load_structures
+from .surface_distance import surface_distances
+from .volume import IMAGE_SUFFIXES, Volume
+
+TOLERANCE_MM = 3.0
+"""Default tolerance of the normalized surface distance, the one TotalSegmentator reports with."""
+SCORE_SUFFIXES = (".csv", ".json")
+FOLDER_TABLE = "labels.csv"
+"""What marks a folder as one segmentation; see `write_segmentation`."""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Score:
+    """Agreement of one predicted mask with its reference.
+
+    Attributes:
+        case: which image; empty for a single one.
+        task: the task that predicted the mask.
+        structure: what both masks show.
+        dice: Dice coefficient, 0 to 1.
+        nsd: normalized surface distance at `tolerance_mm`, 0 to 1.
+        hausdorff95_mm: 95th percentile of the surface distances; infinite when one mask is empty.
+        prediction_ml: volume of the prediction.
+        reference_ml: volume of the reference.
+        tolerance_mm: distance up to which surfaces agree.
+    """
+
+    case: str
+    task: str
+    structure: str
+    dice: float
+    nsd: float
+    hausdorff95_mm: float
+    prediction_ml: float
+    reference_ml: float
+    tolerance_mm: float
+
+
+def dice(a: np.ndarray, b: np.ndarray) -> float:
+    """Dice coefficient 2 |a ∩ b| / (|a| + |b|) of two boolean masks; 1 when both are empty."""
+    total = np.count_nonzero(a) + np.count_nonzero(b)
+    return 2 * np.count_nonzero(a & b) / total if total else 1.0
+
+
+def normalized_surface_distance(
+    a: np.ndarray, b: np.ndarray, spacing: Sequence[float], tolerance_mm: float = TOLERANCE_MM
+) -> float:
+    """Share of both surfaces that lies within a tolerance of the other one ("surface Dice").
+
+    Args:
+        a: boolean mask (z, y, x).
+        b: another of the same shape.
+        spacing: voxel size (z, y, x), mm.
+        tolerance_mm: distance up to which surfaces agree.
+
+    Returns:
+        0 to 1; 1 when both masks are empty, 0 when one is.
+    """
+    return surface_distances(a, b, spacing).fraction_within(tolerance_mm)
+
+
+def hausdorff95(a: np.ndarray, b: np.ndarray, spacing: Sequence[float]) -> float:
+    """Distance in mm within which 95 % of either surface (by area) lies from the other one.
+
+    Args:
+        a: boolean mask (z, y, x).
+        b: another of the same shape.
+        spacing: voxel size (z, y, x), mm.
+
+    Returns:
+        The larger of both directions; 0 when both masks are empty, infinity when one is.
+    """
+    return surface_distances(a, b, spacing).percentile(0.95)
+
+
+def evaluate(
+    prediction: Segmentation,
+    reference: Segmentation,
+    structures: Iterable[str] | None = None,
+    *,
+    tolerance_mm: float = TOLERANCE_MM,
+    case: str = "",
+) -> list[Score]:
+    """Compare two segmentations of one image, structure by structure.
+
+    A mask is compared with the reference of the same task and structure, else with the only one of that
+    structure.
+
+    Args:
+        prediction: what a model found.
+        reference: what is true.
+        structures: ids to compare; None for those that both have.
+        tolerance_mm: for the normalized surface distance.
+        case: name put into the scores.
+
+    Returns:
+        One score per mask of the prediction, in its order.
+
+    Raises:
+        InputError: different grids, a structure that one of them lacks, or nothing in common.
+    """
+    grid, other = (Volume(np.broadcast_to(np.False_, s.shape), s.affine) for s in (prediction, reference))
+    if not grid.same_geometry(other):
+        raise InputError(
+            f"{case or 'The prediction'} and its reference lie on different grids ({prediction.shape} and "
+            f"{reference.shape} voxels, or another affine); evaluate on the grid of the image."
+        )
+    scores = []
+    for key, reference_key in _matching_keys(prediction, reference, structures):
+        a, b = prediction[key], reference[reference_key]
+        surfaces = surface_distances(a, b, grid.spacing)
+        volumes = prediction.volume_ml(key), reference.volume_ml(reference_key)
+        measures = dice(a, b), surfaces.fraction_within(tolerance_mm), surfaces.percentile(0.95)
+        scores.append(Score(case, *key, *measures, *volumes, tolerance_mm))
+    return scores
+
+
+def matched_cases(prediction: str | Path, reference: str | Path) -> list[tuple[str, Path, Path]]:
+    """Pair predictions with references.
+
+    Args:
+        prediction: a segmentation as `read_segmentation` takes it, or a folder of these.
+        reference: likewise; cases are matched by their names without suffix.
+
+    Returns:
+        (case, prediction, reference) of every reference, sorted by case; the case is empty for a single pair.
+
+    Raises:
+        InputError: one is a folder of cases and the other is not, or a reference has no prediction.
+    """
+    prediction, reference = Path(prediction).expanduser(), Path(reference).expanduser()
+    folders = [path for path in (prediction, reference) if _is_folder_of_cases(path)]
+    if not folders:
+        return [("", prediction, reference)]
+    if len(folders) == 1:
+        raise InputError(f"{folders[0]} is a folder of cases, the other is not; give two of a kind.")
+    predictions, references = _cases(prediction), _cases(reference)
+    if missing := sorted(references.keys() - predictions.keys()):
+        raise InputError(f"{prediction} has no prediction for {', '.join(missing)}; add it.")
+    if extra := sorted(predictions.keys() - references.keys()):
+        logger.warning("Without a reference and left out: %s.", ", ".join(extra))
+    return [(case, predictions[case], references[case]) for case in sorted(references)]
+
+
+def write_scores(path: str | Path, scores: Iterable[Score]) -> None:
+    """Write scores as a table (.csv) or a list of records (.json, where an infinite distance is null).
+
+    Raises:
+        InputError: another suffix, or the file cannot be written.
+    """
+    suffix = Path(path).suffix.lower()
+    if suffix not in SCORE_SUFFIXES:
+        raise InputError(f"Scores are written as {' or '.join(SCORE_SUFFIXES)}, not {path}.")
+    records = [asdict(score) for score in scores]
+    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        if suffix == ".csv":
+            table = csv.DictWriter(file, [field.name for field in fields(Score)], lineterminator="\n")
+            table.writeheader()
+            table.writerows(records)
+        else:
+            finite = [{k: None if v == math.inf else v for k, v in record.items()} for record in records]
+            json.dump(finite, file, indent=2)
+            file.write("\n")
+
+
+def _is_folder_of_cases(path: Path) -> bool:
+    """Whether a folder holds segmentations, not masks named after structures."""
+    if not path.is_dir() or (path / FOLDER_TABLE).exists():
+        return False
+    return not any(case.rpartition("-")[2] in load_structures() for case in _cases(path))
+
+
+def _cases(folder: Path) -> dict[str, Path]:
+    suffixes = (".seg.nrrd", ".seg.nhdr", *IMAGE_SUFFIXES)
+    cases = {}
+    for path in sorted(folder.iterdir()):
+        suffix = next((suffix for suffix in suffixes if path.name.lower().endswith(suffix)), "")
+        if suffix or (path.is_dir() and not path.name.startswith(".")):
+            cases[path.name[: len(path.name) - len(suffix)]] = path
+    if not cases:
+        raise InputError(f"{folder} holds no segmentations; give a file or a folder of them.")
+    return cases
+
+
+def _matching_keys(
+    prediction: Segmentation, reference: Segmentation, structures: Iterable[str] | None
+) -> list[tuple[Key, Key]]:
+    """Pairs of (task, structure), of the prediction and of the reference."""
+    available = [{structure for _, structure in s} for s in (prediction, reference)]
+    wanted = available[0] & available[1] if structures is None else set(structures)
+    for name, have in zip(("prediction", "reference"), available, strict=True):
+        if missing := wanted - have:
+            raise InputError(f"The {name} lacks {_listed(missing)}; it has {_listed(have)}.")
+    if not wanted:
+        predicted, expected = map(_listed, available)
+        raise InputError(
+            f"There is nothing to compare: predicted are {predicted}, the reference has {expected}."
+        )
+    return [(key, _counterpart(key, reference)) for key in prediction if key[1] in wanted]
+
+
+def _counterpart(key: Key, reference: Segmentation) -> Key:
+    candidates = [other for other in reference if other[1] == key[1]]
+    if key in candidates:
+        return key
+    if len(candidates) > 1:
+        tasks = ", ".join(task for task, _ in candidates)
+        raise InputError(
+            f"The reference has {key[1]} of several tasks ({tasks}) but not of {key[0]}; keep one."
+        )
+    return candidates[0]
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(sorted(names)) or "nothing"

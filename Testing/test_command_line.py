@@ -1,0 +1,363 @@
+"""The command line as a user meets it: real files, exit codes, one sentence, nothing left behind."""
+
+import csv
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from full_disk import full_disk
+
+from PartialSegLib import InputError, Volume, __main__, read_segmentation, read_volume, write_volume
+from PartialSegLib.manifest import Inference, Manifest, NetworkSpec, Preprocessing, Task
+from PartialSegLib.model import save_model
+from PartialSegLib.networks import DoDNet
+
+ROOT = Path(__file__).parents[1]
+ARGUMENTS = {"num_tasks": 2, "widths": (16, 16, 16), "depths": (1, 1, 1)}
+TASKS = (Task("liver", {"liver": 0, "liver_tumor": 1}), Task("spleen", {"spleen": 0}))
+AFFINE = np.array([[0, 0, -4.0, 40], [0, 4.0, 0, -30], [5.0, 0, 0, 100], [0, 0, 0, 1]])
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory):
+    torch.manual_seed(0)
+    manifest = Manifest(
+        name="tiny",
+        version="1.2.3",
+        title="Random weights",
+        license="CC0-1.0",
+        network=NetworkSpec("DoDNet", ARGUMENTS),
+        preprocessing=Preprocessing("SAR", (5.0, 4.0, 4.0), (-325, 325), 0, 325),
+        inference=Inference((16, 16, 16)),
+        tasks=TASKS,
+        training={"data": "none"},
+    )
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    save_model(folder, manifest, DoDNet(**ARGUMENTS).state_dict(), "Public domain")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def ct(tmp_path_factory):
+    array = np.random.default_rng(0).integers(-1000, 200, (20, 24, 26)).astype(np.int16)
+    path = tmp_path_factory.mktemp("images") / "ct.nii.gz"
+    write_volume(path, Volume(array, AFFINE))
+    return path
+
+
+def partialseg(*arguments, **options):
+    command = [sys.executable, "-m", "PartialSegLib", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, **options)
+
+
+def assert_one_sentence(run, code, pattern):
+    assert run.returncode == code
+    assert run.stdout == ""
+    assert re.search(pattern, run.stderr)
+    assert run.stderr.count("\n") == 1
+    assert "Traceback" not in run.stderr
+
+
+class InProcess:
+    """Runs `main` in this process, where starting Python for every row of a table would take minutes."""
+
+    def __init__(self, capsys):
+        self._capsys = capsys
+
+    def __call__(self, *arguments):
+        try:
+            code = __main__.main([str(argument) for argument in arguments])
+        except SystemExit as leaving:
+            code = leaving.code
+        captured = self._capsys.readouterr()
+        return subprocess.CompletedProcess(arguments, code, captured.out, captured.err)
+
+
+@pytest.fixture
+def run(capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("PARTIALSEG_MODEL_DIR", str(tmp_path / "no-models"))
+    return InProcess(capsys)
+
+
+def test_segment_writes_segments_on_the_grid_of_the_input_and_a_report(tmp_path, package, ct):
+    out, report = tmp_path / "new" / "out.seg.nrrd", tmp_path / "new" / "report.json"
+    run = partialseg("segment", ct, "-o", out, "--model", package, "--device", "cpu", "--report", report)
+    assert (run.returncode, run.stdout, run.stderr) == (0, "", "")
+    segmentation = read_segmentation(out)
+    assert segmentation.keys() == [("liver", "liver"), ("liver", "liver_tumor"), ("spleen", "spleen")]
+    np.testing.assert_allclose(segmentation.affine, AFFINE, atol=1e-5)
+    facts = json.loads(report.read_text())
+    assert [s["structure"] for s in facts["structures"]] == ["liver", "liver_tumor", "spleen"]
+    assert facts["provenance"]["model"] == "tiny"
+    assert facts["seconds"].keys() >= {"read", "preprocess", "encode", "head", "restore", "write"}
+    assert sorted(path.name for path in out.parent.iterdir()) == ["out.seg.nrrd", "report.json"]
+
+
+def test_two_runs_give_identical_files(tmp_path, package, ct, run):
+    for name in ("one.seg.nrrd", "two.seg.nrrd"):
+        assert run("segment", ct, "-o", tmp_path / name, "--model", package).returncode == 0
+    assert (tmp_path / "one.seg.nrrd").read_bytes() == (tmp_path / "two.seg.nrrd").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("options", "found"),
+    [
+        (["--task", "spleen"], [("spleen", "spleen")]),
+        (["--structure", "liver_tumor"], [("liver", "liver_tumor")]),
+        (["--task", "liver", "--task", "spleen", "--structure", "liver", "--structure", "spleen"],
+         [("liver", "liver"), ("spleen", "spleen")]),
+    ],
+)  # fmt: skip
+def test_tasks_and_structures_are_chosen(tmp_path, package, ct, run, options, found):
+    assert run("segment", ct, "-o", tmp_path / "out", "--model", package, *options).returncode == 0
+    assert read_segmentation(tmp_path / "out").keys() == found
+
+
+def test_nothing_is_found_outside_the_region_of_interest(tmp_path, package, ct, run):
+    box = (-40, -10, -20, 20, 110, 150)
+    out = tmp_path / "out.nii.gz"
+    assert run("segment", ct, "-o", out, "--model", package, "--roi", *box).returncode == 0
+    labels = read_volume(out).array
+    _, _, x = np.nonzero(labels)
+    assert (AFFINE[0, 2] * x + AFFINE[0, 3] <= -10).all()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--task", "livr"], "Unknown task 'livr'.*did you mean liver"),
+        (["--structure", "liver_tumour"], "did you mean liver_tumor"),
+        (["--overlap", "1"], "fraction in"),
+        (["--device", "gpu"], "Unknown device 'gpu'"),
+        (["--model", "no-such-model"], "Unknown model 'no-such-model'"),
+        (["--roi", "9000", "9001", "0", "1", "0", "1"], "outside the image"),
+        (["--roi", "0", "nan", "0", "1", "0", "1"], "region of interest"),
+        (["--roi", "1", "2", "3"], "expected 6 arguments"),
+        (["--colour"], "unrecognized arguments: --colour"),
+        (["--overlap", "half"], "invalid float value: 'half'"),
+        (["-o", "out.dcm"], "a segmentation is written as"),
+    ],
+)
+def test_a_wrong_option_is_answered_by_one_sentence(tmp_path, package, ct, run, options, message):
+    given = ["segment", ct, "-o", tmp_path / "out.seg.nrrd", "--model", package, *options]
+    assert_one_sentence(run(*given), 2, message)
+    assert not list(tmp_path.iterdir())
+
+
+def images_to_refuse():
+    shape = (8, 9, 10)
+    eight_bit = np.arange(720).reshape(shape) % 256
+    return {
+        "constant": (np.zeros(shape, np.int16), "constant"),
+        "eight_bit": (eight_bit.astype(np.int16), "8-bit"),
+        "mr": ((eight_bit * 9).astype(np.int16), "without any air"),
+    }
+
+
+@pytest.mark.parametrize("name", images_to_refuse())
+def test_what_is_not_in_hu_needs_force(tmp_path, package, run, caplog, name):
+    array, message = images_to_refuse()[name]
+    write_volume(tmp_path / "image.nii.gz", Volume(array, AFFINE))
+    given = ["segment", tmp_path / "image.nii.gz", "-o", tmp_path / "out.seg.nrrd", "--model", package]
+    assert_one_sentence(run(*given), 2, f"{message}.*add --force")
+    assert not (tmp_path / "out.seg.nrrd").exists()
+    assert run(*given, "--force").returncode == 0
+    assert re.search(message, caplog.text)
+    assert read_segmentation(tmp_path / "out.seg.nrrd").shape == array.shape
+
+
+@pytest.mark.parametrize(
+    "content", [None, b"", b"this is text, not an image\n" * 100, b"\x1f\x8b\x08\x00truncated"]
+)
+def test_a_broken_image_is_answered_by_one_sentence(tmp_path, content):
+    image = tmp_path / "image.nii.gz"
+    if content is not None:
+        image.write_bytes(content)
+    for command in (["segment", image, "-o", tmp_path / "out.seg.nrrd"], ["info", image]):
+        assert_one_sentence(partialseg(*command), 2, r"image\.nii\.gz")
+    assert not (tmp_path / "out.seg.nrrd").exists()
+
+
+@pytest.mark.parametrize("shape", [(1, 24, 26), (1, 1, 1), (2000, 2, 3)])
+def test_volumes_of_any_shape_are_segmented(tmp_path, package, run, shape):
+    array = np.resize(np.array([-1000, 40, 60, -100], np.int16), shape)
+    write_volume(tmp_path / "ct.nii.gz", Volume(array, AFFINE @ np.diag([0.2, 1, 1, 1])))
+    given = [
+        "segment",
+        tmp_path / "ct.nii.gz",
+        "-o",
+        tmp_path / "out.seg.nrrd",
+        "--model",
+        package,
+        "--force",
+    ]
+    assert run(*given).returncode == 0
+    assert read_segmentation(tmp_path / "out.seg.nrrd").shape == shape
+
+
+def test_an_output_below_a_file_is_refused_before_the_work(tmp_path, package, ct):
+    (tmp_path / "file").touch()
+    for options in (
+        ["-o", tmp_path / "file" / "x.nii.gz"],
+        ["-o", tmp_path / "x.nii.gz", "--report", tmp_path / "file" / "r.json"],
+    ):
+        assert_one_sentence(
+            partialseg("segment", ct, "--model", package, *options), 2, "Nothing can be written"
+        )
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may write anywhere")
+def test_a_read_only_folder_is_refused(tmp_path, package, ct):
+    tmp_path.chmod(0o500)
+    assert_one_sentence(
+        partialseg("segment", ct, "-o", tmp_path / "x.nii.gz", "--model", package), 2, "Nothing can"
+    )
+
+
+@pytest.mark.parametrize("name", ["out.seg.nrrd", "out.nii.gz", "out"])
+def test_a_full_disk_leaves_nothing_half_written(tmp_path, package, ct, run, name):
+    with full_disk(64):
+        segmented = run("segment", ct, "-o", tmp_path / name, "--model", package)
+    assert_one_sentence(segmented, 2, "Cannot write")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_missing_device_has_its_own_exit_code(tmp_path, package, ct, run):
+    given = ["segment", ct, "-o", tmp_path / "out.seg.nrrd", "--model", package, "--device", "cuda:99"]
+    assert_one_sentence(run(*given), 3, "cuda:99")
+    assert not list(tmp_path.iterdir())
+
+
+def test_exhausted_memory_has_its_own_exit_code(tmp_path, package, ct, run, monkeypatch):
+    def exhaust(*arguments):
+        raise MemoryError
+
+    monkeypatch.setattr("PartialSegLib.session.InferenceSession.predict", exhaust)
+    given = ["segment", ct, "-o", tmp_path / "out.seg.nrrd", "--model", package]
+    assert_one_sentence(run(*given), 3, "Out of memory")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_says_so_and_leaves_nothing(tmp_path, package, sent):
+    """On a terminal a progress bar is shown; the signal is sent as soon as it is there."""
+    array = np.resize(np.array([-1000, 40], np.int16), (96, 128, 128))
+    write_volume(tmp_path / "ct.nii.gz", Volume(array, AFFINE))
+    command = [sys.executable, "-m", "PartialSegLib", "segment", tmp_path / "ct.nii.gz"]
+    command += ["-o", tmp_path / "out.seg.nrrd", "--model", package, "--device", "cpu"]
+    termios = pytest.importorskip("termios", reason="pseudo-terminals exist on Unix only")
+    ours, theirs = os.openpty()
+    termios.tcsetwinsize(theirs, (24, 80))
+    process = subprocess.Popen(command, stderr=theirs, stdout=subprocess.PIPE, cwd=ROOT)
+    os.close(theirs)
+    shown = b""
+    while b"patch" not in shown:
+        shown += os.read(ours, 1000)
+    process.send_signal(sent)
+    assert process.communicate(timeout=60)[0] == b""
+    shown += os.read(ours, 100_000)
+    os.close(ours)
+    assert process.returncode == 130
+    assert b"Interrupted" in shown
+    assert b"Traceback" not in shown
+    assert [path.name for path in tmp_path.iterdir()] == ["ct.nii.gz"]
+
+
+def test_demo_leaves_segments_picture_and_report(tmp_path, package, ct, run):
+    done = run("demo", ct, "-o", tmp_path / "demo", "--model", package)
+    assert done.returncode == 0
+    names = ["overview.png", "report.json", "segmentation.seg.nrrd"]
+    assert sorted(path.name for path in (tmp_path / "demo").iterdir()) == names
+    assert "liver tumor" in done.stdout
+
+
+def test_demo_without_a_ct_compares_with_the_phantom(tmp_path, package, run, monkeypatch):
+    import PartialSegLib.phantom as phantom
+
+    small = phantom.make_phantom(1, (12.0, 8.0, 8.0), (24, 40, 48))
+    monkeypatch.setattr(phantom, "make_phantom", lambda seed: small)
+    done = run("demo", "-o", tmp_path / "demo", "--model", package)
+    assert done.returncode == 0
+    assert re.search(r"structure +volume \(ml\) +true \(ml\) +Dice", done.stdout)
+    assert np.array_equal(read_volume(tmp_path / "demo" / "phantom.nii.gz").array, small.volume.array)
+
+
+def test_models_and_info_describe_a_package(package, run, monkeypatch):
+    monkeypatch.setenv("PARTIALSEG_MODEL_DIR", str(package.parent))
+    assert re.search(r"tiny 1\.2\.3 +CC0-1\.0 +\S+ MB +liver +liver, liver_tumor\n", run("models").stdout)
+    for name in ("tiny", package, package / "model.json"):
+        text = run("info", name).stdout
+        assert re.search(r"parameters +[\d,]+\n", text)
+        assert re.search(r"spacing \(z, y, x\) +5 × 4 × 4 mm\n", text)
+        assert re.search(r"training: data +none\n", text)
+
+
+def test_info_describes_a_volume_and_a_segmentation(tmp_path, package, ct, run):
+    text = run("info", ct).stdout
+    assert re.search(r"size \(x, y, z\) +26 × 24 × 20\n", text)
+    assert re.search(r"spacing \(x, y, z\) +4 × 4 × 5 mm\n", text)
+    assert re.search(r"orientation +LAS", text)
+    assert re.search(r"CT in HU +plausible\n", text)
+    run("segment", ct, "-o", tmp_path / "out.seg.nrrd", "--model", package)
+    assert re.search(r"model +tiny\n", run("info", tmp_path / "out.seg.nrrd").stdout)
+
+
+def test_import_names_the_package_it_wrote_or_the_fault(tmp_path, run):
+    (tmp_path / "checkpoint.pth").write_bytes(b"no checkpoint")
+    given = ["dodnet", tmp_path / "checkpoint.pth", "-o", tmp_path / "package"]
+    assert_one_sentence(run("import", *given), 2, "checkpoint")
+    assert_one_sentence(run("import", "unet", *given[1:]), 2, "Unknown importer 'unet'")
+    assert not (tmp_path / "package").exists()
+
+
+def test_evaluate_scores_files_and_folders(tmp_path, package, ct, run):
+    for name in (
+        "predictions/a.seg.nrrd",
+        "predictions/b.nii.gz",
+        "references/a.nii.gz",
+        "references/b.seg.nrrd",
+    ):
+        assert (
+            run("segment", ct, "-o", tmp_path / name, "--model", package, "--task", "spleen").returncode == 0
+        )
+    single = run("evaluate", tmp_path / "predictions" / "a.seg.nrrd", tmp_path / "references" / "a.nii.gz")
+    assert re.search(r"spleen +spleen +1\.000 +1\.000 +0\.0", single.stdout)
+    folders = [tmp_path / "predictions", tmp_path / "references"]
+    assert "mean of 2" in run("evaluate", *folders).stdout
+    assert run("evaluate", *folders, "--structure", "spleen", "-o", tmp_path / "scores.csv").stdout == ""
+    with (tmp_path / "scores.csv").open(newline="") as file:
+        assert [(row["case"], row["dice"]) for row in csv.DictReader(file)] == [("a", "1.0"), ("b", "1.0")]
+    assert_one_sentence(run("evaluate", *folders, "-o", tmp_path / "x.txt"), 2, r"\.csv or \.json")
+    assert_one_sentence(run("evaluate", *folders, "--structure", "liver"), 2, "lacks liver")
+
+
+def test_without_a_command_the_usage_is_pointed_to(run):
+    assert_one_sentence(run(), 2, "COMMAND; see partialseg --help")
+    assert run("--help").returncode == 0
+    assert run("--version").stdout.startswith("partialseg ")
+
+
+def test_a_reader_that_closes_the_pipe_is_no_error(package):
+    command = f"{sys.executable} -m PartialSegLib info {package} | head -n 1"
+    run = subprocess.run(command, shell=True, capture_output=True, text=True, cwd=ROOT)
+    assert (run.returncode, run.stderr) == (0, "")
+
+
+def test_a_fault_of_ours_is_not_hidden(run, monkeypatch, ct):
+    """Only the user's mistakes lose their traceback."""
+
+    def fail(path, any_modality):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("PartialSegLib.cli.inspecting.read_volume", fail)
+    with pytest.raises(ZeroDivisionError):
+        run("info", ct)
+    assert issubclass(InputError, ValueError)

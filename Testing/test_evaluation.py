@@ -1,0 +1,238 @@
+import csv
+import json
+import math
+from dataclasses import astuple
+
+import numpy as np
+import pytest
+
+from PartialSegLib import InputError, Segmentation, write_segmentation
+from PartialSegLib.evaluation import (
+    Score,
+    dice,
+    evaluate,
+    hausdorff95,
+    matched_cases,
+    normalized_surface_distance,
+    write_scores,
+)
+from PartialSegLib.surface_distance import surface_distances
+
+SPACINGS = [(1.0, 1.0, 1.0), (2.5, 0.8, 0.8), (5.0, 1.0, 2.0)]
+
+
+def box(shape, *ranges):
+    mask = np.zeros(shape, bool)
+    mask[tuple(slice(*limits) for limits in ranges)] = True
+    return mask
+
+
+def sphere(radius_mm, spacing, size_mm=60.0):
+    axes = [np.arange(-size_mm / 2, size_mm / 2 + step / 2, step) for step in spacing]
+    z, y, x = np.meshgrid(*axes, indexing="ij")
+    return z**2 + y**2 + x**2 <= radius_mm**2
+
+
+def segmentation_of(masks, shape=(4, 8, 8), spacing=1.0):
+    result = Segmentation(shape, np.diag([spacing, spacing, spacing, 1.0])[[2, 1, 0, 3]])
+    for key, mask in masks.items():
+        result.add(*key, None, mask)
+    return result
+
+
+LEFT, RIGHT = box((4, 8, 8), (0, 4), (0, 8), (0, 4)), box((4, 8, 8), (0, 4), (0, 8), (4, 8))
+MIDDLE, NOTHING = box((4, 8, 8), (0, 4), (0, 8), (2, 6)), box((4, 8, 8), (0, 0))
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "expected"),
+    [(LEFT, LEFT, 1), (LEFT, RIGHT, 0), (LEFT, MIDDLE, 0.5), (LEFT, NOTHING, 0), (NOTHING, NOTHING, 1)],
+)
+def test_dice_of_boxes(a, b, expected):
+    assert dice(a, b) == dice(b, a) == expected
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "nsd", "distance"), [(NOTHING, NOTHING, 1, 0), (LEFT, NOTHING, 0, math.inf)]
+)
+def test_empty_masks_have_stated_scores(a, b, nsd, distance):
+    for pair in ((a, b), (b, a)):
+        assert normalized_surface_distance(*pair, (1, 1, 1), 1.0) == nsd
+        assert hausdorff95(*pair, (1, 1, 1)) == distance
+
+
+@pytest.mark.parametrize("spacing", SPACINGS)
+def test_area_of_a_box_is_that_of_its_faces_less_the_bevelled_edges(spacing):
+    shape = (20, 30, 40)
+    mask = box(tuple(n + 4 for n in shape), *((2, n + 2) for n in shape))
+    z, y, x = (n * step for n, step in zip(shape, spacing, strict=True))
+    area = surface_distances(mask, mask, spacing).areas[0].sum()
+    faces = 2 * (z * y + y * x + x * z)
+    assert 0.9 * faces < area <= faces
+
+
+def test_area_of_a_diagonal_plane_is_exact():
+    row, column = np.indices((40, 40))
+    mask = np.broadcast_to(row >= column, (10, 40, 40))
+    surfaces = surface_distances(mask, mask, (1.0, 1.0, 1.0))
+    z, y, x = 10, 40, 40
+    straight = 2 * (y * x / 2) + z * y + z * x  # two triangles and two sides
+    assert surfaces.areas[0].sum() == pytest.approx(straight + z * y * math.sqrt(2), rel=0.06)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("spacing", SPACINGS)
+@pytest.mark.parametrize("voxels", [1, 3])
+def test_a_shifted_plate_is_as_far_as_it_was_shifted(axis, spacing, voxels):
+    plate = np.zeros((40, 40, 40), bool)
+    np.moveaxis(plate, axis, 0)[10] = True
+    shifted = np.roll(plate, voxels, axis)
+    distance = voxels * spacing[axis]
+    assert hausdorff95(plate, shifted, spacing) == pytest.approx(distance)
+    assert normalized_surface_distance(plate, shifted, spacing, distance) == 1
+    assert normalized_surface_distance(plate, shifted, spacing, 0.9 * distance) == pytest.approx(
+        0.5, abs=0.05
+    )
+
+
+@pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (2.5, 0.8, 0.8)])
+def test_concentric_spheres_are_apart_by_the_difference_of_their_radii(spacing):
+    small, large = sphere(16, spacing), sphere(24, spacing)
+    voxel = math.hypot(*spacing)
+    assert hausdorff95(small, large, spacing) == pytest.approx(8, abs=voxel)
+    assert dice(small, large) == pytest.approx(2 * 16**3 / (16**3 + 24**3), abs=0.01)
+    assert normalized_surface_distance(small, large, spacing, 8 - voxel) < 0.05
+    assert normalized_surface_distance(small, large, spacing, 8 + voxel) == 1
+
+
+@pytest.mark.parametrize("spacing", SPACINGS)
+def test_a_mask_agrees_with_itself(spacing):
+    mask = sphere(16, spacing)
+    assert (dice(mask, mask), hausdorff95(mask, mask, spacing)) == (1, 0)
+    assert normalized_surface_distance(mask, mask, spacing, 0.0) == 1
+
+
+def test_distances_follow_the_spacing_of_a_turned_grid():
+    affine = np.array([[0, 0, -2.0, 5], [0, 3.0, 0, 7], [4.0, 0, 0, 9], [0, 0, 0, 1]])
+    prediction, reference = (Segmentation((6, 6, 9), affine) for _ in range(2))
+    prediction.add("liver", "liver", None, box((6, 6, 9), (1, 5), (1, 5), (1, 5)))
+    reference.add("truth", "liver", None, box((6, 6, 9), (1, 5), (1, 5), (3, 7)))
+    (score,) = evaluate(prediction, reference, tolerance_mm=4.0)
+    assert (score.dice, score.nsd, score.hausdorff95_mm) == (0.5, 1, 4.0)
+    assert score.prediction_ml == pytest.approx(64 * 24 / 1000)
+
+
+def test_two_tasks_with_one_structure_are_both_compared_with_its_reference():
+    tasks = segmentation_of({("liver", "liver_tumor"): LEFT, ("hepatic vessel", "liver_tumor"): MIDDLE})
+    scores = evaluate(tasks, segmentation_of({("", "liver_tumor"): LEFT}))
+    assert [(s.task, s.structure, s.dice) for s in scores] == [
+        ("liver", "liver_tumor", 1),
+        ("hepatic vessel", "liver_tumor", 0.5),
+    ]
+
+
+def test_a_reference_of_the_same_task_comes_first():
+    both = {("liver", "liver_tumor"): LEFT, ("hepatic vessel", "liver_tumor"): RIGHT}
+    assert [s.dice for s in evaluate(segmentation_of(both), segmentation_of(both))] == [1, 1]
+    with pytest.raises(InputError, match=r"several tasks \(liver, hepatic vessel\) but not of colon"):
+        evaluate(segmentation_of({("colon", "liver_tumor"): LEFT}), segmentation_of(both))
+
+
+def test_only_the_structures_asked_for_are_compared():
+    masks = {("liver", "liver"): LEFT, ("kidney", "kidney"): RIGHT}
+    scores = evaluate(segmentation_of(masks), segmentation_of(masks), ["kidney"])
+    assert [s.structure for s in scores] == ["kidney"]
+
+
+@pytest.mark.parametrize(
+    ("reference", "structures", "message"),
+    [
+        (
+            segmentation_of({("", "spleen"): LEFT}),
+            None,
+            "nothing to compare: predicted are liver, the reference",
+        ),
+        (segmentation_of({("", "liver"): LEFT}), ["spleen"], "The prediction lacks spleen; it has liver"),
+        (segmentation_of({}, shape=(4, 8, 9)), None, "different grids"),
+        (segmentation_of({}, spacing=1.1), None, "different grids"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(reference, structures, message):
+    with pytest.raises(InputError, match=message):
+        evaluate(segmentation_of({("liver", "liver"): LEFT}), reference, structures)
+
+
+SCORES = [
+    Score("a", "liver", "liver", 0.5, 1.0, 4.0, 12.5, 25.0, 3.0),
+    Score("b", "liver", "liver", 0.0, 0.0, math.inf, 0.0, 25.0, 3.0),
+]
+
+
+def test_scores_survive_the_table(tmp_path):
+    write_scores(tmp_path / "scores.csv", SCORES)
+    with (tmp_path / "scores.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    read = [Score(*list(row.values())[:3], *map(float, list(row.values())[3:])) for row in rows]
+    assert [astuple(score) for score in read] == [astuple(score) for score in SCORES]
+
+
+def test_json_has_null_where_there_is_no_distance(tmp_path):
+    write_scores(tmp_path / "scores.json", SCORES)
+    records = json.loads((tmp_path / "scores.json").read_text())
+    assert [record["hausdorff95_mm"] for record in records] == [4.0, None]
+
+
+def test_an_unknown_kind_of_table_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r"\.csv or \.json"):
+        write_scores(tmp_path / "scores.xlsx", SCORES)
+    assert not list(tmp_path.iterdir())
+
+
+class TestMatchedCases:
+    @pytest.fixture
+    def folders(self, tmp_path):
+        liver = segmentation_of({("liver", "liver"): LEFT})
+        for name in (
+            "predictions/a.seg.nrrd",
+            "predictions/b",
+            "references/a.nii.gz",
+            "references/b.seg.nrrd",
+        ):
+            write_segmentation(tmp_path / name, liver)
+        return tmp_path / "predictions", tmp_path / "references"
+
+    def test_files_and_folders_are_matched_by_name(self, folders):
+        assert [(case, p.name, r.name) for case, p, r in matched_cases(*folders)] == [
+            ("a", "a.seg.nrrd", "a.nii.gz"),
+            ("b", "b", "b.seg.nrrd"),
+        ]
+
+    def test_single_segmentations_are_one_case(self, folders):
+        predictions, references = folders
+        for prediction in (predictions / "a.seg.nrrd", predictions / "b"):
+            assert matched_cases(prediction, references / "a.nii.gz") == [
+                ("", prediction, references / "a.nii.gz")
+            ]
+
+    def test_a_folder_of_masks_without_a_table_is_one_case(self, folders):
+        (folders[0] / "b" / "labels.csv").unlink()
+        assert len(matched_cases(folders[0] / "b", folders[1] / "a.nii.gz")) == 1
+
+    def test_a_reference_without_prediction_is_refused(self, folders):
+        (folders[0] / "a.seg.nrrd").unlink()
+        with pytest.raises(InputError, match="no prediction for a; add it"):
+            matched_cases(*folders)
+
+    def test_a_prediction_without_reference_is_reported(self, folders, caplog):
+        (folders[1] / "b.seg.nrrd").unlink()
+        assert len(matched_cases(*folders)) == 1
+        assert "Without a reference and left out: b" in caplog.text
+
+    def test_a_folder_and_a_file_are_refused(self, folders):
+        with pytest.raises(InputError, match="two of a kind"):
+            matched_cases(folders[0], folders[1] / "a.nii.gz")
+
+    def test_an_empty_folder_is_refused(self, folders, tmp_path):
+        (tmp_path / "empty").mkdir()
+        with pytest.raises(InputError, match="holds no segmentations"):
+            matched_cases(tmp_path / "empty", folders[1])

@@ -1,0 +1,128 @@
+"""The import rules of docs/design.md, section 3, checked on the source by ast."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+LIBRARY = Path(__file__).parents[1] / "PartialSegLib"
+LAYERS = {
+    0: "affine dicom_series errors evaluation image_header itk_image json_fields label_maps manifest nifti"
+    " nrrd output_files overview overview_scene packages phantom region report seg_nrrd segmentation"
+    " structures surface_distance surface_view task volume voxel_type",
+    1: "networks",
+    2: "devices feature_cache postprocessing preprocessing resampling session_image sliding_window",
+    3: "model network_runner task_request",
+    4: "session",
+    5: "__main__ cli importers training",
+}
+LAYER_OF = {module: layer for layer, modules in LAYERS.items() for module in modules.split()}
+MODULES = sorted(LIBRARY.rglob("*.py"))
+
+
+def name_of(path: Path) -> str:
+    """First part of a module's name below the library: "volume", "networks"."""
+    return path.relative_to(LIBRARY).parts[0].removesuffix(".py")
+
+
+def imports(path: Path, *, at_top_only: bool = False) -> Iterator[str]:
+    """Absolute names of what a file imports, relative imports resolved, those for type checkers left out."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    package = ("PartialSegLib", *path.relative_to(LIBRARY).parent.parts)
+    for node in tree.body if at_top_only else runtime_nodes(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else ()
+            origin = ".".join([*base, *([node.module] if node.module else [])])
+            yield origin
+            yield from (f"{origin}.{alias.name}" for alias in node.names)
+
+
+def runtime_nodes(node: ast.AST) -> Iterator[ast.AST]:
+    for child in ast.iter_child_nodes(node):
+        if not (isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING"):
+            yield child
+            yield from runtime_nodes(child)
+
+
+def inner_imports(path: Path) -> set[str]:
+    names = {name.split(".")[1] for name in imports(path) if name.startswith("PartialSegLib.")}
+    return names & LAYER_OF.keys() - {name_of(path)}
+
+
+def outer_imports(path: Path, **options: bool) -> set[str]:
+    return {name.split(".")[0] for name in imports(path, **options)}
+
+
+def loads_no_torch(code: str) -> bool:
+    command = [sys.executable, "-c", f"{code}; import sys; sys.exit('torch' in sys.modules)"]
+    return subprocess.run(command, cwd=LIBRARY.parent).returncode == 0
+
+
+def modules_in(*layers: int) -> list[Path]:
+    return [path for path in MODULES if LAYER_OF.get(name_of(path)) in layers]
+
+
+def test_every_module_has_a_layer():
+    assert {name_of(path) for path in MODULES} - {"__init__"} == LAYER_OF.keys()
+
+
+@pytest.mark.parametrize("path", [p for p in MODULES if name_of(p) != "__init__"], ids=lambda p: p.stem)
+def test_imports_point_downwards(path):
+    upwards = {name for name in inner_imports(path) if LAYER_OF[name] > LAYER_OF[name_of(path)]}
+    assert not upwards
+
+
+def test_nothing_imports_slicer():
+    for path in MODULES:
+        assert not outer_imports(path) & {"slicer", "qt", "vtk", "ctk"}, path
+
+
+def test_layer_0_imports_no_torch_and_simpleitk_only_inside_functions():
+    for path in modules_in(0):
+        assert not outer_imports(path) & {"torch", "safetensors"}, path
+        assert "SimpleITK" not in outer_imports(path, at_top_only=True), path
+
+
+def test_networks_know_nothing_but_torch():
+    for path in modules_in(1):
+        assert not inner_imports(path), path
+        assert "numpy" not in outer_imports(path), path
+
+
+def test_geometry_and_preprocessing_know_no_networks():
+    for path in modules_in(2):
+        assert "networks" not in inner_imports(path), path
+
+
+def test_only_importers_read_pickled_files_and_only_model_reads_weights():
+    for path in MODULES:
+        source = path.read_text(encoding="utf-8")
+        if name_of(path) not in ("importers", "training"):
+            assert "torch.load(" not in source, path
+        if name_of(path) != "importers":
+            assert not outer_imports(path) & {"pickle", "zipfile"}, path
+        if name_of(path) not in ("model", "training"):
+            assert "safetensors" not in outer_imports(path), path
+
+
+def test_importing_the_library_imports_no_torch():
+    assert loads_no_torch("import PartialSegLib; dir(PartialSegLib)")
+
+
+def test_layer_0_runs_without_torch():
+    names = sorted({f"PartialSegLib.{name_of(path)}" for path in modules_in(0)})
+    assert loads_no_torch(f"import {', '.join(names)}")
+
+
+def test_every_public_name_can_be_imported():
+    import PartialSegLib
+
+    for name in PartialSegLib.__all__:
+        assert getattr(PartialSegLib, name).__name__ == name
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        PartialSegLib.nothing  # noqa: B018
