@@ -4,8 +4,8 @@ import itertools
 
 import numpy as np
 
-from PartialSegLib.errors import InputError
-from PartialSegLib.image_header import check_spacing
+from .errors import InputError
+from .image_header import check_spacing
 
 AXIS_LETTERS = ("RL", "AP", "SI")
 """For each RAS axis, the letter of its positive and of its negative direction."""

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from PartialSegLib.errors import InputError
-from PartialSegLib.image_header import check_one_scalar_volume, check_spacing
-from PartialSegLib.voxel_type import compact
+from .errors import InputError
+from .image_header import check_one_scalar_volume, check_spacing
+from .voxel_type import compact
 
 if TYPE_CHECKING:
     import SimpleITK

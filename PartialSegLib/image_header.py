@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from PartialSegLib.errors import InputError
+from .errors import InputError
 
 
 def check_one_scalar_volume(sizes: Sequence[int], components: int) -> None:

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from PartialSegLib.affine import SINGULAR
-from PartialSegLib.errors import InputError
-from PartialSegLib.image_header import check_one_scalar_volume, check_spacing
+from .affine import SINGULAR
+from .errors import InputError
+from .image_header import check_one_scalar_volume, check_spacing
 
 if TYPE_CHECKING:
     import SimpleITK

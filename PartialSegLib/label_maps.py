@@ -5,11 +5,11 @@ from pathlib import Path
 
 import numpy as np
 
-from PartialSegLib.errors import InputError
-from PartialSegLib.nifti import write_nifti
-from PartialSegLib.output_files import replacing
-from PartialSegLib.segmentation import Key, Segmentation
-from PartialSegLib.volume import IMAGE_SUFFIXES, Volume, read_volume
+from .errors import InputError
+from .nifti import write_nifti
+from .output_files import replacing
+from .segmentation import Key, Segmentation
+from .volume import IMAGE_SUFFIXES, Volume, read_volume
 
 _COLUMNS = ("label", "task", "structure", "name", "volume_ml", "color", "snomed_type", "snomed_region")
 _FOLDER_TABLE = "labels.csv"

@@ -8,7 +8,6 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 import safetensors
 import safetensors.torch
@@ -74,7 +73,7 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def build_network(spec: NetworkSpec) -> nn.Module:
+def build_network(spec: NetworkSpec) -> PartialLabelNetwork:
     """The network without storage, on torch's "meta" device: only names and shapes of its weights are known.
 
     Raises:
@@ -111,6 +110,7 @@ def load_model(name_or_path: str | Path) -> Model:
     weights = {name: value.float() if value.is_floating_point() else value for name, value in stored.items()}
     try:
         network = build_network(manifest.network)
+        _check_tasks_served(network, manifest)
         check_weights_fit(network, weights)
     except InputError as error:
         raise InputError(f"{folder}: {error}") from None
@@ -197,20 +197,22 @@ def _weights_file(state_dict: Mapping[str, Tensor], dtype: torch.dtype | None) -
     return safetensors.torch.save(weights)
 
 
-def _check_tasks_served(network: nn.Module, manifest: Manifest) -> None:
-    """Follow the shapes of one patch through the network for every task; nothing is computed."""
-    served = cast(PartialLabelNetwork, network)
-    patch = torch.empty(1, 1, *manifest.inference.patch_size, device="meta")
-    try:
-        features = served.forward_features(patch)
-        channels = [served.forward_head(features, i).shape[1] for i in range(len(manifest.tasks))]
-    except (RuntimeError, IndexError) as error:
-        raise InputError(f"The network cannot serve the manifest's patch_size and tasks ({error}).") from None
-    for index, (task, count) in enumerate(zip(manifest.tasks, channels, strict=True)):
+def _check_tasks_served(network: PartialLabelNetwork, manifest: Manifest) -> None:
+    """Refuse tasks, channels and patches that the network does not have or cannot process."""
+    if len(manifest.tasks) > network.num_tasks:
+        raise InputError(f"tasks: {len(manifest.tasks)} named, but the network has {network.num_tasks}.")
+    patch_size, multiple = manifest.inference.patch_size, network.patch_multiple
+    if any(size % step for size, step in zip(patch_size, multiple, strict=True)):
+        raise InputError(
+            f"inference.patch_size: {list(patch_size)} are no multiples of {list(multiple)} voxels."
+        )
+    for index, task in enumerate(manifest.tasks):
         for structure, channel in task.structures.items():
-            if channel >= count:
-                place = f"tasks[{index}].structures.{structure}"
-                raise InputError(f"{place}: channel {channel} asked for, but the head has {count} channels.")
+            if channel >= network.num_structures:
+                place, channels = f"tasks[{index}].structures.{structure}", network.num_structures
+                raise InputError(
+                    f"{place}: channel {channel} asked for, but the head has {channels} channels."
+                )
 
 
 def _check_file(folder: Path, name: str, entry: FileEntry) -> None:

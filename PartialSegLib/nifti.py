@@ -15,9 +15,9 @@ from typing import BinaryIO, cast
 
 import numpy as np
 
-from PartialSegLib.affine import check_affine
-from PartialSegLib.errors import InputError
-from PartialSegLib.image_header import check_one_scalar_volume, check_spacing, listed
+from .affine import check_affine
+from .errors import InputError
+from .image_header import check_one_scalar_volume, check_spacing, listed
 
 _HEADER = np.dtype([
     ("sizeof_hdr", "<i4"), ("analyze_fields", "V36"), ("dim", "<i2", 8), ("intent_p", "<f4", 3),

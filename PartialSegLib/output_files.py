@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from PartialSegLib.errors import InputError
+from .errors import InputError
 
 
 @contextlib.contextmanager

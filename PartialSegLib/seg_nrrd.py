@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from PartialSegLib.errors import InputError
-from PartialSegLib.nrrd import nrrd_geometry, write_nrrd
-from PartialSegLib.output_files import replacing
-from PartialSegLib.segmentation import Box, Key, Segmentation
-from PartialSegLib.structures import terminology_entry
+from .errors import InputError
+from .nrrd import nrrd_geometry, write_nrrd
+from .output_files import replacing
+from .segmentation import Box, Key, Segmentation
+from .structures import terminology_entry
 
 _ALGORITHM = "PartialSeg"
 _ALGORITHM_NAME_LENGTH = 64
@@ -61,7 +61,7 @@ def read_seg_nrrd(path: Path) -> Segmentation:
     """
     import SimpleITK
 
-    from PartialSegLib.itk_image import affine_of
+    from .itk_image import affine_of
 
     try:
         image = SimpleITK.ReadImage(str(path))

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from PartialSegLib.affine import check_affine
-from PartialSegLib.errors import InputError
-from PartialSegLib.structures import Structure, structure_or_tissue
+from .affine import check_affine
+from .errors import InputError
+from .structures import Structure, structure_or_tissue
 
 Box = tuple[slice, slice, slice]
 """The part of a volume (z, y, x) that a cropped mask fills."""
@@ -170,7 +170,7 @@ def write_segmentation(path: str | Path, segmentation: Segmentation) -> None:
     Raises:
         InputError: When the suffix is another one or the file cannot be written.
     """
-    from PartialSegLib import label_maps, seg_nrrd
+    from . import label_maps, seg_nrrd
 
     path = Path(path)
     name = path.name.lower()
@@ -197,7 +197,7 @@ def read_segmentation(path: str | Path) -> Segmentation:
     Raises:
         InputError: When there is no readable segmentation.
     """
-    from PartialSegLib import label_maps, seg_nrrd
+    from . import label_maps, seg_nrrd
 
     path = Path(path).expanduser()
     if path.name.lower().endswith((".seg.nrrd", ".seg.nhdr")):

@@ -1,13 +1,13 @@
 """Anatomical structures: what a mask is a mask of, in SNOMED CT codes and in Slicer's terminology fields."""
 
-import difflib
 import json
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from PartialSegLib.errors import InputError
+from .errors import InputError
+from .json_fields import suggestion
 
 _TYPE_CONTEXT = "Segmentation category and type - 3D Slicer General Anatomy list"
 _REGION_CONTEXT = "Anatomic codes - DICOM master list"
@@ -77,9 +77,7 @@ def structure_named(id: str) -> Structure:
     """
     structures = load_structures()
     if id not in structures:
-        close = difflib.get_close_matches(id, structures, n=3)
-        advice = f"did you mean {' or '.join(close)}?" if close else "see PartialSegLib/structures.json."
-        raise InputError(f"There is no structure '{id}'; {advice}")
+        raise InputError(f"There is no structure '{id}'; {suggestion(id, structures)}.")
     return structures[id]
 
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from PartialSegLib.affine import AXIS_LETTERS, check_affine, closest_axes
-from PartialSegLib.errors import InputError
-from PartialSegLib.output_files import replacing
-from PartialSegLib.voxel_type import compact
+from .affine import AXIS_LETTERS, check_affine, closest_axes
+from .errors import InputError
+from .output_files import replacing
+from .voxel_type import compact
 
 GEOMETRY_TOLERANCE = 0.01
 """Largest distance in mm between the corners of two volumes that count as lying on one grid."""
@@ -161,9 +161,9 @@ def write_volume(path: str | Path, volume: Volume) -> None:
     Raises:
         InputError: When the suffix is unknown or the file cannot be written.
     """
-    from PartialSegLib.itk_image import write_metaimage
-    from PartialSegLib.nifti import write_nifti
-    from PartialSegLib.nrrd import nrrd_geometry, write_nrrd
+    from .itk_image import write_metaimage
+    from .nifti import write_nifti
+    from .nrrd import nrrd_geometry, write_nrrd
 
     suffix = _suffix(Path(path))
     if suffix not in _WRITABLE_SUFFIXES:
@@ -212,9 +212,9 @@ def check_hounsfield(volume: Volume) -> str | None:
 
 
 def _read(path: Path, any_modality: bool) -> tuple[np.ndarray, np.ndarray]:
-    from PartialSegLib.dicom_series import read_dicom_series
-    from PartialSegLib.itk_image import read_itk_image
-    from PartialSegLib.nifti import read_nifti
+    from .dicom_series import read_dicom_series
+    from .itk_image import read_itk_image
+    from .nifti import read_nifti
 
     if path.is_dir():
         return read_dicom_series(path, any_modality=any_modality)

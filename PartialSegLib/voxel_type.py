@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from PartialSegLib.errors import InputError
+from .errors import InputError
 
 
 def compact(array: np.ndarray) -> np.ndarray:

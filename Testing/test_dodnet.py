@@ -1,4 +1,4 @@
-"""DoDNet: sizes, the split into features and head, and the blocks under it. Parity is in test_dodnet_parity."""
+"""DoDNet: sizes, the split into features and head, the blocks under it; parity is in test_dodnet_parity."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from PartialSegLib.networks.group_norm import GroupNorm
 
 def tiny(**arguments: object) -> DoDNet:
     torch.manual_seed(0)
-    return DoDNet(**{"widths": (8, 8, 16, 16, 16), "groups": 4, "depths": (1, 1, 1, 1, 1), **arguments}).eval()
+    return DoDNet(
+        **{"widths": (8, 8, 16, 16, 16), "groups": 4, "depths": (1, 1, 1, 1, 1), **arguments}
+    ).eval()
 
 
 def test_the_default_is_the_official_size() -> None:
@@ -27,7 +29,9 @@ def test_number_of_generated_parameters(widths: tuple[int, ...], count: int) -> 
     assert num_head_parameters(widths) == count
 
 
-@pytest.mark.parametrize("arguments", [{}, {"num_tasks": 3, "num_structures": 1}, {"head_widths": (4, 4)}, {"in_channels": 4}])
+@pytest.mark.parametrize(
+    "arguments", [{}, {"num_tasks": 3, "num_structures": 1}, {"head_widths": (4, 4)}, {"in_channels": 4}]
+)
 def test_forward_is_the_head_of_the_features(arguments: dict[str, object]) -> None:
     network = tiny(**arguments)
     patch = torch.randn(2, network.stem.in_channels, 16, 32, 16)

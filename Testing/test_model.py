@@ -176,8 +176,8 @@ def test_a_network_that_cannot_be_built_is_refused(
 @pytest.mark.parametrize(
     ("patch_size", "head", "sentence"),
     [
-        ((4, 5, 4), {}, "cannot serve the manifest's patch_size"),
-        ((4, 4, 4), {"num_tasks": 6}, "cannot serve the manifest's patch_size and tasks"),
+        ((4, 5, 4), {}, "patch_size: .* are no multiples of"),
+        ((4, 4, 4), {"num_tasks": 6}, "tasks: 7 named, but the network has 6"),
         ((4, 4, 4), {"num_structures": 1}, r"structures\.liver_tumor: channel 1 .* the head has 1 channels"),
     ],
 )

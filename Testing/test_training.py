@@ -1,11 +1,9 @@
-"""Training: the loss sees annotated channels only, data are a function of the seed, runs resume, packages load."""
+"""Training: loss over annotated channels only, data a function of the seed, runs resume, packages load."""
 
 from __future__ import annotations
 
 import json
 import math
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +15,7 @@ from PartialSegLib.errors import InputError
 from PartialSegLib.manifest import Task
 from PartialSegLib.phantom import Tissue
 from PartialSegLib.training import TrainingConfig, read_config, train
+from PartialSegLib.training.__main__ import main
 from PartialSegLib.training.atlas import with_varied_organs
 from PartialSegLib.training.cases import SyntheticCases, deform_atlas, task_labels
 from PartialSegLib.training.losses import partial_label_loss
@@ -29,10 +28,13 @@ TASKS = [
 ]
 PACKAGE = {"name": "tiny", "version": "0.0.1", "title": "Tiny", "license": "Apache-2.0", "tasks": TASKS}
 
+# torch 2.13's bfloat16 convolution on CPUs has a wrong weight gradient where an image is 2 voxels deep
+NO_STAGE_2_DEEP = (48, 16, 16)
+
 
 def tiny_config(output: Path, **changes: object) -> TrainingConfig:
     values = {
-        "output": str(output), "package": PACKAGE, "patch_size": (16, 32, 32), "spacing": (12.0, 10.0, 10.0),
+        "output": str(output), "package": PACKAGE, "patch_size": (16, 16, 16), "spacing": (12.0, 14.0, 14.0),
         "network_arguments": {"widths": (8, 8, 8, 8, 8), "depths": (1, 1, 1, 1, 1), "groups": 4},
         "batch_size": 1, "iterations": 6, "checkpoint_every": 3, "workers": 0, "ema_decay": 0.9,
     }  # fmt: skip
@@ -70,7 +72,9 @@ def test_loss_of_a_hand_computed_case() -> None:
     target = torch.tensor([1.0, 1.0, 1.0, 0.0]).view(1, 1, 1, 2, 2)
     dice = 1 - (2 * 1.5 + 1) / (2 + 3 + 1)
     expected = dice + math.log(2)
-    assert partial_label_loss(logits, target, torch.ones(1, 1, dtype=torch.bool)) == pytest.approx(expected, abs=1e-6)
+    assert partial_label_loss(logits, target, torch.ones(1, 1, dtype=torch.bool)) == pytest.approx(
+        expected, abs=1e-6
+    )
 
 
 def test_each_case_is_labelled_for_its_task_only() -> None:
@@ -119,8 +123,8 @@ def test_an_interrupted_run_continues_bit_for_bit(tmp_path: Path) -> None:
         _stop_after(tiny_config(parts), 5)
     train(tiny_config(parts))
     curve = losses_of(parts)
-    assert curve[:5] + curve[5 + 2 :] == losses_of(whole)  # steps 4 and 5 ran twice
-    assert curve[3:5] == curve[5:7]
+    assert curve[:5] + curve[7:] == losses_of(whole)
+    assert curve[3:5] == curve[5:7]  # steps 4 and 5 ran twice
     weights = [(folder / "package" / "weights.safetensors").read_bytes() for folder in (whole, parts)]
     assert weights[0] == weights[1]
 
@@ -141,10 +145,14 @@ def _stop_after(config: TrainingConfig, steps: int) -> None:
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 def test_the_package_of_a_run_segments(tmp_path: Path, optimizer: str) -> None:
-    package = train(tiny_config(tmp_path, iterations=2, optimizer=optimizer, mixed_precision=True))
-    volume = PartialSegLib.Volume(np.zeros((20, 30, 30), np.int16), np.diag([12.0, 10.0, 10.0, 1.0])[[2, 1, 0, 3]])
-    segmentation = PartialSegLib.segment(volume, package)
-    assert [key[0] for key in segmentation.keys()] == ["liver", "liver", "colon", "spleen"]  # noqa: SIM118
+    config = tiny_config(
+        tmp_path, patch_size=NO_STAGE_2_DEEP, iterations=2, optimizer=optimizer, mixed_precision=True
+    )
+    volume = PartialSegLib.Volume(
+        np.zeros((20, 30, 30), np.int16), np.diag([12.0, 14.0, 14.0, 1.0])[[2, 1, 0, 3]]
+    )
+    segmentation = PartialSegLib.segment(volume, train(config))
+    assert [task for task, _ in segmentation] == ["liver", "liver", "colon", "spleen"]
 
 
 def test_fifty_steps_learn_the_liver_of_one_phantom(tmp_path: Path) -> None:
@@ -175,9 +183,6 @@ def test_a_wrong_configuration_is_named(tmp_path: Path, text: str, sentence: str
         read_config(path)
 
 
-def test_the_command_line_says_what_is_wrong(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "PartialSegLib.training", str(tmp_path / "missing.json")]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert result.returncode == 2
-    assert "No training configuration" in result.stderr
-    assert "Traceback" not in result.stderr
+def test_the_command_line_says_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(tmp_path / "missing.json")]) == 2
+    assert capsys.readouterr().err.startswith("No training configuration")

@@ -16,6 +16,10 @@ from torch import Tensor, nn
 from ..errors import InputError
 from ..manifest import Manifest
 
+SAFE_TORCH = (
+    2,
+    6,
+)  # in older versions a checkpoint can execute code in spite of weights_only (CVE-2025-32434)
 PARALLEL_PREFIX = "module."  # written by DataParallel and DistributedDataParallel
 
 
@@ -36,6 +40,10 @@ def read_checkpoint(path: Path) -> Any:
     """
     if not path.is_file():
         raise InputError(f"There is no checkpoint {path}; check the path.")
+    if tuple(int(part) for part in torch.__version__.split(".")[:2]) < SAFE_TORCH:
+        raise InputError(
+            f"PyTorch {torch.__version__} cannot read checkpoints safely; import with 2.6 or newer."
+        )
     try:
         with warnings.catch_warnings():  # torch warns of pickle protocols other than its own
             warnings.simplefilter("ignore")

@@ -1,4 +1,4 @@
-"""Building blocks shared by the networks: weight-standardised convolution and the pre-activation residual block."""
+"""Building blocks of the networks: weight-standardised convolution and pre-activation residual block."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class WeightStandardizedConv3d(nn.Conv3d):
         self.folded = False
 
     def fold(self) -> None:
-        """Store the standardised filters; the module computes the same function, its state_dict is no longer raw."""
+        """Store the standardised filters: same function, but the state_dict no longer holds the raw ones."""
         if not self.folded:
             with torch.no_grad():
                 self.weight.copy_(standardize_weight(self.weight))
@@ -68,7 +68,8 @@ class PreActivationBlock(nn.Module):
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or in_channels != out_channels:
             self.shortcut = nn.Sequential(
-                *norm_relu(in_channels, groups), WeightStandardizedConv3d(in_channels, out_channels, 1, stride)
+                *norm_relu(in_channels, groups),
+                WeightStandardizedConv3d(in_channels, out_channels, 1, stride),
             )
 
     def forward(self, x: Tensor) -> Tensor:

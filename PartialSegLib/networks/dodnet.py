@@ -1,7 +1,8 @@
 """DoDNet: one encoder-decoder for all tasks, and a head whose kernels are generated for the task asked for.
 
-Zhang, Xie, Xia, Shen: DoDNet: Learning to segment multi-organ and tumors from multiple partially labeled datasets,
-CVPR 2021. Everything up to the features is free of the task, so it is computed once per image (Figure 2c).
+Zhang, Xie, Xia, Shen: DoDNet: Learning to segment multi-organ and tumors from multiple partially labeled
+datasets, CVPR 2021. Everything up to the features is free of the task, so it is computed once per image
+(Figure 2c).
 """
 
 from __future__ import annotations
@@ -14,16 +15,22 @@ from torch import Tensor, nn
 
 from .blocks import PreActivationBlock, WeightStandardizedConv3d, norm_relu, upsample_add
 from .dynamic_head import apply_dynamic_head, num_head_parameters
+from .partial_label_network import PartialLabelNetwork
 
 
 class DoDNetFeatures(NamedTuple):
-    """What every task shares: decoder (B, head_channels, D, H, W) and pooled bottleneck (B, widths[-1], 1, 1, 1)."""
+    """What all tasks share.
+
+    Attributes:
+        decoder: (B, head_widths[0], D, H, W).
+        pooled: the bottleneck (B, widths[-2], 1, 1, 1).
+    """
 
     decoder: Tensor
     pooled: Tensor
 
 
-class DoDNet(nn.Module):
+class DoDNet(PartialLabelNetwork):
     """DoDNet with weight standardisation; the defaults are the official network (17,329,528 parameters).
 
     Input size: multiples of 2^(number of stages - 1) voxels on each axis, 16 for the official one.
@@ -50,6 +57,8 @@ class DoDNet(nn.Module):
     ) -> None:
         super().__init__()
         self.num_tasks = num_tasks
+        self.num_structures = num_structures
+        self.patch_multiple = (2 ** (len(widths) - 1),) * 3
         self.head_widths = (*head_widths, num_structures)
         self.stem = WeightStandardizedConv3d(in_channels, widths[0])
         self.encoder = nn.ModuleList()
@@ -67,7 +76,9 @@ class DoDNet(nn.Module):
         for stage in range(len(widths) - 2, -1, -1):
             after = widths[max(stage - 1, 0)]
             self.decoder.append(PreActivationBlock(widths[stage], after, 1, groups))
-        self.projection = nn.Sequential(*norm_relu(widths[0], groups), nn.Conv3d(widths[0], head_widths[0], 1))
+        self.projection = nn.Sequential(
+            *norm_relu(widths[0], groups), nn.Conv3d(widths[0], head_widths[0], 1)
+        )
         self.controller = nn.Conv3d(widths[-2] + num_tasks, num_head_parameters(self.head_widths), 1)
 
     def fold_weights(self) -> None:
@@ -76,11 +87,19 @@ class DoDNet(nn.Module):
             if isinstance(module, WeightStandardizedConv3d):
                 module.fold()
 
-    def set_initial_logit(self, logit: float) -> None:
-        """Let an untrained head give every voxel about this logit: the prior that most voxels are background."""
+    def initialize_head(self, logit: float) -> None:
+        """Start an untrained head from heads that differ by task, all giving about this logit everywhere.
+
+        With PyTorch's defaults (the official start) the generated kernels hardly depend on the task and swing
+        with the image; a short training then ends with background everywhere.
+        """
+        outputs = self.num_structures
         with torch.no_grad():
-            self.controller.weight[-self.head_widths[-1] :] = 0
-            self.controller.bias[-self.head_widths[-1] :] = logit  # type: ignore[index]
+            weight, bias = (self.controller.get_parameter(name) for name in ("weight", "bias"))
+            weight[:, : -self.num_tasks] *= 0.3
+            weight[:, -self.num_tasks :] *= 6
+            weight[-outputs:] = 0
+            bias[-outputs:] = logit
 
     def forward_features(self, patch: Tensor) -> DoDNetFeatures:
         """Encode and decode patch (B, C, D, H, W) without knowing the task."""
@@ -96,7 +115,7 @@ class DoDNet(nn.Module):
         return DoDNetFeatures(self.projection(x), pooled)
 
     def head_parameters(self, features: DoDNetFeatures, task_index: int) -> Tensor:
-        """Parameters (B, P) that the controller generates from the pooled features and the one-hot task (eq. 2)."""
+        """Parameters (B, P) generated from the pooled features and the one-hot task (equation 6)."""
         pooled = features.pooled
         task = pooled.new_zeros(pooled.shape[0], self.num_tasks, 1, 1, 1)
         task[:, task_index] = 1
@@ -106,7 +125,3 @@ class DoDNet(nn.Module):
         """Logits (B, num_structures, D, H, W) of one task; channel 0 is the organ, channel 1 the tumour."""
         parameters = self.head_parameters(features, task_index)
         return apply_dynamic_head(features.decoder, parameters, self.head_widths)
-
-    def forward(self, patch: Tensor, task_index: int) -> Tensor:
-        """`forward_head` of `forward_features`."""
-        return self.forward_head(self.forward_features(patch), task_index)

@@ -1,7 +1,7 @@
-"""A seeded procedural CT of the human trunk with exact labels: for tests, the demo, benchmarks and training.
+"""A seeded procedural CT of the human trunk with exact labels: for tests, demo, benchmarks and training.
 
-Body wall, skeleton, lungs, heart, vessels and abdominal organs stand at plausible places with plausible sizes, bent by
-smooth random fields; lesions grow inside organs; Hounsfield units follow a contrast phase.
+Body wall, skeleton, lungs, heart, vessels and abdominal organs stand at plausible places with plausible
+sizes, bent by smooth random fields; lesions grow inside organs; Hounsfield units follow a contrast phase.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ from .tissues import STRUCTURE_TISSUES, Tissue, structure_mask
 from .torso import Torso
 
 __all__ = [
-    "LESION_KINDS", "PHASES", "STRUCTURE_TISSUES", "Appearance", "Phantom", "SmoothField", "Tissue", "add_lesions", "make_phantom",
-    "make_tissues", "random_appearance", "render", "structure_mask", "voxel_axes",
+    "LESION_KINDS", "PHASES", "STRUCTURE_TISSUES", "Appearance", "Phantom", "SmoothField", "Tissue",
+    "add_lesions", "make_phantom", "make_tissues", "random_appearance", "render", "structure_mask",
+    "voxel_axes",
 ]  # fmt: skip
 
 _SLAB_VOXELS = 8_000_000
@@ -50,7 +51,7 @@ def make_tissues(
 ) -> np.ndarray:
     """Tissues of a random patient without lesions.
 
-    Drawn slab by slab: memory beside the result is about 60 bytes a voxel of one slab; time grows with the voxels.
+    Drawn slab by slab: beside the result it takes about 60 bytes for each voxel of one slab.
 
     Args:
         seed: same seed, same patient, at any spacing and field of view.
@@ -72,7 +73,7 @@ def make_tissues(
     rows = max(1, _SLAB_VOXELS // (shape[1] * shape[2]))
     for start in range(0, shape[0], rows):
         slab = (axes[0][start : start + rows], axes[1], axes[2])
-        x, y, z = (sum(field(*slab) for field in fields) for fields in bends)
+        x, y, z = (coarse(*slab) + fine(*slab) for coarse, fine in bends)
         canvas = Canvas(slab, (x, y, z))
         torso.paint(canvas)
         for painter in painters:
@@ -96,6 +97,9 @@ def make_phantom(
         shape: voxels (z, y, x).
         phase: contrast phase, one of `PHASES`; None draws one.
         lesions: probability of each kind of lesion; 0.6 for all when None, {} for a healthy patient.
+
+    Returns:
+        CT and tissues; the axes of the arrays grow to the head, to the front and to the right.
     """
     tissues = make_tissues(seed, spacing, shape)
     rng = np.random.default_rng([seed, 1])

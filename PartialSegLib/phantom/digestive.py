@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import ArrayLike
 
-from .abdomen import smooth_path, tube
-
+from .canvas import Painter, tube
+from .shapes import smooth_path
 from .tissues import Tissue
-from .torso import Painter
 
 _SOFT = [Tissue.VISCERAL_FAT]
 
@@ -24,7 +24,8 @@ def _hollow_organ(path: np.ndarray, wall: float, tissues: tuple[Tissue, Tissue])
     return [*tube(path[:, :3], path[:, 3], outer, _SOFT), *tube(path[:, :3], content, inner, [outer])]
 
 
-def _random_path(rng: np.random.Generator, points: list[tuple[float, ...]], spread: float, size: float) -> np.ndarray:
+def _random_path(rng: np.random.Generator, points: ArrayLike, spread: float, size: float) -> np.ndarray:
+    """A smooth path through the shifted points, columns x, y, z, radius (mm); size scales the radius."""
     array = np.array(points, float)
     array[:, :3] += rng.normal(0, spread, (len(array), 3)) + rng.normal(0, spread / 2, 3)
     array[:, 3] *= size * rng.uniform(0.85, 1.15, len(array))
@@ -42,7 +43,14 @@ def _stomach(rng: np.random.Generator) -> list[Painter]:
 
 
 def _duodenum(rng: np.random.Generator) -> list[Painter]:
-    points = [(18, 46, 10, 13), (42, 28, 12, 14), (54, 6, -20, 13), (38, 0, -54, 13), (-4, 0, -52, 11), (-26, 12, -30, 11)]
+    points = [
+        (18, 46, 10, 13),
+        (42, 28, 12, 14),
+        (54, 6, -20, 13),
+        (38, 0, -54, 13),
+        (-4, 0, -52, 11),
+        (-26, 12, -30, 11),
+    ]
     path = _random_path(rng, points, 5, rng.uniform(0.75, 1.15))
     return _hollow_organ(path, 3.0, (Tissue.BOWEL_WALL, Tissue.SMALL_BOWEL))
 
@@ -50,9 +58,10 @@ def _duodenum(rng: np.random.Generator) -> list[Painter]:
 def _colon(rng: np.random.Generator) -> list[Painter]:
     sag = rng.uniform(-70, 0)
     points = [
-        (88, 15, -140, 28), (100, 5, -95, 27), (104, 0, -50, 25), (92, 22, -18, 24), (60, 62, -35 + sag / 2, 22),
-        (5, 70, -30 + sag, 21), (-55, 58, -5 + sag / 2, 21), (-95, 15, 35, 22), (-104, -12, -5, 20), (-108, -18, -70, 18),
-        (-98, 0, -130, 18), (-70, 5, -170, 18), (-25, 15, -165, 18), (5, -10, -190, 18), (0, -45, -225, 20), (0, -42, -270, 18),
+        (88, 15, -140, 28), (100, 5, -95, 27), (104, 0, -50, 25), (92, 22, -18, 24),
+        (60, 62, -35 + sag / 2, 22), (5, 70, -30 + sag, 21), (-55, 58, -5 + sag / 2, 21), (-95, 15, 35, 22),
+        (-104, -12, -5, 20), (-108, -18, -70, 18), (-98, 0, -130, 18), (-70, 5, -170, 18),
+        (-25, 15, -165, 18), (5, -10, -190, 18), (0, -45, -225, 20), (0, -42, -270, 18),
     ]  # fmt: skip
     path = _random_path(rng, points, 8, rng.uniform(0.7, 1.3))
     path[:, 3] *= 1 + 0.16 * np.sin(np.arange(len(path)) * 1.9 + rng.uniform(0, 6))
@@ -73,8 +82,6 @@ def _small_bowel(rng: np.random.Generator) -> list[Painter]:
             heading = np.where((point < low) | (point > high), -heading, heading)
             point = np.clip(point, low, high)
             points.append((*point, radius * rng.uniform(0.8, 1.2)))
-        painters += _hollow_organ(smooth_path(np.array(points), 8), 2.5, (Tissue.BOWEL_WALL, Tissue.SMALL_BOWEL))
+        path = smooth_path(np.array(points), 8)
+        painters += _hollow_organ(path, 2.5, (Tissue.BOWEL_WALL, Tissue.SMALL_BOWEL))
     return painters
-
-
-

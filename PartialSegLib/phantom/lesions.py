@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .smooth_field import SmoothField
-from .tissues import Tissue
+from .tissues import Tissue, membership
 
 
 @dataclass(frozen=True)
@@ -29,12 +29,18 @@ LESION_KINDS: dict[str, LesionKind] = {
     "kidney_cyst": LesionKind(Tissue.KIDNEY_CYST, _KIDNEY, (*_KIDNEY, Tissue.VISCERAL_FAT), (4, 22), 3),
     "liver_tumor": LesionKind(Tissue.LIVER_TUMOR, _LIVER, (*_LIVER, Tissue.LIVER_CYST), (5, 38), 6),
     "kidney_tumor": LesionKind(
-        Tissue.KIDNEY_TUMOR, _KIDNEY, (*_KIDNEY, Tissue.VISCERAL_FAT, Tissue.KIDNEY_CYST, Tissue.RENAL_PELVIS), (8, 36), 2
+        Tissue.KIDNEY_TUMOR,
+        _KIDNEY,
+        (*_KIDNEY, Tissue.VISCERAL_FAT, Tissue.KIDNEY_CYST, Tissue.RENAL_PELVIS),
+        (8, 36),
+        2,
     ),
     "pancreas_tumor": LesionKind(
         Tissue.PANCREAS_TUMOR, (Tissue.PANCREAS,), (Tissue.PANCREAS, Tissue.VISCERAL_FAT), (7, 24), 1
     ),
-    "colon_tumor": LesionKind(Tissue.COLON_TUMOR, (Tissue.COLON_WALL,), (*_COLON, Tissue.VISCERAL_FAT), (9, 28), 1),
+    "colon_tumor": LesionKind(
+        Tissue.COLON_TUMOR, (Tissue.COLON_WALL,), (*_COLON, Tissue.VISCERAL_FAT), (9, 28), 1
+    ),
     "lung_tumor": LesionKind(
         Tissue.LUNG_TUMOR, (Tissue.LUNG, Tissue.LUNG_VESSEL), (Tissue.LUNG, Tissue.LUNG_VESSEL), (5, 26), 2
     ),
@@ -42,7 +48,10 @@ LESION_KINDS: dict[str, LesionKind] = {
 
 
 def add_lesions(
-    tissues: np.ndarray, spacing: tuple[float, float, float], rng: np.random.Generator, kinds: dict[str, float]
+    tissues: np.ndarray,
+    spacing: tuple[float, float, float],
+    rng: np.random.Generator,
+    kinds: dict[str, float],
 ) -> None:
     """Grow lesions into a map of tissues, in place.
 
@@ -56,7 +65,7 @@ def add_lesions(
         kind = LESION_KINDS[name]
         if rng.random() >= probability:
             continue
-        sites = np.flatnonzero(_lookup(kind.sites)[tissues])
+        sites = np.flatnonzero(membership(kind.sites)[tissues])
         for _ in range(int(rng.integers(1, kind.most + 1)) if sites.size else 0):
             center = np.unravel_index(int(rng.choice(sites)), tissues.shape)
             radius = float(np.exp(rng.uniform(*np.log(kind.radius))))
@@ -78,15 +87,12 @@ def _grow(
     axes = [(np.arange(a, b) - c) * s for a, b, c, s in zip(low, high, center, spacing, strict=True)]
     stretch = np.exp(rng.normal(0, 0.18, 3))
     distance2 = sum(
-        (axis.reshape([-1 if i == j else 1 for j in range(3)]) * stretch[i]) ** 2 for i, axis in enumerate(axes)
+        (axis.reshape([-1 if i == j else 1 for j in range(3)]) * stretch[i]) ** 2
+        for i, axis in enumerate(axes)
     )
-    bumps = SmoothField(rng, np.full(3, -1.6 * radius), np.full(3, 1.6 * radius), max(0.7 * radius, 4.0), 0.25)
+    bumps = SmoothField(
+        rng, np.full(3, -1.6 * radius), np.full(3, 1.6 * radius), max(0.7 * radius, 4.0), 0.25
+    )
     part = tissues[tuple(slice(a, b) for a, b in zip(low, high, strict=True))]
     inside = np.sqrt(distance2) < radius * (1 + bumps(*axes))
-    part[inside & _lookup(kind.over)[part]] = kind.tissue
-
-
-def _lookup(members: tuple[Tissue, ...]) -> np.ndarray:
-    table = np.zeros(256, bool)
-    table[list(members)] = True
-    return table
+    part[inside & membership(kind.over)[part]] = kind.tissue

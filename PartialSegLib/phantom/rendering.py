@@ -1,9 +1,9 @@
-"""From a map of tissues to a CT: Hounsfield units by contrast phase, bowel content, texture, blur and noise."""
+"""From a map of tissues to a CT: Hounsfield units by contrast phase, bowel content, texture, blur, noise."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from scipy import ndimage
@@ -13,7 +13,7 @@ from .tissues import Tissue
 
 PHASES = ("native", "arterial", "portal venous", "delayed")
 
-# HU of every tissue: native, arterial, portal venous, delayed; spread between patients; texture within a patient
+# HU: native, arterial, portal venous, delayed; then their spread between patients; texture within a patient
 _TABLE: dict[Tissue, tuple[float, float, float, float, float, float]] = {
     Tissue.AIR: (-1000, -1000, -1000, -1000, 5, 2),
     Tissue.TABLE: (-600, -600, -600, -600, 250, 60),
@@ -56,7 +56,6 @@ _TABLE: dict[Tissue, tuple[float, float, float, float, float, float]] = {
     Tissue.COLON_TUMOR: (42, 75, 85, 78, 14, 9),
     Tissue.LUNG_TUMOR: (25, 50, 55, 50, 30, 15),
 }
-_LOW_CONTRAST = (Tissue.LIVER_TUMOR, Tissue.PANCREAS_TUMOR)
 
 
 @dataclass(frozen=True)
@@ -80,7 +79,9 @@ class Appearance:
     shading: float
 
 
-def random_appearance(rng: np.random.Generator, phase: str | None = None, strength: float = 1.0) -> Appearance:
+def random_appearance(
+    rng: np.random.Generator, phase: str | None = None, strength: float = 1.0
+) -> Appearance:
     """Draw an appearance.
 
     Args:
@@ -105,15 +106,23 @@ def random_appearance(rng: np.random.Generator, phase: str | None = None, streng
     contents[Tissue.COLON] = _content(rng, gas=0.45, stool=0.7)
     blur = rng.uniform(0.6, 2.2)
     return Appearance(
-        mean, texture, contents, (blur * rng.uniform(0.8, 1.4), blur, blur), rng.uniform(2, 14), rng.uniform(1, 8), rng.uniform(0, 5)
+        mean,
+        texture,
+        contents,
+        (blur * rng.uniform(0.8, 1.4), blur, blur),
+        rng.uniform(2, 14),
+        rng.uniform(1, 8),
+        rng.uniform(0, 5),
     )
 
 
 def _separate_lesions(mean: np.ndarray, rng: np.random.Generator) -> None:
     """Keep lesions apart from the tissue around them, mostly darker, sometimes brighter."""
     for lesion, organ in (
-        (Tissue.LIVER_TUMOR, Tissue.LIVER), (Tissue.PANCREAS_TUMOR, Tissue.PANCREAS), (Tissue.KIDNEY_TUMOR, Tissue.KIDNEY_CORTEX)
-    ):  # fmt: skip
+        (Tissue.LIVER_TUMOR, Tissue.LIVER),
+        (Tissue.PANCREAS_TUMOR, Tissue.PANCREAS),
+        (Tissue.KIDNEY_TUMOR, Tissue.KIDNEY_CORTEX),
+    ):
         difference = rng.uniform(18, 70) * (-1 if rng.random() < 0.85 else 1)
         mean[lesion] = mean[organ] + difference
 
@@ -134,8 +143,8 @@ def render(
     """Turn a slab of tissues into Hounsfield units.
 
     Args:
-        tissues: (z, y, x) uint8; axis y must run from back to front or front to back (gas rises to the front).
-        axes: voxel centres along z, y, x in mm RAS.
+        tissues: (z, y, x) uint8.
+        axes: voxel centres along z, y, x in mm RAS; y decides where gas rises to, the front.
         rng: random generator for texture and noise.
         appearance: how the scan looks.
 
@@ -148,7 +157,9 @@ def render(
     fine = SmoothField(rng, low, high, 9.0, 1.0)(*axes)
     image += appearance.texture[tissues] * fine
     spacing = [abs(a[1] - a[0]) if len(a) > 1 else 1.0 for a in axes]
-    ndimage.gaussian_filter(image, [b / s for b, s in zip(appearance.blur, spacing, strict=True)], output=image, truncate=3)
+    ndimage.gaussian_filter(
+        image, [b / s for b, s in zip(appearance.blur, spacing, strict=True)], output=image, truncate=3
+    )
     image += SmoothField(rng, low, high, 90.0, appearance.shading)(*axes)
     grain = rng.standard_normal(image.shape, np.float32)
     image += appearance.noise * grain
@@ -157,7 +168,11 @@ def render(
 
 
 def _fill_bowel(
-    image: np.ndarray, tissues: np.ndarray, axes: Sequence[np.ndarray], rng: np.random.Generator, appearance: Appearance
+    image: np.ndarray,
+    tissues: np.ndarray,
+    axes: Sequence[np.ndarray],
+    rng: np.random.Generator,
+    appearance: Appearance,
 ) -> None:
     """Give hollow organs gas in front, and patches of two kinds of content."""
     low, high = np.array([a.min() for a in axes]), np.array([a.max() for a in axes])
@@ -173,10 +188,3 @@ def _fill_bowel(
         level = np.quantile(height[inside][::17], 1 - min(share, 0.95)) if inside.sum() > 200 else np.inf
         content[height > level] = -950.0
         image[inside] = content[inside]
-
-
-def without_noise(appearance: Appearance) -> Appearance:
-    """The same appearance without noise, blur and texture: every tissue has exactly its HU."""
-    return replace(
-        appearance, texture=np.zeros(256, np.float32), blur=(0, 0, 0), noise=0.0, noise_grain=0.0, shading=0.0
-    )

@@ -26,14 +26,14 @@ class SmoothField:
         self.knots = rng.normal(0, amplitude, knots).astype(np.float32)
 
     def __call__(self, z: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:
-        """Values (Z, Y, X) on the grid spanned by three axes of coordinates in mm; O(voxels) multiplications."""
+        """Values (Z, Y, X) on the grid spanned by three axes of coordinates in mm."""
         field = self.knots
         for axis, points in zip((2, 1, 0), (x, y, z), strict=True):
             field = np.moveaxis(np.tensordot(self._basis(points, axis), field, (1, axis)), 0, axis)
         return field
 
     def _basis(self, points: np.ndarray, axis: int) -> np.ndarray:
-        """Cubic B-spline weights (points, knots) along one axis; outside the region the border is repeated."""
+        """Cubic B-spline weights (points, knots) along one axis; outside, the border is repeated."""
         count = self.knots.shape[axis]
         position = np.clip((points - self.low[axis]) / self.scale + 1, 1, count - 2.001)
         distance = np.abs(position[:, None] - np.arange(count))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from enum import IntEnum, auto
 
 import numpy as np
@@ -68,8 +69,13 @@ STRUCTURE_TISSUES: dict[str, tuple[Tissue, ...]] = {
 }
 
 
+def membership(tissues: Iterable[Tissue]) -> np.ndarray:
+    """Look-up table (256,) bool: whether a label is one of the tissues."""
+    table = np.zeros(256, bool)
+    table[list(tissues)] = True
+    return table
+
+
 def structure_mask(tissues: np.ndarray, structure: str) -> np.ndarray:
-    """Exact boolean mask of one structure in a map of tissues; organs include their tumours, as in LiTS and KiTS."""
-    lookup = np.zeros(256, bool)
-    lookup[list(STRUCTURE_TISSUES[structure])] = True
-    return lookup[tissues]
+    """Exact boolean mask of one structure in a map of tissues; organs include their tumours (LiTS, KiTS)."""
+    return membership(STRUCTURE_TISSUES[structure])[tissues]

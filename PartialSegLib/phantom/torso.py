@@ -1,19 +1,18 @@
 """Body wall, skeleton, muscles and chest of the phantom, in reference millimetres.
 
-Reference frame: RAS (x grows to the patient's right, y to the front, z to the head), origin in the middle of the body at
-the level of the first lumbar vertebra.
+Reference frame: RAS (x grows to the patient's right, y to the front, z to the head); the origin lies in the
+middle of the body at the level of the first lumbar vertebra.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from itertools import pairwise
 
 import numpy as np
 
-from .canvas import Canvas, capsule, ellipsoid
+from .canvas import Canvas, Painter, paint
+from .shapes import capsule, ellipsoid, rotation
 from .tissues import Tissue
-
-Painter = Callable[[Canvas], None]
 
 _LEVELS = np.array([-480, -300, -260, -200, -150, -60, 40, 120, 220, 320], float)
 _HALF_WIDTH = np.array([150, 150, 152, 150, 145, 128, 132, 140, 142, 130], float)
@@ -78,9 +77,8 @@ class Torso:
         z = canvas.z
         width = np.interp(z, _LEVELS, self.half_width).astype(np.float32)
         depth = np.interp(z, _LEVELS, self.half_depth).astype(np.float32)
-        rho = (np.abs(canvas.x / width) ** self.exponent + np.abs(canvas.y / depth) ** self.exponent) ** (
-            1 / self.exponent
-        )
+        power = self.exponent
+        rho = (np.abs(canvas.x / width) ** power + np.abs(canvas.y / depth) ** power) ** (1 / power)
         rho = np.maximum(rho, 1e-3)
         surface = np.hypot(canvas.x, canvas.y) * (1 / rho - 1)
         legs = 74 - np.hypot(np.abs(canvas.x) - 85, canvas.y)
@@ -93,51 +91,54 @@ class Torso:
         heart = ellipsoid(
             (-22, 32, left + rng.uniform(38, 52)),
             (rng.uniform(48, 66), rng.uniform(40, 52), rng.uniform(45, 60)),
-            _turn(rng.uniform(-0.4, 0.4), 2),
+            rotation(rng.uniform(-0.4, 0.4), 2),
         )
         middle = ellipsoid((-5, 0, left + 95), (32, 85, 130))
-        painters = [_paint(heart, Tissue.HEART, [Tissue.LUNG]), _paint(middle, Tissue.VISCERAL_FAT, [Tissue.LUNG])]
+        painters = [
+            paint(heart, Tissue.HEART, [Tissue.LUNG]),
+            paint(middle, Tissue.VISCERAL_FAT, [Tissue.LUNG]),
+        ]
         for _ in range(60):
             side = rng.choice([-1, 1])
             hilum = np.array([side * 32, -5, left + rng.uniform(50, 90)])
             end = hilum + rng.normal(0, 1, 3) * (45, 45, 55) + (side * 45, 0, 0)
             vessel = capsule(hilum, end, rng.uniform(2, 5), 0.8)
-            painters.append(_paint(vessel, Tissue.LUNG_VESSEL, [Tissue.LUNG]))
+            painters.append(paint(vessel, Tissue.LUNG_VESSEL, [Tissue.LUNG]))
         sternum = capsule((0, self.back + 2, 75), (0, self.back - 4, 260), 11, 14)
-        painters.append(_paint(sternum, Tissue.BONE, [Tissue.MUSCLE, Tissue.FAT]))
+        painters.append(paint(sternum, Tissue.BONE, [Tissue.MUSCLE, Tissue.FAT]))
         return painters
 
     def _spine(self) -> list[Painter]:
         painters = []
         body = self.rng.uniform(17, 22)
-        levels = np.arange(-140, 330, _VERTEBRA)
-        for z in levels:
-            y = float(self.spine_y(z))
-            low, high = (0, y, z), (0, float(self.spine_y(z + _VERTEBRA)), z + _VERTEBRA)
-            painters.append(_paint(capsule((0, y - 27, z), (0, y - 27, z + _VERTEBRA), 14, 14), Tissue.BONE))
-            painters.append(_paint(capsule(low, high, body, body), Tissue.BONE))
-            painters.append(_paint(capsule(low, high, body - 2.5, body - 2.5), Tissue.MARROW))
-            painters.append(_paint(ellipsoid(high, (body - 0.5, body - 0.5, 4)), Tissue.DISC))
-            painters.append(_paint(capsule((0, y - 27, z), (0, y - 27, z + _VERTEBRA), 8.5, 8.5), Tissue.SPINAL_CANAL))
-            painters.append(_paint(capsule((0, y - 42, z + 6), (0, y - 58, z), 4, 5), Tissue.BONE))
-            painters.append(_paint(capsule((-36, y - 24, z + 12), (36, y - 24, z + 12), 4.5, 4.5), Tissue.BONE,
-                                   [Tissue.MUSCLE, Tissue.VISCERAL_FAT]))
+        for z in np.arange(-140, 330, _VERTEBRA):
+            y, top = float(self.spine_y(z)), z + _VERTEBRA
+            low, high = (0, y, z), (0, float(self.spine_y(top)), top)
+            behind = (0, y - 27, z), (0, y - 27, top)
+            transverse = capsule((-36, y - 24, z + 12), (36, y - 24, z + 12), 4.5, 4.5)
+            painters += [
+                paint(capsule(*behind, 14, 14), Tissue.BONE),
+                paint(capsule(low, high, body, body), Tissue.BONE),
+                paint(capsule(low, high, body - 2.5, body - 2.5), Tissue.MARROW),
+                paint(ellipsoid(high, (body - 0.5, body - 0.5, 4)), Tissue.DISC),
+                paint(capsule(*behind, 8.5, 8.5), Tissue.SPINAL_CANAL),
+                paint(capsule((0, y - 42, z + 6), (0, y - 58, z), 4, 5), Tissue.BONE),
+                paint(transverse, Tissue.BONE, [Tissue.MUSCLE, Tissue.VISCERAL_FAT]),
+            ]
         return painters
 
     def _pelvis(self) -> list[Painter]:
-        painters = [_paint(ellipsoid((0, self.spine_y(-170) - 12, -175), (46, 19, 55)), Tissue.MARROW)]
+        painters = [paint(ellipsoid((0, float(self.spine_y(-170)) - 12, -175), (46, 19, 55)), Tissue.MARROW)]
         for side in (-1, 1):
-            wing = ellipsoid((side * 88, -18, -150), (9, 52, 58), _turn(side * 0.7, 2))
-            painters.append(_paint(wing, Tissue.BONE))
-            for shape, inner in (
-                (ellipsoid((side * 88, -2, -232), (30, 30, 30)), 0.82),
-                (capsule((side * 88, -2, -232), (side * 120, -5, -255), 18, 24), 0.8),
-                (capsule((side * 118, -5, -255), (side * 98, 0, -480), 19, 15), 0.7),
-            ):
-                painters.append(_paint(shape, Tissue.BONE))
-                if inner < 0.81:
-                    painters.append(_paint(shape, Tissue.MARROW, [Tissue.BONE]))
-            painters.append(_paint(capsule((side * 70, 40, -230), (0, 58, -245), 11, 9), Tissue.BONE))
+            wing = ellipsoid((side * 88, -18, -150), (9, 52, 58), rotation(side * 0.7, 2))
+            head = (side * 88, -2, -232)
+            painters += [
+                paint(wing, Tissue.BONE),
+                paint(ellipsoid(head, (30, 30, 30)), Tissue.BONE),
+                paint(capsule(head, (side * 120, -5, -255), 18, 24), Tissue.MARROW),
+                paint(capsule((side * 118, -5, -255), (side * 98, 0, -480), 19, 15), Tissue.MARROW),
+                paint(capsule((side * 70, 40, -230), (0, 58, -245), 11, 9), Tissue.BONE),
+            ]
         return painters
 
     def _muscles(self) -> list[Painter]:
@@ -146,44 +147,38 @@ class Torso:
         size = self.rng.uniform(0.75, 1.2)
         for side in (-1, 1):
             y = self.spine_y(np.array([10, -80]))
-            path = [(side * 22, y[0], 10), (side * 42, y[1] + 6, -80), (side * 72, y[1] + 34, -190), (side * 95, 20, -245)]
-            for start, end, a, b in zip(path, path[1:], (7, 20, 18), (20, 18, 12), strict=False):
-                painters.append(_paint(capsule(start, end, a * size, b * size), Tissue.MUSCLE, soft))
+            path = [
+                (side * 22, y[0], 10),
+                (side * 42, y[1] + 6, -80),
+                (side * 72, y[1] + 34, -190),
+                (side * 95, 20, -245),
+            ]
+            for (start, end), a, b in zip(pairwise(path), (7, 20, 18), (20, 18, 12), strict=True):
+                painters.append(paint(capsule(start, end, a * size, b * size), Tissue.MUSCLE, soft))
             for start, end, radius in (
-                ((side * 64, y[0] - 12, 5), (side * 72, y[1] - 10, -110), 11),
-                ((side * 30, -self.back + 20, -160), (side * 27, -self.back + 18, 320), 23),
-                ((side * 70, -60, -130), (side * 95, -55, -260), 48),
+                ((side * 64, y[0] - 12, 5), (side * 72, y[1] - 10, -110), 11 * size),
+                ((side * 30, -self.back + 20, -160), (side * 27, -self.back + 18, 320), 23 * size),
+                ((side * 70, -60, -130), (side * 95, -55, -260), 48 * size),
             ):
-                painters.append(_paint(capsule(start, end, radius * size, radius * size), Tissue.MUSCLE, soft))
+                painters.append(paint(capsule(start, end, radius, radius), Tissue.MUSCLE, soft))
         return painters
 
     def _arms_and_table(self) -> list[Painter]:
         rng = self.rng
         painters: list[Painter] = []
+        over = [Tissue.AIR, Tissue.FAT, Tissue.MUSCLE]
         if rng.random() < 0.25:
             for side in (-1, 1):
                 ends = (side * (200 + self.fat), 10, -260), (side * (190 + self.fat), 0, 300)
                 for radius, tissue in ((46, Tissue.FAT), (38, Tissue.MUSCLE), (12, Tissue.BONE)):
-                    painters.append(_paint(capsule(*ends, radius, radius), tissue, [Tissue.AIR, Tissue.FAT, Tissue.MUSCLE]))
+                    painters.append(paint(capsule(*ends, radius, radius), tissue, over))
         if rng.random() < 0.7:
             height = -self.back - 1.4 * self.fat - rng.uniform(8, 30)
 
             def table(canvas: Canvas) -> None:
                 plate = canvas.y - (canvas.x / 30) ** 2 * 0.35
-                canvas.fill((np.abs(plate - height) < 9) & (np.abs(canvas.x) < 230), Tissue.TABLE, [Tissue.AIR])
+                inside = (np.abs(plate - height) < 9) & (np.abs(canvas.x) < 230)
+                canvas.fill(inside, Tissue.TABLE, [Tissue.AIR])
 
             painters.append(table)
         return painters
-
-
-def _paint(shape: object, tissue: Tissue, over: list[Tissue] | None = None) -> Painter:
-    return lambda canvas: canvas.paint(shape, tissue, over)  # type: ignore[arg-type]
-
-
-def _turn(angle: float, axis: int) -> np.ndarray:
-    """Rotation matrix by angle (rad) about one axis (0 x, 1 y, 2 z)."""
-    matrix = np.eye(3)
-    first, second = [index for index in range(3) if index != axis]
-    matrix[first, first] = matrix[second, second] = np.cos(angle)
-    matrix[first, second], matrix[second, first] = -np.sin(angle), np.sin(angle)
-    return matrix

@@ -1,7 +1,8 @@
-"""A hand-made anatomical label map turned into tissues, so that strong deformation can make many patients of it.
+"""A hand-made anatomical label map turned into tissues; strong deformation makes many patients of it.
 
-Made for the SPL/NAC/BWH abdominal atlas (Open Anatomy Project): 95 structures from the tenth thoracic vertebra to the hips.
-Its header's spacing makes organs half their size; 3.0 x 1.5 x 1.5 mm gives kidneys of 120 ml each.
+Made for the SPL/NAC/BWH abdominal atlas (Open Anatomy Project): 95 structures from the tenth thoracic
+vertebra to the hips. The spacing in its header makes organs half their size; 3.0 x 1.5 x 1.5 mm gives kidneys
+of 120 ml each.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ SPACING = (3.0, 1.5, 1.5)  # mm (z, y, x), see above
 _CHEST_ROWS = 36  # slices added on top, where the atlas ends
 
 _LABELS: dict[Tissue, tuple[int, ...]] = {
-    Tissue.LIVER: (3,), Tissue.SPLEEN: (4,), Tissue.PANCREAS: (6,), Tissue.GALLBLADDER: (10,), Tissue.COLON: (9,),
-    Tissue.STOMACH: (13,), Tissue.KIDNEY_CORTEX: (51, 52), Tissue.RENAL_PELVIS: (141, 142, 145, 146),
+    Tissue.LIVER: (3,), Tissue.SPLEEN: (4,), Tissue.PANCREAS: (6,), Tissue.GALLBLADDER: (10,),
+    Tissue.COLON: (9,), Tissue.STOMACH: (13,), Tissue.KIDNEY_CORTEX: (51, 52),
+    Tissue.RENAL_PELVIS: (141, 142, 145, 146),
     Tissue.ARTERY: (7, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 29, 71, 72, 73, 74, 75, 76, 126, 127, 227),
     Tissue.VEIN: (8, 81, 82, 83, 84, 85, 86, 128, 129), Tissue.PORTAL_VEIN: (11, 12, 117),
     Tissue.HEPATIC_VESSEL: (151, 152, 153), Tissue.ADRENAL: (111, 112), Tissue.DISC: tuple(range(551, 560)),
@@ -29,11 +31,14 @@ _LABELS: dict[Tissue, tuple[int, ...]] = {
 
 
 def read_atlas(path: Path | str) -> np.ndarray:
-    """Read the label map and fill what it leaves open: fat, chest wall, lungs, heart, spinal canal, bowel walls.
+    """Read the label map and fill what it leaves open: fat, chest wall, lungs, heart, spinal canal, walls.
 
     Returns:
-        Tissues (z, y, x) uint8 at `SPACING`; z upwards, y to the front, x to the right; fat outside the muscles is added
-        when it is deformed.
+        Tissues (z, y, x) uint8 at `SPACING`; z upwards, y to the front, x to the right. Fat outside the
+        muscles is put on when the atlas is deformed.
+
+    Raises:
+        InputError: the file is missing or cannot be read.
     """
     labels = reorient(read_volume(path), "SAR").array.astype(np.int32)
     table = np.zeros(1000, np.uint8)
@@ -49,16 +54,22 @@ def read_atlas(path: Path | str) -> np.ndarray:
     return tissues
 
 
-
-
 def with_varied_organs(tissues: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """A copy in which single organs have grown into or shrunk away from the soft tissue around them."""
     result = tissues.copy()
-    soft = np.isin(result, [Tissue.VISCERAL_FAT, Tissue.STOMACH, Tissue.STOMACH_WALL, Tissue.COLON, Tissue.COLON_WALL])
-    for tissue, low, high in ((Tissue.SPLEEN, 0, 9), (Tissue.KIDNEY_CORTEX, -2, 4), (Tissue.PANCREAS, -1.5, 4), (Tissue.LIVER, -3, 8)):
+    soft = np.isin(
+        result, [Tissue.VISCERAL_FAT, Tissue.STOMACH, Tissue.STOMACH_WALL, Tissue.COLON, Tissue.COLON_WALL]
+    )
+    for tissue, low, high in (
+        (Tissue.SPLEEN, 0, 9),
+        (Tissue.KIDNEY_CORTEX, -2, 4),
+        (Tissue.PANCREAS, -1.5, 4),
+        (Tissue.LIVER, -3, 8),
+    ):
         amount = rng.uniform(low, high)
         organ = result == tissue
-        box = tuple(slice(max(s.start - 6, 0), s.stop + 6) for s in ndimage.find_objects(organ.view(np.uint8))[0])
+        found = ndimage.find_objects(organ.view(np.uint8))[0]
+        box = tuple(slice(max(s.start - 6, 0), s.stop + 6) for s in found)
         part, inside = result[box], organ[box]
         if amount > 0:
             grown = ndimage.distance_transform_edt(~inside, SPACING) < amount
@@ -98,7 +109,7 @@ def _fill_open_space(tissues: np.ndarray, body: np.ndarray) -> None:
 
 
 def _diaphragm(tissues: np.ndarray) -> np.ndarray:
-    """Row (y, x) above which open space is lung: the tops of liver, stomach and spleen, falling away outside them."""
+    """Row (y, x) above which open space is lung: the tops of liver, stomach, spleen, falling off outside."""
     organs = np.isin(tissues, [Tissue.LIVER, Tissue.STOMACH, Tissue.SPLEEN])
     organs[-_CHEST_ROWS:] = False
     rows = np.arange(len(tissues))[:, None, None]
@@ -111,11 +122,17 @@ def _diaphragm(tissues: np.ndarray) -> np.ndarray:
 
 
 def _add_heart(tissues: np.ndarray) -> None:
+    """An ellipsoid in front of the aorta, in mm, and mediastinal fat around the midline."""
     depth, height, width = tissues.shape
     z, y, x = np.ogrid[:depth, :height, :width]
     middle = np.argwhere(tissues == Tissue.ARTERY).mean(axis=0)
     base = depth - _CHEST_ROWS
-    heart = ((z - base - 14) * 3 / 52) ** 2 + ((y - middle[1] - 42) * 1.5 / 48) ** 2 + ((x - middle[2] + 8) * 1.5 / 58) ** 2 < 1
+    up, front, right = (
+        (z - base - 14) * 3 / 52,
+        (y - middle[1] - 42) * 1.5 / 48,
+        (x - middle[2] + 8) * 1.5 / 58,
+    )
+    heart = up**2 + front**2 + right**2 < 1
     tissues[heart & (tissues == Tissue.LUNG)] = Tissue.HEART
     middle_fat = (np.abs(x - middle[2]) * 1.5 < 26) & (y < middle[1] + 45)
     tissues[middle_fat & (tissues == Tissue.LUNG)] = Tissue.VISCERAL_FAT

@@ -1,4 +1,4 @@
-"""Partially labelled training cases made on the fly: a synthetic CT patch, and labels of one task only per case."""
+"""Partially labelled training cases made on the fly: a synthetic CT patch, and labels of one task each."""
 
 from __future__ import annotations
 
@@ -31,8 +31,11 @@ from .config import TrainingConfig
 class Cases:
     """Cases that share one image, each labelled for one task only.
 
-    image (1, D, H, W) normalised; tasks (N) indices; target (N, K, D, H, W) bool; annotated (N, K) bool says which channels
-    of the task have labels at all.
+    Attributes:
+        image: (1, D, H, W) float32, normalised.
+        tasks: (N), the index of each case's task.
+        target: (N, K, D, H, W) bool.
+        annotated: (N, K) bool; which channels of the task have labels at all.
     """
 
     image: Tensor
@@ -66,21 +69,32 @@ class SyntheticCases(Dataset[Cases]):
         _cut_field_of_view(image, tissues, rng)
         image = np.clip(image, *config.clip)
         tensor = torch.from_numpy(((image - config.subtract) / config.divide).astype(np.float32))
-        chosen = np.sort(rng.choice(len(self.tasks), min(config.cases_per_image, len(self.tasks)), replace=False))
-        labels = [task_labels(tissues, self.tasks[task], config.num_structures) for task in chosen]
-        target, annotated = zip(*labels, strict=True)
-        return Cases(tensor[None], torch.from_numpy(chosen), torch.stack(target), torch.stack(annotated))
+        labels = [task_labels(tissues, task, config.num_structures) for task in self.tasks]
+        chosen = self._choose_tasks([bool(target.any()) for target, _ in labels], rng)
+        target, annotated = zip(*(labels[task] for task in chosen), strict=True)
+        return Cases(tensor[None], torch.tensor(chosen), torch.stack(target), torch.stack(annotated))
+
+    def _choose_tasks(self, has_foreground: list[bool], rng: np.random.Generator) -> list[int]:
+        """Tasks for one image; each has foreground with probability 0.8, like DoDNet's crops, else any."""
+        left = list(range(len(self.tasks)))
+        chosen = []
+        for _ in range(min(self.config.cases_per_image, len(left))):
+            present = [task for task in left if has_foreground[task]]
+            chosen.append(int(rng.choice(present if present and rng.random() < 0.8 else left)))
+            left.remove(chosen[-1])
+        return chosen
 
     def _patient(self, rng: np.random.Generator) -> tuple[np.ndarray, list[np.ndarray]]:
-        spacing = tuple(s * rng.uniform(0.92, 1.08) for s in self.config.spacing)
-        shape = self.config.patch_size
+        """Tissues of a new patient in the field of view of a patch, and the axes of its voxels."""
+        z, y, x = (s * rng.uniform(0.92, 1.08) for s in self.config.spacing)
+        spacing, shape = (z, y, x), self.config.patch_size
         if self.atlas is not None and rng.random() < self.config.atlas_share:
-            axes = voxel_axes(spacing, shape)  # type: ignore[arg-type]
+            axes = voxel_axes(spacing, shape)
             return deform_atlas(self.atlas, axes, rng), axes
         height = rng.normal(25, 75) if rng.random() < 0.8 else rng.uniform(-260, 220)
         center = (height, rng.normal(0, 15), rng.normal(0, 15))
         seed = int(rng.integers(2**32))
-        return make_tissues(seed, spacing, shape, center), voxel_axes(spacing, shape, center)  # type: ignore[arg-type]
+        return make_tissues(seed, spacing, shape, center), voxel_axes(spacing, shape, center)
 
 
 def task_labels(tissues: np.ndarray, task: Task, channels: int) -> tuple[Tensor, Tensor]:
@@ -94,12 +108,22 @@ def task_labels(tissues: np.ndarray, task: Task, channels: int) -> tuple[Tensor,
 
 
 def deform_atlas(atlas: np.ndarray, axes: list[np.ndarray], rng: np.random.Generator) -> np.ndarray:
-    """A new patient from the atlas on the grid of axes (mm): organs varied, scaled, turned, bent, fat put on."""
+    """A new patient made of the atlas: organs varied, scaled, turned and bent, then fat put on.
+
+    Args:
+        atlas: tissues (z, y, x) at the spacing of `training.atlas`.
+        axes: voxel centres of the patient along z, y, x, mm.
+        rng: random generator.
+
+    Returns:
+        Tissues (z, y, x) uint8 on the grid of the axes.
+    """
     atlas = with_varied_organs(atlas, rng)
     size = np.array(atlas.shape) * ATLAS_SPACING
     grid = [part.astype(np.float32) for part in np.meshgrid(*axes, indexing="ij")]
     turn = _small_rotation(rng) / (rng.uniform(0.85, 1.15) * rng.uniform(0.88, 1.13, 3))[:, None]
-    center = np.array([rng.uniform(0.1, 0.85) if rng.random() < 0.4 else rng.normal(0.55, 0.1), 0.5, 0.5]) * size
+    height = rng.uniform(0.1, 0.85) if rng.random() < 0.4 else rng.normal(0.55, 0.1)
+    center = np.array([height, 0.5, 0.5]) * size
     center[1:] += rng.normal(0, 15, 2)
     low, high = np.array([a[0] for a in axes]), np.array([a[-1] for a in axes])
     bends = ((70.0, rng.uniform(3, 10)), (32.0, rng.uniform(1, 3.5)))
@@ -127,6 +151,7 @@ def _put_on_fat(tissues: np.ndarray, axes: list[np.ndarray], rng: np.random.Gene
 
 
 def _small_rotation(rng: np.random.Generator) -> np.ndarray:
+    """The rotation closest to a small random shear."""
     angles = rng.normal(0, 0.07, 3)
     skew = np.array([[0, -angles[2], angles[1]], [angles[2], 0, -angles[0]], [-angles[1], angles[0], 0]])
     left, _, right = np.linalg.svd(np.eye(3) + skew)
@@ -134,7 +159,7 @@ def _small_rotation(rng: np.random.Generator) -> np.ndarray:
 
 
 def _cut_field_of_view(image: np.ndarray, tissues: np.ndarray, rng: np.random.Generator) -> None:
-    """Sometimes end the scan inside the patch: above, below, or outside a circle, where nothing is labelled."""
+    """Sometimes end the scan inside the patch: above, below or outside a circle, with no labels there."""
     cut = np.zeros(image.shape, bool)
     depth = image.shape[0]
     if rng.random() < 0.3:

@@ -17,7 +17,8 @@ class TrainingConfig:
 
     Args:
         output: folder of the run: checkpoints, log.jsonl, and the finished package in `package/`.
-        package: fields of the manifest that describe the model: name, version, title, license, citation, tasks.
+        package: fields of the manifest that describe the model: name, version, title, license, citation and
+            tasks.
         network: architecture, a key of `NETWORKS`.
         network_arguments: keyword arguments of the network.
         patch_size: voxels (z, y, x).
@@ -32,11 +33,15 @@ class TrainingConfig:
         optimizer: "sgd" with Nesterov momentum, as in the paper, or "adamw".
         iterations, learning_rate, momentum, weight_decay: of the optimizer; polynomial decay with power 0.9.
         controller_factor: learning rate of DoDNet's controller relative to the rest.
-        initial_logit: every score starts near this logit; None keeps the network's own start.
+        initial_logit: every score starts near this logit, see `DoDNet.initialize_head`; None keeps the
+            official start.
+        gradient_clip: largest norm of the gradient.
         warm_up: steps with linearly rising learning rate.
-        dice_epsilon: the paper's smoothing term of the Dice loss, in voxels.
+        start_from: package (name or folder) with the initial weights; None starts from random ones.
+        dice_epsilon, foreground_weight: of the loss, see `partial_label_loss`.
         ema_decay: decay of the averaged weights that are saved; 0 saves the last ones.
-        mixed_precision: bfloat16 convolutions.
+        mixed_precision: bfloat16 convolutions; on CPUs, no stage of the network may see a patch 2 voxels deep
+            (torch 2.13 then computes a wrong gradient of the weights).
         checkpoint_every: steps between checkpoints.
         seed: of everything.
         workers: processes that prepare data.
@@ -64,8 +69,11 @@ class TrainingConfig:
     weight_decay: float = 3e-5
     controller_factor: float = 1.0
     initial_logit: float | None = None
+    start_from: str | None = None
+    gradient_clip: float = 12.0
     warm_up: int = 0
     dice_epsilon: float = 1.0
+    foreground_weight: float = 0.0
     ema_decay: float = 0.0
     mixed_precision: bool = False
     checkpoint_every: int = 100
@@ -93,8 +101,11 @@ def read_config(path: Path | str) -> TrainingConfig:
     fields = {f.name: f for f in dataclasses.fields(TrainingConfig)}
     for name in values:
         if name not in fields:
-            raise InputError(f"{path} has the unknown field '{name}'; known fields are {', '.join(sorted(fields))}.")
+            raise InputError(
+                f"{path} has the unknown field '{name}'; known fields are {', '.join(sorted(fields))}."
+            )
     for name in ("output", "package"):
         if name not in values:
             raise InputError(f"{path} lacks the field '{name}'; add it.")
-    return TrainingConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+    arguments: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+    return TrainingConfig(**arguments)

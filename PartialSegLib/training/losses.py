@@ -6,17 +6,25 @@ from torch import Tensor
 from torch.nn import functional
 
 
-def partial_label_loss(logits: Tensor, target: Tensor, annotated: Tensor, dice_epsilon: float = 1.0) -> Tensor:
-    """Dice + BCE of the channels that are annotated (DoDNet, equation 4).
+def partial_label_loss(
+    logits: Tensor,
+    target: Tensor,
+    annotated: Tensor,
+    dice_epsilon: float = 1.0,
+    foreground_weight: float = 0.0,
+) -> Tensor:
+    """Dice + BCE of the channels that are annotated (DoDNet, equation 8), as a mean over these channels.
 
-    The mean goes over the annotated channels; with the paper's epsilon in numerator and denominator an empty target with
-    an empty prediction costs nothing (the official code has it in the denominator only, where it costs 1).
+    The paper and the official code smooth the denominator of the Dice loss only, so that an empty target
+    costs 1 whatever is predicted; here the numerator too, and an empty prediction of it costs nothing.
 
     Args:
         logits: (B, K, D, H, W), float32.
         target: (B, K, D, H, W), bool or float.
         annotated: (B, K), bool; the other channels change neither the loss nor its gradient.
         dice_epsilon: smoothing, in voxels.
+        foreground_weight: of an additional cross-entropy, the mean over the foreground of each channel; 0 is
+            the paper's loss. It lets small structures leave the state in which nothing is predicted.
 
     Returns:
         Scalar; 0 when nothing is annotated.
@@ -28,5 +36,6 @@ def partial_label_loss(logits: Tensor, target: Tensor, annotated: Tensor, dice_e
     overlap = (probability * truth).sum(1)
     total = probability.sum(1) + truth.sum(1)
     dice = 1 - (2 * overlap + dice_epsilon) / (total + dice_epsilon)
-    cross_entropy = functional.binary_cross_entropy_with_logits(chosen, truth, reduction="none").mean(1)
-    return (dice + cross_entropy).mean()
+    cross_entropy = functional.binary_cross_entropy_with_logits(chosen, truth, reduction="none")
+    foreground = (cross_entropy * truth).sum(1) / truth.sum(1).clamp_min(1)
+    return (dice + cross_entropy.mean(1) + foreground_weight * foreground).mean()

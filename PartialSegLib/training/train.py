@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,105 +14,57 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from ..errors import InputError
-from ..json_fields import from_json
-from ..manifest import Inference, Manifest, NetworkSpec, Preprocessing
+from ..json_fields import from_json, to_json
+from ..manifest import Inference, Manifest, Preprocessing
 from ..model import save_model
-from ..networks import NETWORKS
+from ..networks import PartialLabelNetwork
 from .cases import Cases, SyntheticCases
 from .config import TrainingConfig
 from .losses import partial_label_loss
+from .run import start_run
 
 logger = logging.getLogger(__name__)
 
 
 def train(config: TrainingConfig, device: str = "cpu") -> Path:
-    """Train a network on partially labelled cases and write a model package.
+    """Train a network on partially labelled cases and write a model package; return its folder.
 
-    A checkpoint is written every `checkpoint_every` steps; starting again in the same output folder continues from it
-    with the same data in the same order.
+    A checkpoint is written every `checkpoint_every` steps; starting again in the same output folder continues
+    from it with the same data in the same order.
 
-    Returns:
-        The folder of the finished package.
+    Raises:
+        InputError: the configuration does not make a valid package, or the gradient is no longer finite.
     """
     output = Path(config.output)
     output.mkdir(parents=True, exist_ok=True)
     manifest = make_manifest(config)
-    torch.manual_seed(config.seed)
-    network = NETWORKS[config.network](**manifest.network.arguments).to(device, memory_format=torch.channels_last_3d)
-    if config.initial_logit is not None:
-        network.set_initial_logit(config.initial_logit)
-    optimizer = make_optimizer(config, network)
-    average = {name: value.detach().clone() for name, value in network.state_dict().items()}
-    step = _resume(output, config, network, optimizer, average)
-    cases = _load_cases(config, SyntheticCases(config, manifest.tasks), step)
+    run = start_run(config, manifest.network.arguments, device)
+    run.resume(output / "checkpoint.pt")
+    cases = _load_cases(config, SyntheticCases(config, manifest.tasks), run.step)
     started = time.monotonic()
     with (output / "log.jsonl").open("a", encoding="utf-8") as log:
-        while step < config.iterations:
-            for group in optimizer.param_groups:
-                group["lr"] = group["factor"] * learning_rate(config, step)
-            optimizer.zero_grad()
-            losses = [_backward(network, next(cases), config, device) for _ in range(config.batch_size)]
-            norm = nn.utils.clip_grad_norm_(network.parameters(), 12.0)
+        while run.step < config.iterations:
+            for group in run.optimizer.param_groups:
+                group["lr"] = group["factor"] * learning_rate(config, run.step)
+            run.optimizer.zero_grad()
+            losses = [_backward(run.network, next(cases), config, device) for _ in range(config.batch_size)]
             loss = sum(losses) / len(losses)
+            norm = nn.utils.clip_grad_norm_(run.network.parameters(), config.gradient_clip)
             if not torch.isfinite(norm):
-                raise InputError(f"The loss became {loss} at step {step}; lower the learning rate and resume.")
-            optimizer.step()
-            _update_average(average, network, config.ema_decay, step)
-            step += 1
-            record = {"step": step, "loss": round(loss, 4), "seconds": round(time.monotonic() - started, 1)}
-            log.write(json.dumps(record) + "\n")
-            if step % config.checkpoint_every == 0 or step == config.iterations:
+                raise InputError(
+                    f"The gradient is no longer finite at step {run.step} (loss {loss:.3f}); "
+                    "lower the learning rate and start again: the run goes on from its last checkpoint."
+                )
+            run.optimizer.step()
+            run.update_average(config.ema_decay)
+            run.step += 1
+            seconds = round(time.monotonic() - started, 1)
+            log.write(json.dumps({"step": run.step, "loss": round(loss, 4), "seconds": seconds}) + "\n")
+            if run.step % config.checkpoint_every == 0 or run.step == config.iterations:
                 log.flush()
-                logger.info("step %d of %d, loss %.4f, %.0f s", step, config.iterations, loss, record["seconds"])
-                _save_checkpoint(output, config, network, optimizer, average, step)
-    return save_package(config, average, output / "package")
-
-
-def make_optimizer(config: TrainingConfig, network: nn.Module) -> torch.optim.Optimizer:
-    """SGD with Nesterov momentum (the paper's) or AdamW; the controller may learn more slowly than the rest.
-
-    Its output is multiplied with the features three times over, so at full speed it drives all scores to background
-    before the features mean anything, and the run does not recover.
-    """
-    controller = [value for name, value in network.named_parameters() if name.startswith("controller.")]
-    rest = [value for name, value in network.named_parameters() if not name.startswith("controller.")]
-    groups = [{"params": rest, "factor": 1.0}, {"params": controller, "factor": config.controller_factor}]
-    if config.optimizer == "adamw":
-        return torch.optim.AdamW(groups, config.learning_rate, weight_decay=config.weight_decay)
-    return torch.optim.SGD(
-        groups, config.learning_rate, config.momentum, weight_decay=config.weight_decay, nesterov=True
-    )
-
-
-def make_manifest(config: TrainingConfig) -> Manifest:
-    """The manifest of the package that a run writes."""
-    package: dict[str, Any] = dict(config.package)
-    tasks = package.pop("tasks")
-    arguments = {"num_tasks": len(tasks), **config.network_arguments}
-    preprocessing = Preprocessing("SAR", config.spacing, config.clip, config.subtract, config.divide, "linear", -1000.0)
-    return from_json(
-        Manifest,
-        {
-            **package,
-            "tasks": tasks,
-            "network": {"architecture": config.network, "arguments": arguments},
-            "preprocessing": _plain(preprocessing),
-            "inference": _plain(Inference(config.patch_size, config.overlap)),
-        },
-    )
-
-
-def _plain(part: Preprocessing | Inference | NetworkSpec) -> dict[str, Any]:
-    from ..json_fields import to_json
-
-    return to_json(part)
-
-
-def save_package(config: TrainingConfig, weights: dict[str, Tensor], folder: Path) -> Path:
-    """Write weights (stored as float16) as a model package."""
-    license_text = f"{config.package['license']}\n"
-    save_model(folder, make_manifest(config), weights, license_text, torch.float16)
-    return folder
+                run.save(output / "checkpoint.pt")
+                logger.info("step %d of %d, loss %.4f, %.0f s", run.step, config.iterations, loss, seconds)
+    return save_package(config, run.average, output / "package")
 
 
 def learning_rate(config: TrainingConfig, step: int) -> float:
@@ -122,7 +73,33 @@ def learning_rate(config: TrainingConfig, step: int) -> float:
     return config.learning_rate * warm * (1 - step / config.iterations) ** 0.9
 
 
-def _backward(network: nn.Module, cases: Cases, config: TrainingConfig, device: str) -> float:
+def make_manifest(config: TrainingConfig) -> Manifest:
+    """The manifest of the package that a run writes.
+
+    Raises:
+        InputError: a field of the package or a setting of the run is not valid in a manifest.
+    """
+    arguments = {"num_tasks": len(config.package.get("tasks", ())), **config.network_arguments}
+    preprocessing = Preprocessing(
+        "SAR", config.spacing, config.clip, config.subtract, config.divide, "linear", pad_value=-1000.0
+    )
+    fields: dict[str, Any] = {
+        **config.package,
+        "network": {"architecture": config.network, "arguments": arguments},
+        "preprocessing": to_json(preprocessing),
+        "inference": to_json(Inference(config.patch_size, config.overlap)),
+    }
+    return from_json(Manifest, fields)
+
+
+def save_package(config: TrainingConfig, weights: dict[str, Tensor], folder: Path) -> Path:
+    """Write weights (stored as float16) as a model package, and return its folder."""
+    license_text = f"{config.package['license']}\n"
+    save_model(folder, make_manifest(config), weights, license_text, torch.float16)
+    return folder
+
+
+def _backward(network: PartialLabelNetwork, cases: Cases, config: TrainingConfig, device: str) -> float:
     """Add the gradient of the cases of one image; features are computed once, heads once for each case."""
     image = cases.image[None].to(device, memory_format=torch.channels_last_3d)
     with torch.autocast(device, torch.bfloat16, enabled=config.mixed_precision):
@@ -131,48 +108,21 @@ def _backward(network: nn.Module, cases: Cases, config: TrainingConfig, device: 
     losses = []
     for number, task in enumerate(cases.tasks.tolist()):
         logits = network.forward_head(features, task)
-        target, annotated = cases.target[number : number + 1], cases.annotated[number : number + 1]
-        losses.append(partial_label_loss(logits, target.to(device), annotated.to(device), config.dice_epsilon))
-    loss = torch.stack(losses).mean()
-    (loss / config.batch_size).backward()
-    return float(loss.detach())
+        target, annotated = (part[number : number + 1].to(device) for part in (cases.target, cases.annotated))
+        smoothing = config.dice_epsilon, config.foreground_weight
+        losses.append(partial_label_loss(logits, target, annotated, *smoothing))
+    mean = torch.stack(losses).mean()
+    (mean / config.batch_size).backward()
+    return float(mean.detach())
 
 
 def _load_cases(config: TrainingConfig, data: SyntheticCases, step: int) -> Iterator[Cases]:
     """Cases from the first one of `step` on, prepared by worker processes."""
-    remaining = range(step * config.batch_size, len(data))
     loader = DataLoader(
-        data, batch_size=None, sampler=remaining, num_workers=config.workers, prefetch_factor=4 if config.workers else None
+        data,
+        batch_size=None,
+        sampler=range(step * config.batch_size, len(data)),
+        num_workers=config.workers,
+        prefetch_factor=4 if config.workers else None,
     )
     return iter(loader)
-
-
-def _update_average(average: dict[str, Tensor], network: nn.Module, decay: float, step: int) -> None:
-    """Exponential moving average of the weights, warmed up so that it forgets the start."""
-    decay = min(decay, (1 + step) / (10 + step))
-    with torch.no_grad():
-        for name, value in network.state_dict().items():
-            average[name].lerp_(value, 1 - decay)
-
-
-def _save_checkpoint(
-    output: Path, config: TrainingConfig, network: nn.Module, optimizer: torch.optim.Optimizer, average: dict[str, Tensor], step: int
-) -> None:
-    state = {"step": step, "network": network.state_dict(), "optimizer": optimizer.state_dict(), "average": average}
-    temporary = output / "checkpoint.pt.partial"
-    torch.save(state, temporary)
-    os.replace(temporary, output / "checkpoint.pt")
-
-
-def _resume(
-    output: Path, config: TrainingConfig, network: nn.Module, optimizer: torch.optim.Optimizer, average: dict[str, Tensor]
-) -> int:
-    path = output / "checkpoint.pt"
-    if not path.exists():
-        return 0
-    state = torch.load(path, weights_only=True)
-    network.load_state_dict(state["network"])
-    optimizer.load_state_dict(state["optimizer"])
-    average.update(state["average"])
-    logger.info("resumed at step %d", state["step"])
-    return int(state["step"])

@@ -1,0 +1,37 @@
+"""What every network for partially labelled data offers to inference and training."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+
+class PartialLabelNetwork(nn.Module):
+    """An expensive part that does not know the task, and a cheap part for one task.
+
+    Attributes:
+        num_tasks: tasks that `forward_head` knows.
+        num_structures: channels of each head.
+        patch_multiple: a patch has a multiple of so many voxels along (z, y, x).
+    """
+
+    num_tasks: int
+    num_structures: int
+    patch_multiple: tuple[int, int, int]
+
+    def forward_features(self, patch: Tensor) -> Any:
+        """Task-free features of patch (B, C, D, H, W): a tensor or a named tuple of tensors."""
+        raise NotImplementedError
+
+    def forward_head(self, features: Any, task_index: int) -> Tensor:
+        """Logits (B, K, D, H, W) of one task from the features."""
+        raise NotImplementedError
+
+    def initialize_head(self, logit: float) -> None:
+        """Let the untrained heads give about this logit everywhere."""
+        raise NotImplementedError
+
+    def forward(self, patch: Tensor, task_index: int) -> Tensor:
+        """`forward_head` of `forward_features`."""
+        return self.forward_head(self.forward_features(patch), task_index)

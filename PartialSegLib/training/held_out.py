@@ -1,0 +1,79 @@
+"""How a package does on phantoms it has never seen: `python -m PartialSegLib.training.held_out PACKAGE`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+
+from ..evaluation import dice
+from ..model import load_model
+from ..phantom import PHASES, make_phantom
+from ..session import InferenceSession
+
+FIRST_SEED = 10_000_000_019  # training draws seeds below 2^32
+SPACING = (3.0, 1.5, 1.5)
+SHAPE = (128, 240, 280)
+_LESIONS = {
+    "liver_tumor": 0.5, "kidney_tumor": 0.5, "pancreas_tumor": 0.5, "colon_tumor": 0.5, "lung_tumor": 0.5,
+    "liver_cyst": 0.3, "kidney_cyst": 0.3,
+}  # fmt: skip
+
+Figures = dict[str, dict[str, float]]
+
+
+def evaluate_held_out(package: Path | str, count: int, device: str = "cpu") -> Figures:
+    """Segment phantoms with all tasks and compare with their exact labels.
+
+    Args:
+        package: name or folder of a model package.
+        count: number of phantoms; the contrast phases take turns.
+        device: where to run.
+
+    Returns:
+        By "task/structure": the number of `cases` that have the structure, their mean `dice` and the `worst`;
+        `false_ml` is the mean volume found in cases that do not have it.
+    """
+    session = InferenceSession(load_model(package), device, cache_bytes=0)
+    scores: dict[str, list[float]] = defaultdict(list)
+    false_ml: dict[str, list[float]] = defaultdict(list)
+    for number in range(count):
+        phantom = make_phantom(FIRST_SEED + number, SPACING, SHAPE, PHASES[number % len(PHASES)], _LESIONS)
+        session.set_image(phantom.volume)
+        segmentation = session.predict()
+        for key in segmentation:
+            name, truth = "/".join(key), phantom.mask(key[1])
+            if truth.any():
+                scores[name].append(dice(segmentation[key], truth))
+            else:
+                false_ml[name].append(segmentation.volume_ml(key))
+    return {name: _summary(scores[name], false_ml[name]) for name in sorted({*scores, *false_ml})}
+
+
+def _summary(scores: list[float], false_ml: list[float]) -> dict[str, float]:
+    result: dict[str, float] = {"cases": len(scores)}
+    if scores:
+        result |= {"dice": round(float(np.mean(scores)), 3), "worst": round(min(scores), 3)}
+    if false_ml:
+        result["false_ml"] = round(float(np.mean(false_ml)), 2)
+    return result
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Print the figures as JSON."""
+    parser = argparse.ArgumentParser("python -m PartialSegLib.training.held_out", description=__doc__)
+    parser.add_argument("package")
+    parser.add_argument("--phantoms", type=int, default=24)
+    parser.add_argument("--device", default="cpu")
+    options = parser.parse_args(arguments)
+    figures = evaluate_held_out(options.package, options.phantoms, options.device)
+    sys.stdout.write(json.dumps(figures, indent=2) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,190 @@
+"""`make bench`: seconds and memory of every stage, and the same network in MONAI's loop, in one run.
+
+Every case runs in a process of its own, so that its peak memory is its own. Seconds differ between machines
+and days; compare the ratios within one run. Nothing is asserted here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+import PartialSegLib
+from PartialSegLib.evaluation import dice
+from PartialSegLib.phantom import make_phantom
+from PartialSegLib.preprocessing import restore
+from PartialSegLib.sliding_window import pad_to_patch
+
+REAL_CT = Path(__file__).resolve().parents[2] / "shared" / "data" / "ct_abdomen_contrast_dicom"
+REPETITIONS = 3
+STAGES = ("preprocess", "encode", "head", "restore")
+
+
+def main() -> int:
+    """Run all cases and print one table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", default="trunk-7tasks")
+    parser.add_argument("--case", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.case:
+        sys.stdout.write(json.dumps(measure(options.case, options.model)) + "\n")
+        return 0
+    with tempfile.TemporaryDirectory() as folder:
+        cases = [str(REAL_CT)] if REAL_CT.exists() else []
+        phantom = Path(folder) / "phantom_300x512x512.nii.gz"
+        PartialSegLib.write_volume(phantom, make_phantom(1, (1.5, 0.75, 0.75), (300, 512, 512)).volume)
+        results = [_in_own_process(case, options.model) for case in [*cases, str(phantom)]]
+    write_table(results)
+    return 0
+
+
+def _in_own_process(case: str, model: str) -> dict[str, Any]:
+    command = [sys.executable, __file__, "--model", model, "--case", case]
+    return json.loads(
+        subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1]
+    )
+
+
+def measure(case: str, model_name: str) -> dict[str, Any]:
+    """All figures of one image; medians over interleaved repetitions."""
+    result: dict[str, Any] = {"case": Path(case).name}
+    volume = _timed(result, "read", lambda: PartialSegLib.read_volume(case))
+    result["voxels"] = "x".join(map(str, volume.shape))
+    model = PartialSegLib.load_model(model_name)
+    tasks = [task.name for task in model.manifest.tasks]
+    rounds: list[dict[str, float]] = []
+    for _ in range(REPETITIONS):
+        session = PartialSegLib.InferenceSession(model, "cpu")
+        seconds: dict[str, float] = {}
+        _timed(seconds, "first task", lambda: (session.set_image(volume), session.predict(tasks[0])))  # noqa: B023
+        result["patches encoded"] = session.patches_encoded
+        seconds |= {f"first task: {stage}": session.timings[stage] for stage in STAGES}
+        further = [_seconds(lambda: session.predict(task)) for task in tasks[1:]]  # noqa: B023
+        seconds["further task"] = statistics.mean(further)
+        session = PartialSegLib.InferenceSession(model, "cpu", cache_bytes=0)
+        ours = _timed(seconds, "all tasks", lambda: (session.set_image(volume), session.predict())[1])  # noqa: B023
+        seconds |= {f"all tasks: {stage}": session.timings[stage] for stage in STAGES}
+        rounds.append(seconds)
+    result |= {name: statistics.median(one[name] for one in rounds) for name in rounds[0]}
+    result["peak memory MB"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    with tempfile.TemporaryDirectory() as folder:
+        _timed(result, "write", lambda: PartialSegLib.write_segmentation(Path(folder) / "a.seg.nrrd", ours))
+    result |= _convolution_share(model)
+    theirs = _timed(result, "MONAI loop, all tasks", lambda: _monai(model, volume))
+    result["Dice with MONAI"] = min(dice(ours[key], theirs[key]) for key in ours.keys())  # noqa: SIM118
+    return result
+
+
+def _monai(model: Any, volume: PartialSegLib.Volume) -> dict[tuple[str, str], np.ndarray]:
+    """The same network in MONAI's sliding window, in float32; features are shared by all heads here, too."""
+    from monai.inferers import sliding_window_inference
+
+    session = PartialSegLib.InferenceSession(model, "cpu", precision="float32")
+    session.set_image(volume)
+    prepared = session._image.prepared  # type: ignore[union-attr]
+    inference, network = model.manifest.inference, model.network
+    tensor = pad_to_patch(prepared.tensor, inference.patch_size, prepared.background)
+
+    def predictor(patch: Tensor) -> Tensor:
+        features = network.forward_features(patch)
+        heads = [network.forward_head(features, index) for index in range(len(model.manifest.tasks))]
+        return torch.cat(heads, dim=1).sigmoid()
+
+    with torch.inference_mode():
+        scores = sliding_window_inference(
+            tensor[None, None], inference.patch_size, 1, predictor, inference.overlap, mode="gaussian"
+        )[0]
+    masks = {}
+    for index, task in enumerate(model.manifest.tasks):
+        depth, height, width = prepared.tensor.shape
+        channels = {s: scores[2 * index + c][:depth, :height, :width] for s, c in task.structures.items()}
+        from PartialSegLib.postprocessing import apply_postprocessing
+
+        for structure, score in apply_postprocessing(channels, task.postprocessing, 0.5).items():
+            box, mask = restore(score, prepared, 0.5)
+            masks[task.name, structure] = np.zeros(volume.shape, bool)
+            masks[task.name, structure][box] = mask
+    return masks
+
+
+def _convolution_share(model: Any) -> dict[str, float]:
+    """Encoding one patch against its convolutions alone, in the precision and layout of the session."""
+    session = PartialSegLib.InferenceSession(model, "cpu")
+    runner = session._runner
+    network, dtype = runner.network, runner.dtype
+    patch = torch.randn(*model.manifest.inference.patch_size)
+    layers: list[tuple[nn.Conv3d, Tensor]] = []
+    hooks = [
+        module.register_forward_hook(
+            lambda module, inputs, output: layers.append((module, inputs[0].detach()))
+        )
+        for module in network.modules()
+        if isinstance(module, nn.Conv3d) and module is not network.controller
+    ]
+    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        runner.encode(patch)
+    for hook in hooks:
+        hook.remove()
+    calls = [(x.to(dtype), m.weight.to(dtype), m) for m, x in layers]
+
+    def convolutions() -> None:
+        for x, weight, module in calls:
+            nn.functional.conv3d(x, weight, None, module.stride, module.padding)
+
+    with torch.inference_mode():
+        pairs = [(_seconds(lambda: runner.encode(patch)), _seconds(convolutions)) for _ in range(7)]
+    encode, alone = (statistics.median(column) for column in zip(*pairs, strict=True))
+    flops = counter.get_total_flops()
+    return {
+        "encode GFLOP/s": flops / encode / 1e9,
+        "convolutions alone GFLOP/s": flops / alone / 1e9,
+        "encode / alone": alone / encode,
+    }
+
+
+def _seconds(function: Callable[[], object]) -> float:
+    start = perf_counter()
+    function()
+    return perf_counter() - start
+
+
+def _timed(record: dict[str, Any], name: str, function: Callable[[], Any]) -> Any:
+    start = perf_counter()
+    value = function()
+    record[name] = perf_counter() - start
+    return value
+
+
+def write_table(results: list[dict[str, Any]]) -> None:
+    """Print the figures, one column per case, as a Markdown table."""
+    for result in results:
+        result["further / first"] = result["further task"] / result["first task"]
+        result["all / first"] = result["all tasks"] / result["first task"]
+        result["MONAI / ours"] = result["MONAI loop, all tasks"] / result["all tasks"]
+    lines = [f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}", ""]
+    lines.append(" | ".join(["| ", *(result["case"] for result in results), ""]))
+    lines.append("|---" * (len(results) + 1) + "|")
+    for name in results[0]:
+        if name != "case":
+            cells = [f"{r[name]:.3g}" if isinstance(r[name], float) else str(r[name]) for r in results]
+            lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    sys.stdout.write("\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

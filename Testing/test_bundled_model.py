@@ -1,0 +1,61 @@
+"""The bundled package: small, honest about itself, and it finds the organs of a phantom it has not seen."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import PartialSegLib
+from PartialSegLib.evaluation import dice
+from PartialSegLib.packages import BUNDLED_MODELS, installed_packages
+from PartialSegLib.phantom import make_phantom
+from PartialSegLib.session import InferenceSession
+from PartialSegLib.training.held_out import FIRST_SEED
+
+NAME = "trunk-7tasks"
+SHARED = Path(__file__).parents[2] / "shared" / "data"
+REAL_CT = SHARED / "ct_abdomen_contrast_dicom"
+
+
+@pytest.fixture(scope="module")
+def session() -> InferenceSession:
+    return InferenceSession(PartialSegLib.load_model(NAME), "cpu")
+
+
+def test_the_package_is_small_and_says_what_it_was_trained_on() -> None:
+    (manifest,) = [m for folder, m in installed_packages() if folder.parent == BUNDLED_MODELS]
+    assert manifest.name == NAME
+    assert sum(entry.bytes for entry in manifest.files.values()) <= 12_000_000
+    assert {"data", "recipe", "seed", "held_out", "not_for"} <= set(manifest.training)
+
+
+def test_it_has_the_seven_tasks() -> None:
+    tasks = {task.name: set(task.structures) for task in PartialSegLib.load_model(NAME).manifest.tasks}
+    assert tasks == {
+        "liver": {"liver", "liver_tumor"},
+        "kidney": {"kidney", "kidney_tumor"},
+        "hepatic_vessel": {"hepatic_vessel", "liver_tumor"},
+        "pancreas": {"pancreas", "pancreas_tumor"},
+        "colon": {"colon_tumor"},
+        "lung": {"lung_tumor"},
+        "spleen": {"spleen"},
+    }
+
+
+def test_it_finds_the_organs_of_an_unseen_phantom(session: InferenceSession) -> None:
+    phantom = make_phantom(FIRST_SEED, (3.0, 2.0, 2.0), (110, 170, 200), lesions={})
+    session.set_image(phantom.volume)
+    segmentation = session.predict(["liver", "kidney", "spleen"])
+    for structure, least in (("liver", 0.8), ("kidney", 0.7), ("spleen", 0.7)):
+        assert dice(segmentation[structure, structure], phantom.mask(structure)) >= least, structure
+
+
+@pytest.mark.skipif(not REAL_CT.exists(), reason="needs the real CT in ../shared/data")
+def test_it_finds_a_liver_of_human_size_on_the_right_in_a_real_ct(session: InferenceSession) -> None:
+    session.set_image(PartialSegLib.read_volume(REAL_CT))
+    liver = session.predict("liver")
+    assert 900 < liver.volume_ml(("liver", "liver")) < 2500
+    box = liver.bounding_box_mm(("liver", "liver"))
+    assert box is not None
+    assert sum(box[0]) / 2 > 0  # RAS: x grows to the patient's right
