@@ -21,7 +21,6 @@ from . import __version__
 from .errors import Cancelled, DeviceError, InputError
 
 WRONG_INPUT, NO_DEVICE, INTERRUPTED = 2, 3, 130
-NSD_TOLERANCE_MM = 3.0
 
 
 class Parser(argparse.ArgumentParser):
@@ -137,8 +136,8 @@ def _evaluate_arguments(command: Parser) -> None:
     command.add_argument("prediction", type=Path, help="a segmentation, or a folder of them")
     command.add_argument("reference", type=Path, help="the same with the truth, matched by name")
     command.add_argument("--structure", action="append", metavar="S", help="compare only these structures")
-    text = "for the surface distance (%(default)s)"
-    command.add_argument("--tolerance", type=float, default=NSD_TOLERANCE_MM, metavar="MM", help=text)
+    text = "up to which surfaces agree (3)"
+    command.add_argument("--tolerance", type=float, metavar="MM", help=text)
     command.add_argument("-o", "--output", type=Path, metavar="FILE", help=".csv or .json; else a table")
 
 

@@ -337,6 +337,9 @@ def test_evaluate_scores_files_and_folders(tmp_path, package, ct, run):
         assert [(row["case"], row["dice"]) for row in csv.DictReader(file)] == [("a", "1.0"), ("b", "1.0")]
     assert_one_sentence(run("evaluate", *folders, "-o", tmp_path / "x.txt"), 2, r"\.csv or \.json")
     assert_one_sentence(run("evaluate", *folders, "--structure", "liver"), 2, "lacks liver")
+    assert_one_sentence(
+        run("evaluate", *folders, "--tolerance", "-1"), 2, "distance in mm, such as 3, not -1"
+    )
 
 
 def test_without_a_command_the_usage_is_pointed_to(run):

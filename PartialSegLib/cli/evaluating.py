@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from statistics import fmean
 
 from ..errors import InputError
-from ..evaluation import SCORE_SUFFIXES, Score, evaluate, matched_cases, write_scores
+from ..evaluation import SCORE_SUFFIXES, TOLERANCE_MM, Score, evaluate, matched_cases, write_scores
 from ..segmentation import read_segmentation
 from .terminal import write_table
 
@@ -16,14 +16,19 @@ def evaluate_files(options: Namespace) -> None:
     """Score predictions against references; to a file, or as a table to standard output."""
     if options.output and options.output.suffix.lower() not in SCORE_SUFFIXES:
         raise InputError(f"{options.output}: scores are written as {' or '.join(SCORE_SUFFIXES)}.")
+    tolerance_mm = TOLERANCE_MM if options.tolerance is None else options.tolerance
+    if not tolerance_mm >= 0:
+        raise InputError(
+            f"The tolerance is a distance in mm, such as {TOLERANCE_MM:g}, not {tolerance_mm:g}."
+        )
     scores = []
     for case, prediction, reference in matched_cases(options.prediction, options.reference):
         pair = read_segmentation(prediction), read_segmentation(reference)
-        scores += evaluate(*pair, options.structure, tolerance_mm=options.tolerance, case=case)
+        scores += evaluate(*pair, options.structure, tolerance_mm=tolerance_mm, case=case)
     if options.output:
         write_scores(options.output, scores)
     else:
-        _write_score_table(scores, options.tolerance)
+        _write_score_table(scores, tolerance_mm)
 
 
 def _write_score_table(scores: Sequence[Score], tolerance_mm: float) -> None:

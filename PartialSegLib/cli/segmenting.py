@@ -60,11 +60,12 @@ def demo(options: Namespace) -> None:
     else:
         source = f"phantom {PHANTOM_SEED}"
         volume, reference = _make_phantom(seconds)
-        write_volume(folder / "phantom.nii.gz", volume)
     session = _open_session(options, seconds)
     segmentation = _predict(session, volume, options, seconds)
     with _timed(seconds, "write"):
         write_segmentation(folder / "segmentation.seg.nrrd", segmentation)
+        if reference:
+            write_volume(folder / "phantom.nii.gz", volume)
     with _timed(seconds, "draw"):
         write_overview(folder / "overview.png", volume, segmentation, _title(source, session))
     write_report(folder / "report.json", build_report(segmentation, seconds, source))

@@ -6,12 +6,16 @@ import argparse
 import json
 import sys
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from ..evaluation import dice
+from ..manifest import MANIFEST_FILE, manifest_to_json, read_manifest
 from ..model import load_model
+from ..output_files import replacing
+from ..packages import find_package
 from ..phantom import PHASES, make_phantom
 from ..session import InferenceSession
 
@@ -63,14 +67,26 @@ def _summary(scores: list[float], false_ml: list[float]) -> dict[str, float]:
     return result
 
 
+def record_figures(package: Path, figures: Figures, count: int) -> None:
+    """Write the figures into the manifest of a package folder, under `training.held_out`."""
+    manifest = read_manifest(package)
+    held_out = {"phantoms": count, "first_seed": FIRST_SEED, "figures": figures}
+    manifest = replace(manifest, training={**manifest.training, "held_out": held_out})
+    with replacing(package / MANIFEST_FILE) as temporary:
+        temporary.write_text(json.dumps(manifest_to_json(manifest), indent=2) + "\n", encoding="utf-8")
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Print the figures as JSON."""
     parser = argparse.ArgumentParser("python -m PartialSegLib.training.held_out", description=__doc__)
     parser.add_argument("package")
     parser.add_argument("--phantoms", type=int, default=24)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--record", action="store_true", help="write the figures into the package's manifest")
     options = parser.parse_args(arguments)
     figures = evaluate_held_out(options.package, options.phantoms, options.device)
+    if options.record:
+        record_figures(find_package(options.package), figures, options.phantoms)
     sys.stdout.write(json.dumps(figures, indent=2) + "\n")
     return 0
 

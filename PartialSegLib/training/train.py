@@ -94,7 +94,8 @@ def make_manifest(config: TrainingConfig) -> Manifest:
 
 def save_package(config: TrainingConfig, weights: dict[str, Tensor], folder: Path) -> Path:
     """Write weights (stored as float16) as a model package, and return its folder."""
-    license_text = f"{config.package['license']}\n"
+    data = config.package.get("training", {}).get("data", "see model.json")
+    license_text = f"SPDX-License-Identifier: {config.package['license']}\n\nTrained on: {data}\n"
     save_model(folder, make_manifest(config), weights, license_text, torch.float16)
     return folder
 
