@@ -168,5 +168,5 @@ def _draw_legend(axes: Axes, scene: Scene) -> None:
         color = TEXT if is_found else FAINT
         text = f"{max(finding.volume_ml, 0.1):,.1f} ml" if is_found else "not found"
         axes.plot([0.08], [row], "s", color=finding.color, markersize=10, alpha=1 if is_found else 0.35)
-        axes.text(0.15, row, finding.name, color=color, fontsize=10, va="center")
-        axes.text(0.97, row, text, color=color, fontsize=10, va="center", ha="right")
+        axes.text(0.15, row, finding.name, color=color, fontsize=9, va="center")
+        axes.text(0.97, row, text, color=color, fontsize=9, va="center", ha="right")

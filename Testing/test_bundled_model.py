@@ -35,7 +35,7 @@ def test_it_has_the_seven_tasks() -> None:
     assert tasks == {
         "liver": {"liver", "liver_tumor"},
         "kidney": {"kidney", "kidney_tumor"},
-        "hepatic_vessel": {"hepatic_vessel", "liver_tumor"},
+        "hepatic vessel": {"hepatic_vessel", "liver_tumor"},
         "pancreas": {"pancreas", "pancreas_tumor"},
         "colon": {"colon_tumor"},
         "lung": {"lung_tumor"},
