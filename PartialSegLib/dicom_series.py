@@ -70,12 +70,7 @@ def read_dicom_series(folder: Path, *, any_modality: bool = False) -> tuple[np.n
 
 
 def _series_files(folder: Path, any_modality: bool) -> list[Path]:
-    import SimpleITK
-
-    series = {
-        uid: SimpleITK.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), uid)
-        for uid in SimpleITK.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
-    }
+    series = _list_series(folder)
     _check_no_file_was_dropped(folder, {Path(name).name for names in series.values() for name in names})
     if not series:
         raise InputError(
@@ -97,6 +92,20 @@ def _series_files(folder: Path, any_modality: bool) -> list[Path]:
         f"The folder holds {len(chosen)} CT series, one is needed ({listed}); "
         "move the one you want to its own folder."
     )
+
+
+def _list_series(folder: Path) -> dict[str, tuple[str, ...]]:
+    """Files by series UID; GDCM's warning of a folder without any is silenced, we say it ourselves."""
+    import SimpleITK
+
+    shown = SimpleITK.ProcessObject.GetGlobalWarningDisplay()
+    SimpleITK.ProcessObject.SetGlobalWarningDisplay(False)
+    try:
+        reader = SimpleITK.ImageSeriesReader
+        uids = reader.GetGDCMSeriesIDs(str(folder))
+        return {uid: reader.GetGDCMSeriesFileNames(str(folder), uid) for uid in uids}
+    finally:
+        SimpleITK.ProcessObject.SetGlobalWarningDisplay(shown)
 
 
 def _check_no_file_was_dropped(folder: Path, names: set[str]) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from .errors import InputError
+from .label_maps import FOLDER_TABLE
 from .output_files import replacing
 from .segmentation import Key, Segmentation
 from .structures import load_structures
@@ -26,8 +27,6 @@ from .volume import IMAGE_SUFFIXES, Volume
 TOLERANCE_MM = 3.0
 """Default tolerance of the normalized surface distance, the one TotalSegmentator reports with."""
 SCORE_SUFFIXES = (".csv", ".json")
-FOLDER_TABLE = "labels.csv"
-"""What marks a folder as one segmentation; see `write_segmentation`."""
 
 logger = logging.getLogger(__name__)
 

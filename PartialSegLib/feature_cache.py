@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable
 from typing import Any
 
-import torch
 from torch import Tensor
 
 Features = Any
@@ -68,6 +67,6 @@ def _tensors(features: Features) -> list[Tensor]:
 
 
 def _rounded(tensor: Tensor) -> Tensor:
-    """The tensor as contiguous float16, or as float32 where float16 would overflow."""
-    half = tensor.to(torch.float16, memory_format=torch.contiguous_format)
-    return half if half.isfinite().all() else tensor.to(torch.float32, memory_format=torch.contiguous_format)
+    """The tensor as float16, or as float32 where float16 would overflow."""
+    half = tensor.half()
+    return half if half.isfinite().all() else tensor.float()

@@ -12,7 +12,8 @@ from .segmentation import Key, Segmentation
 from .volume import IMAGE_SUFFIXES, Volume, read_volume
 
 _COLUMNS = ("label", "task", "structure", "name", "volume_ml", "color", "snomed_type", "snomed_region")
-_FOLDER_TABLE = "labels.csv"
+FOLDER_TABLE = "labels.csv"
+"""What marks a folder as one segmentation."""
 _LARGEST_LABEL = 255
 
 
@@ -56,7 +57,7 @@ def write_mask_folder(path: Path, segmentation: Segmentation) -> None:
         folder.mkdir()
         for key, name in names.items():
             write_nifti(folder / name, segmentation[key].view(np.uint8), segmentation.affine)
-        _write_table(folder / _FOLDER_TABLE, segmentation, names)
+        _write_table(folder / FOLDER_TABLE, segmentation, names)
 
 
 def read_label_map(path: Path) -> Segmentation:
@@ -83,9 +84,9 @@ def read_mask_folder(path: Path) -> Segmentation:
     Raises:
         InputError: When there are no masks or they do not share one grid.
     """
-    if (path / _FOLDER_TABLE).exists():
+    if (path / FOLDER_TABLE).exists():
         files = {
-            (row["task"], row["structure"]): path / row["label"] for row in _read_table(path / _FOLDER_TABLE)
+            (row["task"], row["structure"]): path / row["label"] for row in _read_table(path / FOLDER_TABLE)
         }
     else:
         images = sorted(child for child in path.iterdir() if child.name.lower().endswith(IMAGE_SUFFIXES))

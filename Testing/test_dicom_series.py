@@ -138,10 +138,11 @@ def test_a_truncated_slice_is_refused(tmp_path):
         read_volume(folder)
 
 
-def test_a_folder_without_dicom_is_refused(tmp_path):
+def test_a_folder_without_dicom_is_refused_in_one_sentence(tmp_path, capfd):
     (tmp_path / "notes.txt").write_text("not an image")
     with pytest.raises(InputError, match="holds no DICOM images"):
         read_volume(tmp_path)
+    assert capfd.readouterr().err == ""
 
 
 @pytest.mark.skipif(not SHARED_DATA.is_dir(), reason="the folder ../shared/data is absent")

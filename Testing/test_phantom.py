@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
+from PartialSegLib.errors import InputError
 from PartialSegLib.phantom import (
     LESION_KINDS,
     PHASES,
@@ -112,6 +115,18 @@ def test_organs_include_their_tumours() -> None:
         tumor = phantom.mask(f"{organ}_tumor")
         assert tumor.any()
         assert not (tumor & ~phantom.mask(organ)).any()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "sentence"),
+    [
+        ({"phase": "venous"}, "no contrast phase 'venous'; choose from native"),
+        ({"lesions": {"liver_tumour": 1.0}}, "no kind of lesion 'liver_tumour'; choose from"),
+    ],
+)
+def test_an_unknown_phase_or_lesion_is_refused(wrong: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(InputError, match=sentence):
+        make_phantom(1, SPACING, SHAPE, **wrong)
 
 
 def test_a_smooth_field_does_not_depend_on_the_grid_it_is_evaluated_on() -> None:

@@ -19,6 +19,8 @@ from PartialSegLib.training.__main__ import main
 from PartialSegLib.training.atlas import with_varied_organs
 from PartialSegLib.training.cases import SyntheticCases, deform_atlas, task_labels
 from PartialSegLib.training.losses import partial_label_loss
+from PartialSegLib.training.run import start_run
+from PartialSegLib.training.tissue_head import TissueHead, sample_voxels
 from PartialSegLib.training.train import learning_rate, make_manifest
 
 TASKS = [
@@ -97,6 +99,38 @@ def test_cases_are_a_function_of_seed_and_index(tmp_path: Path) -> None:
     assert len(first.tasks) == 1
 
 
+def test_voxels_are_sampled_by_the_square_root_of_a_tissue_s_volume() -> None:
+    tissues = np.full((10, 10, 10), Tissue.FAT, np.uint8)
+    tissues.ravel()[::40] = Tissue.SPLEEN  # 25 voxels
+    voxels = sample_voxels(tissues, 400, np.random.default_rng(0))
+    share = (tissues.ravel()[voxels] == Tissue.SPLEEN).mean()
+    assert share == pytest.approx(5 / (5 + math.sqrt(975)), abs=0.01)
+    assert len(voxels) == pytest.approx(400, abs=2)
+
+
+def test_the_tissue_head_reads_the_features_of_the_sampled_voxels() -> None:
+    torch.manual_seed(0)
+    head = TissueHead(3)
+    features = torch.randn(1, 3, 2, 3, 4, requires_grad=True)
+    voxels = torch.tensor([5, 23])
+    loss = head.loss(features, voxels, torch.tensor([int(Tissue.LIVER), int(Tissue.BONE)]))
+    rows = features[0].flatten(1)[:, voxels].T
+    chosen = head(rows).log_softmax(1)[[0, 1], [Tissue.LIVER, Tissue.BONE]]
+    assert loss.item() == pytest.approx(float(-chosen.mean().detach()), abs=1e-5)
+    loss.backward()
+    assert features.grad is not None
+    assert features.grad[0].abs().sum(0).flatten().nonzero().flatten().tolist() == [5, 23]
+
+
+def test_the_first_steps_train_the_tissue_head_alone(tmp_path: Path) -> None:
+    config = tiny_config(tmp_path, iterations=2, tissue_weight=1.0, tissue_iterations=2, ema_decay=0.0)
+    before = start_run(config, make_manifest(config).network.arguments, "cpu").network.state_dict()
+    after = PartialSegLib.load_model(train(config)).network.state_dict()
+    changed = {name for name, value in after.items() if not torch.equal(value, before[name].half().float())}
+    assert "stem.weight" in changed
+    assert not any(name.startswith("controller.") for name in changed)
+
+
 def test_the_atlas_is_deformed_onto_the_grid_of_the_patch() -> None:
     atlas = np.full((60, 120, 120), Tissue.AIR, np.uint8)
     atlas[10:50, 20:100, 20:100] = Tissue.VISCERAL_FAT
@@ -118,10 +152,11 @@ def test_learning_rate_warms_up_and_decays_with_power_0_9(tmp_path: Path) -> Non
 
 def test_an_interrupted_run_continues_bit_for_bit(tmp_path: Path) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    train(tiny_config(whole))
+    settings = {"tissue_weight": 0.5, "tissue_iterations": 2, "tissue_voxels": 200}
+    train(tiny_config(whole, **settings))
     with pytest.raises(InputError, match="stop here"):
-        _stop_after(tiny_config(parts), 5)
-    train(tiny_config(parts))
+        _stop_after(tiny_config(parts, **settings), 5)
+    train(tiny_config(parts, **settings))
     curve = losses_of(parts)
     assert curve[:5] + curve[7:] == losses_of(whole)
     assert curve[3:5] == curve[5:7]  # steps 4 and 5 ran twice

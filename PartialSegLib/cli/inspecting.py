@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from argparse import Namespace
 from pathlib import Path
+from typing import Any
 
 from ..manifest import MANIFEST_FILE, Manifest, read_manifest
 from ..packages import find_package, installed_packages
@@ -85,10 +86,22 @@ def _describe_package(folder: Path) -> None:
         "HU": "{:g} to {:g}".format(*preprocessing.clip),
         "patch (z, y, x)": f"{_product(inference.patch_size)} voxels, overlap {inference.overlap:g}",
         **{f"source: {key}": value for key, value in manifest.source.items()},
-        **{f"training: {key}": str(value) for key, value in manifest.training.items()},
+        **{f"training: {key}": str(value) for key, value in manifest.training.items() if key != "held_out"},
     })  # fmt: skip
     write_line()
     write_table(["TASK", "STRUCTURES"], [[task.name, ", ".join(task.structures)] for task in manifest.tasks])
+    if "held_out" in manifest.training:
+        _write_held_out(manifest.training["held_out"])
+
+
+def _write_held_out(held_out: dict[str, Any]) -> None:
+    """The figures that `training.held_out` recorded."""
+    write_line(f"\nMeasured on {held_out['phantoms']} held-out phantoms:")
+    rows = [
+        [name, *(str(figures.get(key, "–")) for key in ("cases", "dice", "worst", "false_ml"))]
+        for name, figures in held_out["figures"].items()
+    ]
+    write_table(["TASK/STRUCTURE", "CASES", "DICE", "WORST", "FALSE ML"], rows, right=[1, 2, 3, 4])
 
 
 def _parameter_count(manifest: Manifest) -> int:

@@ -32,13 +32,28 @@ def write_line(text: str = "") -> None:
 
 @contextmanager
 def progress_bar() -> Iterator[Callable[[int, int], None]]:
-    """Give a callback for `InferenceSession.predict` that draws a bar on a terminal only."""
-    from tqdm import tqdm
+    """Give a callback for `InferenceSession.predict` that draws a bar on a terminal only.
 
-    with tqdm(unit="patch", leave=False, disable=not sys.stderr.isatty()) as bar:
+    Slicer's Python has no tqdm; there a line with the count takes its place.
+    """
+    if not sys.stderr.isatty():
+        yield lambda done, total: None
+        return
+    try:
+        from tqdm import tqdm
+    except ModuleNotFoundError:
+        yield _show_count
+        sys.stderr.write("\n")
+        return
+    with tqdm(unit="patch", leave=False) as bar:
 
         def show(done: int, total: int) -> None:
             bar.total = total
             bar.update(done - bar.n)
 
         yield show
+
+
+def _show_count(done: int, total: int) -> None:
+    sys.stderr.write(f"\r{done} of {total} patches")
+    sys.stderr.flush()

@@ -58,6 +58,7 @@ class DoDNet(PartialLabelNetwork):
         super().__init__()
         self.num_tasks = num_tasks
         self.num_structures = num_structures
+        self.feature_channels = head_widths[0]
         self.patch_multiple = (2 ** (len(widths) - 1),) * 3
         self.head_widths = (*head_widths, num_structures)
         self.stem = WeightStandardizedConv3d(in_channels, widths[0])

@@ -13,11 +13,13 @@ class PartialLabelNetwork(nn.Module):
     Attributes:
         num_tasks: tasks that `forward_head` knows.
         num_structures: channels of each head.
+        feature_channels: channels of the full-resolution features that the heads read.
         patch_multiple: a patch has a multiple of so many voxels along (z, y, x).
     """
 
     num_tasks: int
     num_structures: int
+    feature_channels: int
     patch_multiple: tuple[int, int, int]
 
     def forward_features(self, patch: Tensor) -> Any:

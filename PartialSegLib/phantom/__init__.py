@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..errors import InputError
 from ..volume import Volume
 from .abdomen import organ_painters
 from .canvas import Canvas
@@ -100,10 +101,19 @@ def make_phantom(
 
     Returns:
         CT and tissues; the axes of the arrays grow to the head, to the front and to the right.
+
+    Raises:
+        InputError: unknown phase or kind of lesion.
     """
+    lesions = _LESIONS if lesions is None else lesions
+    if phase is not None and phase not in PHASES:
+        raise InputError(f"There is no contrast phase {phase!r}; choose from {', '.join(PHASES)}.")
+    for kind in lesions:
+        if kind not in LESION_KINDS:
+            raise InputError(f"There is no kind of lesion {kind!r}; choose from {', '.join(LESION_KINDS)}.")
     tissues = make_tissues(seed, spacing, shape)
     rng = np.random.default_rng([seed, 1])
-    add_lesions(tissues, spacing, rng, _LESIONS if lesions is None else lesions)
+    add_lesions(tissues, spacing, rng, lesions)
     appearance = random_appearance(rng, phase)
     axes = voxel_axes(spacing, shape)
     image = np.empty(shape, np.int16)

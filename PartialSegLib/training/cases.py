@@ -25,6 +25,7 @@ from ..phantom import (
 from .atlas import SPACING as ATLAS_SPACING
 from .atlas import read_atlas, with_varied_organs
 from .config import TrainingConfig
+from .tissue_head import sample_voxels
 
 
 @dataclass(frozen=True)
@@ -36,12 +37,16 @@ class Cases:
         tasks: (N), the index of each case's task.
         target: (N, K, D, H, W) bool.
         annotated: (N, K) bool; which channels of the task have labels at all.
+        voxels: (V) int64, voxels of the flattened image sampled for the auxiliary tissue head.
+        tissues: (V) int64, their tissues.
     """
 
     image: Tensor
     tasks: Tensor
     target: Tensor
     annotated: Tensor
+    voxels: Tensor
+    tissues: Tensor
 
 
 class SyntheticCases(Dataset[Cases]):
@@ -72,7 +77,15 @@ class SyntheticCases(Dataset[Cases]):
         labels = [task_labels(tissues, task, config.num_structures) for task in self.tasks]
         chosen = self._choose_tasks([bool(target.any()) for target, _ in labels], rng)
         target, annotated = zip(*(labels[task] for task in chosen), strict=True)
-        return Cases(tensor[None], torch.tensor(chosen), torch.stack(target), torch.stack(annotated))
+        voxels = sample_voxels(tissues, config.tissue_voxels, rng)
+        return Cases(
+            tensor[None],
+            torch.tensor(chosen),
+            torch.stack(target),
+            torch.stack(annotated),
+            torch.from_numpy(voxels),
+            torch.from_numpy(tissues.ravel()[voxels].astype(np.int64)),
+        )
 
     def _choose_tasks(self, has_foreground: list[bool], rng: np.random.Generator) -> list[int]:
         """Tasks for one image; each has foreground with probability 0.8, like DoDNet's crops, else any."""

@@ -39,6 +39,9 @@ class TrainingConfig:
         warm_up: steps with linearly rising learning rate.
         start_from: package (name or folder) with the initial weights; None starts from random ones.
         dice_epsilon, foreground_weight: of the loss, see `partial_label_loss`.
+        tissue_weight: weight of the auxiliary loss of `TissueHead`; 0 trains on one-task labels alone.
+        tissue_iterations: first steps in which nothing but the tissue head is trained.
+        tissue_voxels: voxels sampled for it from each image.
         ema_decay: decay of the averaged weights that are saved; 0 saves the last ones.
         mixed_precision: bfloat16 convolutions; on CPUs, no stage of the network may see a patch 2 voxels deep
             (torch 2.13 then computes a wrong gradient of the weights).
@@ -74,6 +77,9 @@ class TrainingConfig:
     warm_up: int = 0
     dice_epsilon: float = 1.0
     foreground_weight: float = 0.0
+    tissue_weight: float = 0.0
+    tissue_iterations: int = 0
+    tissue_voxels: int = 32768
     ema_decay: float = 0.0
     mixed_precision: bool = False
     checkpoint_every: int = 100

@@ -14,6 +14,7 @@ from ..errors import InputError
 from ..model import load_model
 from ..networks import NETWORKS, PartialLabelNetwork
 from .config import TrainingConfig
+from .tissue_head import TissueHead
 
 logger = logging.getLogger(__name__)
 
@@ -24,12 +25,14 @@ class Run:
 
     Attributes:
         network: in training mode, on the device of the run.
+        tissue_head: the auxiliary head on its features.
         optimizer: of the network's parameters.
         average: weights by name, averaged over the steps; they go into the package.
         step: number of finished steps.
     """
 
     network: PartialLabelNetwork
+    tissue_head: TissueHead
     optimizer: torch.optim.Optimizer
     average: dict[str, Tensor]
     step: int = 0
@@ -46,6 +49,7 @@ class Run:
         state = {
             "step": self.step,
             "network": self.network.state_dict(),
+            "tissue_head": self.tissue_head.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "average": self.average,
         }
@@ -59,6 +63,7 @@ class Run:
             return
         state = torch.load(path, weights_only=True)
         self.network.load_state_dict(state["network"])
+        self.tissue_head.load_state_dict(state["tissue_head"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.average.update(state["average"])
         self.step = int(state["step"])
@@ -82,7 +87,8 @@ def start_run(config: TrainingConfig, arguments: dict[str, object], device: str)
     if config.start_from is not None:
         network.load_state_dict(load_model(config.start_from).network.state_dict())
     average = {name: value.detach().clone() for name, value in network.state_dict().items()}
-    return Run(network, make_optimizer(config, network), average)
+    tissue_head = TissueHead(network.feature_channels).to(device)
+    return Run(network, tissue_head, make_optimizer(config, network, tissue_head), average)
 
 
 def _check_patch(config: TrainingConfig, network: PartialLabelNetwork) -> None:
@@ -94,7 +100,9 @@ def _check_patch(config: TrainingConfig, network: PartialLabelNetwork) -> None:
         )
 
 
-def make_optimizer(config: TrainingConfig, network: nn.Module) -> torch.optim.Optimizer:
+def make_optimizer(
+    config: TrainingConfig, network: nn.Module, tissue_head: nn.Module
+) -> torch.optim.Optimizer:
     """SGD with Nesterov momentum (the paper's) or AdamW; the controller may learn more slowly than the rest.
 
     Its output is multiplied with the features three times over, so at full speed it drives all scores to
@@ -103,6 +111,7 @@ def make_optimizer(config: TrainingConfig, network: nn.Module) -> torch.optim.Op
     parameters = list(network.named_parameters())
     controller = [value for name, value in parameters if name.startswith("controller.")]
     rest = [value for name, value in parameters if not name.startswith("controller.")]
+    rest += tissue_head.parameters()
     groups = [{"params": rest, "factor": 1.0}, {"params": controller, "factor": config.controller_factor}]
     if config.optimizer == "adamw":
         return torch.optim.AdamW(groups, config.learning_rate, weight_decay=config.weight_decay)

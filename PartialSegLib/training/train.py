@@ -21,7 +21,7 @@ from ..networks import PartialLabelNetwork
 from .cases import Cases, SyntheticCases
 from .config import TrainingConfig
 from .losses import partial_label_loss
-from .run import start_run
+from .run import Run, start_run
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ def train(config: TrainingConfig, device: str = "cpu") -> Path:
             for group in run.optimizer.param_groups:
                 group["lr"] = group["factor"] * learning_rate(config, run.step)
             run.optimizer.zero_grad()
-            losses = [_backward(run.network, next(cases), config, device) for _ in range(config.batch_size)]
+            losses = [_backward(run, next(cases), config, device) for _ in range(config.batch_size)]
             loss = sum(losses) / len(losses)
             norm = nn.utils.clip_grad_norm_(run.network.parameters(), config.gradient_clip)
             if not torch.isfinite(norm):
@@ -100,21 +100,34 @@ def save_package(config: TrainingConfig, weights: dict[str, Tensor], folder: Pat
     return folder
 
 
-def _backward(network: PartialLabelNetwork, cases: Cases, config: TrainingConfig, device: str) -> float:
+def _backward(run: Run, cases: Cases, config: TrainingConfig, device: str) -> float:
     """Add the gradient of the cases of one image; features are computed once, heads once for each case."""
     image = cases.image[None].to(device, memory_format=torch.channels_last_3d)
     with torch.autocast(device, torch.bfloat16, enabled=config.mixed_precision):
-        features = network.forward_features(image)
+        features = run.network.forward_features(image)
     features = type(features)(*(part.float() for part in features))
+    loss = torch.zeros((), device=device)
+    if config.tissue_weight > 0:
+        voxels, tissues = cases.voxels.to(device), cases.tissues.to(device)
+        loss = config.tissue_weight * run.tissue_head.loss(features[0], voxels, tissues)
+    if run.step >= config.tissue_iterations:
+        loss = loss + _one_task_losses(run.network, features, cases, config).mean()
+    (loss / config.batch_size).backward()
+    return float(loss.detach())
+
+
+def _one_task_losses(
+    network: PartialLabelNetwork, features: tuple[Tensor, ...], cases: Cases, config: TrainingConfig
+) -> Tensor:
+    """The loss of each case (N) of one image."""
+    device = features[0].device
     losses = []
     for number, task in enumerate(cases.tasks.tolist()):
         logits = network.forward_head(features, task)
         target, annotated = (part[number : number + 1].to(device) for part in (cases.target, cases.annotated))
         smoothing = config.dice_epsilon, config.foreground_weight
         losses.append(partial_label_loss(logits, target, annotated, *smoothing))
-    mean = torch.stack(losses).mean()
-    (mean / config.batch_size).backward()
-    return float(mean.detach())
+    return torch.stack(losses)
 
 
 def _load_cases(config: TrainingConfig, data: SyntheticCases, step: int) -> Iterator[Cases]:

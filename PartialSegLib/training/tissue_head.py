@@ -1,0 +1,61 @@
+"""An auxiliary head that names the tissue of single voxels; it teaches the features and is then thrown away.
+
+Synthetic images come with a label for every voxel. The one-task losses use little of it: a head sees one or
+two structures. Naming the tissue of sampled voxels from the features that DoDNet's dynamic head reads makes a
+short training get much further; the tasks themselves are still learned from partially labelled cases.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ..phantom import Tissue
+
+
+class TissueHead(nn.Sequential):
+    """Two fully connected layers from the features of a voxel to the scores of all tissues.
+
+    Args:
+        channels: of the features.
+        width: of the hidden layer.
+    """
+
+    def __init__(self, channels: int, width: int = 64) -> None:
+        super().__init__(nn.Linear(channels, width), nn.ReLU(inplace=True), nn.Linear(width, len(Tissue)))
+
+    def loss(self, features: Tensor, voxels: Tensor, tissues: Tensor) -> Tensor:
+        """Mean cross-entropy of the sampled voxels of one image.
+
+        Args:
+            features: (1, C, D, H, W).
+            voxels: (N) int64, indices into the flattened image.
+            tissues: (N) int64, what is there.
+        """
+        rows = features[0].permute(1, 2, 3, 0).reshape(-1, features.shape[1])
+        return functional.cross_entropy(self(rows.index_select(0, voxels)), tissues)
+
+
+def sample_voxels(tissues: np.ndarray, number: int, rng: np.random.Generator) -> np.ndarray:
+    """Draw about `number` voxels, from each tissue in proportion to the square root of its volume.
+
+    Args:
+        tissues: (z, y, x) uint8.
+        number: how many, before rounding up for each tissue.
+        rng: random generator.
+
+    Returns:
+        (N) int64, indices into the flattened array; voxels of rare tissues may occur more than once.
+    """
+    flat = tissues.ravel()
+    order = np.argsort(flat, kind="stable")
+    counts = np.bincount(flat, minlength=len(Tissue))
+    ends = np.cumsum(counts)
+    wanted = np.ceil(number * np.sqrt(counts) / np.sqrt(counts).sum()).astype(int)
+    drawn = [
+        order[rng.integers(end - count, end, size)]
+        for count, end, size in zip(counts, ends, wanted, strict=True)
+        if count
+    ]
+    return np.concatenate(drawn).astype(np.int64)
