@@ -9,11 +9,13 @@ from contextlib import contextmanager
 import torch
 from torch.nn import functional
 
-from .errors import DeviceError, InputError
+from .errors import DeviceError, InputError, OutOfMemoryError
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 DEVICE_NAMES = "auto, cpu, cuda, cuda:N or mps"
-_OUT_OF_MEMORY = re.compile(r"out of memory|(can't|cannot|failed to) allocate|not enough memory", re.I)
+_OUT_OF_MEMORY = re.compile(
+    r"out of memory|alloc_failed|(can't|cannot|failed to) allocate|not enough memory", re.I
+)
 
 
 def choose_device(name: str = "auto") -> torch.device:
@@ -71,11 +73,11 @@ def _cpu_has_bfloat16() -> bool:
 
 @contextmanager
 def explained_memory_errors(device: torch.device) -> Iterator[None]:
-    """Turn whatever PyTorch or numpy raise when the memory is exhausted into a `DeviceError`."""
+    """Turn whatever PyTorch or numpy raise when the memory is exhausted into an `OutOfMemoryError`."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
         if not isinstance(error, MemoryError) and not _OUT_OF_MEMORY.search(str(error)):
             raise
         advice = "lower cache_bytes" if device.type == "cpu" else "lower cache_bytes or use the device cpu"
-        raise DeviceError(f"Out of memory on {device}; close other programs, {advice}.") from error
+        raise OutOfMemoryError(f"Out of memory on {device}; close other programs, {advice}.") from error

@@ -13,5 +13,9 @@ class DeviceError(RuntimeError):
     """The requested device is missing or out of memory; the command line exits with code 3."""
 
 
+class OutOfMemoryError(DeviceError):
+    """The memory of the device does not suffice; less to keep, or another device, may help."""
+
+
 class Cancelled(Exception):  # noqa: N818 - a decision of the user, not an error
     """The user stopped the run; the command line exits with code 130."""

@@ -24,8 +24,10 @@ __all__ = [
     "PostprocessingStep",
     "Preprocessing",
     "Task",
+    "is_inside",
     "manifest_from_json",
     "manifest_to_json",
+    "parse_manifest",
     "read_manifest",
 ]
 
@@ -72,6 +74,7 @@ class Preprocessing:
         divide: HU that become 1.
         resampling: "linear", anti-aliased, or "cubic" B-splines (the official DoDNet).
         pad_value: HU outside the image.
+        crop_to_body: look only at the box around the body unless told otherwise.
     """
 
     orientation: str
@@ -81,6 +84,7 @@ class Preprocessing:
     divide: float = 1.0
     resampling: Literal["linear", "cubic"] = "linear"
     pad_value: float = 0.0
+    crop_to_body: bool = False
 
     def __post_init__(self) -> None:
         """Refuse values that no package can mean."""
@@ -168,13 +172,13 @@ class Manifest:
         )
         for path in self.files:
             require(
-                _is_inside(path),
+                is_inside(path),
                 f"files.{path}: the path leads outside the package; use plain file names inside it",
             )
 
 
-def _is_inside(path: str) -> bool:
-    """Whether a path from a manifest stays in the package, on every operating system."""
+def is_inside(path: str) -> bool:
+    """Whether a path from a manifest or an archive stays in the package, on every operating system."""
     windows = PureWindowsPath(path)
     rooted = PurePosixPath(path).is_absolute() or bool(windows.drive or windows.root)
     return bool(path) and not rooted and "\\" not in path and ".." not in PurePosixPath(path).parts
@@ -210,10 +214,7 @@ def read_manifest(folder: str | Path) -> Manifest:
     """
     path = Path(folder) / MANIFEST_FILE
     try:
-        manifest = manifest_from_json(json.loads(path.read_text(encoding="utf-8")))
-        require(
-            WEIGHTS_FILE in manifest.files, f"files: no entry for {WEIGHTS_FILE}; export the package again"
-        )
+        contents = path.read_bytes()
     except FileNotFoundError:
         raise InputError(
             f"{folder} is not a model package: it has no {MANIFEST_FILE}; check the path"
@@ -222,8 +223,26 @@ def read_manifest(folder: str | Path) -> Manifest:
         raise InputError(
             f"{path} cannot be read ({error.strerror}); check the path and its permissions"
         ) from None
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise InputError(f"{path} is not valid JSON ({error}); copy or export the package again") from None
+    return parse_manifest(contents, path)
+
+
+def parse_manifest(contents: bytes, place: str | Path) -> Manifest:
+    """Check the contents of a `model.json`.
+
+    Args:
+        contents: the bytes of the file.
+        place: where they were read, for messages.
+
+    Raises:
+        InputError: not JSON, or a fault in a field.
+    """
+    try:
+        manifest = manifest_from_json(json.loads(contents.decode("utf-8")))
+        require(
+            WEIGHTS_FILE in manifest.files, f"files: no entry for {WEIGHTS_FILE}; export the package again"
+        )
     except InputError as error:
-        raise InputError(f"{path}: {error}") from None
+        raise InputError(f"{place}: {error}") from None
+    except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, or a number of thousands of digits
+        raise InputError(f"{place} is not valid JSON ({error}); copy or export the package again") from None
     return manifest

@@ -29,6 +29,7 @@ from .manifest import (
 )
 from .networks import NETWORKS, PartialLabelNetwork
 from .output_files import replacing
+from .package_files import check_file, refuse_to_overwrite
 from .packages import find_package
 
 
@@ -67,12 +68,6 @@ class Model:
         return [tasks[name] for name in dict.fromkeys(wanted)]
 
 
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file, hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def build_network(spec: NetworkSpec) -> PartialLabelNetwork:
     """The network without storage, on torch's "meta" device: only names and shapes of its weights are known.
 
@@ -101,7 +96,7 @@ def load_model(name_or_path: str | Path) -> Model:
     folder = find_package(name_or_path)
     manifest = read_manifest(folder)
     for name, entry in manifest.files.items():
-        _check_file(folder, name, entry)
+        check_file(folder, name, entry)
     path = folder / WEIGHTS_FILE
     try:
         stored = safetensors.torch.load_file(path)
@@ -161,7 +156,7 @@ def save_model(
             patch size, or the place cannot be written to.
     """
     folder = Path(folder).expanduser()
-    _refuse_to_overwrite(folder)
+    refuse_to_overwrite(folder)
     network = build_network(manifest.network)
     check_weights_fit(network, state_dict)
     _check_tasks_served(network, manifest)
@@ -175,13 +170,6 @@ def save_model(
         for name, data in contents.items():
             (temporary / name).write_bytes(data)
     return manifest
-
-
-def _refuse_to_overwrite(folder: Path) -> None:
-    """Only a package, an empty folder or nothing may lie where a package shall be written."""
-    is_package = (folder / MANIFEST_FILE).exists()
-    if folder.exists() and not is_package and (folder.is_file() or any(folder.iterdir())):
-        raise InputError(f"{folder} exists and is not a model package; choose another output folder.")
 
 
 def _weights_file(state_dict: Mapping[str, Tensor], dtype: torch.dtype | None) -> bytes:
@@ -213,22 +201,3 @@ def _check_tasks_served(network: PartialLabelNetwork, manifest: Manifest) -> Non
                 raise InputError(
                     f"{place}: channel {channel} asked for, but the head has {channels} channels."
                 )
-
-
-def _check_file(folder: Path, name: str, entry: FileEntry) -> None:
-    """Refuse a file that is missing, outside the package (by a link), or not the one of the manifest."""
-    path = folder / name
-    if not path.is_file():
-        raise InputError(
-            f"The model package {folder} lacks its file {name}; copy or import the package again."
-        )
-    if not path.resolve().is_relative_to(folder.resolve()):
-        raise InputError(
-            f"The file {name} of {folder} is a link that leads outside the package; copy the file itself."
-        )
-    size, digest = path.stat().st_size, file_sha256(path)
-    if (size, digest) != (entry.bytes, entry.sha256):
-        raise InputError(
-            f"{path} is not the file of its manifest (SHA-256 {digest[:12]}…, {size} bytes, expected "
-            f"{entry.sha256[:12]}…, {entry.bytes} bytes); copy or import the package again."
-        )

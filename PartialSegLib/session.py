@@ -87,12 +87,13 @@ class InferenceSession:
         self._image: SessionImage | None = None
         self.reset_image()
 
-    def set_image(self, volume: Volume, crop_to_body: bool = False) -> None:
+    def set_image(self, volume: Volume, crop_to_body: bool | None = None) -> None:
         """Prepare a volume for `predict`; nothing is encoded yet, and the image before is forgotten.
 
         Args:
             volume: a CT in HU, any orientation and spacing.
-            crop_to_body: look only at the box around the body, which saves time where there is much air.
+            crop_to_body: look only at the box around the body, which saves time where there is much air; None
+                does what the manifest says.
 
         Raises:
             InputError: voxels are NaN or infinite.
@@ -101,7 +102,8 @@ class InferenceSession:
         self.reset_image()
         with explained_memory_errors(self.device), torch.inference_mode(), self._stage("preprocess"):
             manifest = self.model.manifest
-            self._image = SessionImage.prepare(volume, manifest, self.overlap, self.device, crop_to_body)
+            crop = manifest.preprocessing.crop_to_body if crop_to_body is None else crop_to_body
+            self._image = SessionImage.prepare(volume, manifest, self.overlap, self.device, crop)
 
     def reset_image(self) -> None:
         """Forget the image and its features."""
@@ -152,6 +154,16 @@ class InferenceSession:
                             region.clear_outside(mask, box, image.prepared.affine)
                         segmentation.add(request.task.name, structure, box, mask)
         return segmentation
+
+    @property
+    def precision(self) -> str:
+        """The type that convolutions run in: float32, bfloat16 or float16."""
+        return str(self._runner.dtype).removeprefix("torch.")
+
+    @property
+    def patches_planned(self) -> int:
+        """Patches that cover the image; 0 without one."""
+        return len(self._image.patches) if self._image is not None else 0
 
     def _require_image(self) -> SessionImage:
         if self._image is None:
@@ -205,7 +217,7 @@ class InferenceSession:
             "weights_sha256": self.model.sha256,
             "overlap": self.overlap,
             "mirror": len(self._flips) > 1,
-            "precision": str(self._runner.dtype).removeprefix("torch."),
+            "precision": self.precision,
             "device": self.device.type,
             "roi": region and [list(bound) for bound in region.bounds],
         }

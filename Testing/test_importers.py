@@ -14,7 +14,8 @@ from PartialSegLib.errors import InputError
 from PartialSegLib.importers import IMPORTERS, import_checkpoint
 from PartialSegLib.importers.dodnet import import_dodnet
 from PartialSegLib.manifest import PostprocessingStep
-from PartialSegLib.model import file_sha256, load_model
+from PartialSegLib.model import load_model
+from PartialSegLib.package_files import file_sha256
 
 
 @pytest.fixture(scope="module")

@@ -13,8 +13,9 @@ import torch
 from PartialSegLib.errors import InputError
 from PartialSegLib.importers.dodnet import mots_manifest
 from PartialSegLib.manifest import Inference, Manifest, NetworkSpec, read_manifest
-from PartialSegLib.model import file_sha256, load_model, save_model
+from PartialSegLib.model import load_model, save_model
 from PartialSegLib.networks import DoDNet
+from PartialSegLib.package_files import file_sha256
 
 ARGUMENTS = {"num_tasks": 7, "widths": [4, 4], "depths": [1, 1], "head_widths": [2], "groups": 2}
 

@@ -355,6 +355,26 @@ def test_a_region_in_the_cropped_away_air_is_refused(model, volume):
         session.predict("liver", roi=(150, 156, 200, 250, 200, 250))
 
 
+def test_the_manifest_says_whether_to_crop_to_the_body(model):
+    array = np.full((40, 64, 64), -1000, np.int16)
+    array[5:15, 10:25, 12:30] = 40
+    volume = Volume(array, np.diag([4.0, 4, 4, 1]))
+    preprocessing = dataclasses.replace(model.manifest.preprocessing, crop_to_body=True)
+    cropping = dataclasses.replace(
+        model, manifest=dataclasses.replace(model.manifest, preprocessing=preprocessing)
+    )
+    patches = {}
+    for name, session, crop in (
+        ("never", InferenceSession(model, "cpu"), None),
+        ("by manifest", InferenceSession(cropping, "cpu"), None),
+        ("overruled", InferenceSession(cropping, "cpu"), False),
+    ):
+        session.set_image(volume, crop_to_body=crop)
+        session.predict("liver")
+        patches[name] = session.patches_encoded
+    assert patches["by manifest"] < patches["never"] == patches["overruled"]
+
+
 @pytest.mark.parametrize("shape", [(1, 1, 1), (1, 30, 30), (3, 2, 50), (70, 5, 5)])
 def test_any_shape_is_segmented(model, shape):
     volume = Volume(

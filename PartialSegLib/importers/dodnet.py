@@ -11,7 +11,8 @@ from typing import Any
 
 from ..errors import InputError
 from ..manifest import Inference, Manifest, NetworkSpec, PostprocessingStep, Preprocessing, Task
-from ..model import build_network, file_sha256
+from ..model import build_network
+from ..package_files import file_sha256
 from .checkpoint import ImportedModel, read_checkpoint, renamed_weights, without_parallel_prefix
 
 SOURCE_URL = "https://github.com/jianpengz/DoDNet"

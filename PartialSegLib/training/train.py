@@ -81,7 +81,14 @@ def make_manifest(config: TrainingConfig) -> Manifest:
     """
     arguments = {"num_tasks": len(config.package.get("tasks", ())), **config.network_arguments}
     preprocessing = Preprocessing(
-        "SAR", config.spacing, config.clip, config.subtract, config.divide, "linear", pad_value=-1000.0
+        "SAR",
+        config.spacing,
+        config.clip,
+        config.subtract,
+        config.divide,
+        "linear",
+        pad_value=-1000.0,
+        crop_to_body=True,
     )
     fields: dict[str, Any] = {
         **config.package,

@@ -1,0 +1,267 @@
+"""PartialSeg, a module of 3D Slicer: organs and tumours in CT, one click for each task."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import slicer
+import vtk
+from slicer.i18n import tr as _
+from slicer.i18n import translate
+from slicer.ScriptedLoadableModule import (
+    ScriptedLoadableModule,
+    ScriptedLoadableModuleLogic,
+    ScriptedLoadableModuleTest,
+    ScriptedLoadableModuleWidget,
+)
+from slicer.util import VTKObservationMixin
+
+
+def _findLibrary() -> None:
+    """Let a source checkout find PartialSegLib; an installed module has it beside itself."""
+    root = Path(__file__).resolve().parent.parent
+    if (root / "PartialSegLib" / "__init__.py").exists() and str(root) not in sys.path:
+        sys.path.append(str(root))
+
+
+_findLibrary()
+
+
+class PartialSeg(ScriptedLoadableModule):
+    """What Slicer shows of the module."""
+
+    def __init__(self, parent: Any) -> None:
+        ScriptedLoadableModule.__init__(self, parent)
+        parent.title = _("PartialSeg")
+        parent.categories = [translate("qSlicerAbstractCoreModule", "Segmentation")]
+        parent.dependencies = []
+        parent.contributors = ["The PartialSeg team"]
+        parent.helpText = _(
+            "Segments organs and tumours in CT with models trained on partially labelled data. "
+            "Choose a volume, tick tasks, click Apply; a further task on the volume reuses what is computed. "
+            "Research use only, not a medical device."
+        )
+        parent.acknowledgementText = _(
+            "Re-implements DoDNet, TransDoDNet, MultiTalent, STU-Net and Med-DANet."
+        )
+        slicer.app.connect("startupCompleted()", registerSampleData)
+
+
+def registerSampleData() -> None:
+    """Offer the phantom CT in Sample Data; it is computed, not downloaded."""
+    from PartialSegSlicer import sampleData
+
+    sampleData.register()
+
+
+class PartialSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
+    """Life of the panel: made when the module is first shown, told when scenes come and go."""
+
+    def __init__(self, parent: Any = None) -> None:
+        ScriptedLoadableModuleWidget.__init__(self, parent)
+        VTKObservationMixin.__init__(self)
+        self.logic: PartialSegLogic | None = None
+        self.panel: Any = None
+
+    def setup(self) -> None:
+        """Load the .ui and connect it."""
+        from PartialSegSlicer.panel import Panel
+
+        ScriptedLoadableModuleWidget.setup(self)
+        uiWidget = slicer.util.loadUI(self.resourcePath("UI/PartialSeg.ui"))
+        self.layout.addWidget(uiWidget)
+        self.ui = slicer.util.childWidgetVariables(uiWidget)
+        uiWidget.setMRMLScene(slicer.mrmlScene)
+        self.logic = PartialSegLogic()
+        self.panel = Panel(self.ui, self.logic.segmenter)
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.onSceneStartClose)
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self.onSceneEndClose)
+        slicer.app.connect("aboutToQuit()", self.logic.cleanup)
+        self._useParameterNode()
+
+    def enter(self) -> None:
+        """The module is shown."""
+        self._useParameterNode()
+
+    def cleanup(self) -> None:
+        """The module is closed or reloaded."""
+        if self.panel is not None:
+            self.panel.stop()
+            self.panel.setParameters(None)
+        if self.logic is not None:
+            self.logic.cleanup()
+        self.removeObservers()
+
+    def onSceneStartClose(self, caller: Any, event: Any) -> None:
+        """Give up the run and the parameter node: the scene goes away."""
+        if self.panel is not None:
+            self.panel.stop()
+            self._observe(None)
+
+    def onSceneEndClose(self, caller: Any, event: Any) -> None:
+        """Begin again in the empty scene, if the module is shown."""
+        if self.parent.isEntered:
+            self._useParameterNode()
+
+    def _useParameterNode(self) -> None:
+        assert self.logic is not None
+        self._observe(self.logic.getParameters())
+
+    def _observe(self, parameters: Any) -> None:
+        modified = vtk.vtkCommand.ModifiedEvent
+        if self.panel.parameters is not None:
+            self.removeObserver(self.panel.parameters.node, modified, self._onModified)
+        self.panel.setParameters(parameters)
+        if parameters is not None:
+            self.addObserver(parameters.node, modified, self._onModified)
+
+    def _onModified(self, caller: Any, event: Any) -> None:
+        self.panel.update()
+
+
+class PartialSegLogic(ScriptedLoadableModuleLogic):
+    """Segmentation from scripts; the panel uses the same parts."""
+
+    def __init__(self) -> None:
+        from PartialSegSlicer.segmenter import Segmenter
+        from PartialSegSlicer.workerClient import WorkerClient
+
+        ScriptedLoadableModuleLogic.__init__(self)
+        self.segmenter = Segmenter(WorkerClient())
+
+    def getParameters(self) -> Any:
+        """The settings in the scene; made when there are none."""
+        from PartialSegSlicer.parameters import Parameters
+
+        return Parameters(self.getParameterNode())
+
+    def segment(
+        self,
+        volumeNode: slicer.vtkMRMLScalarVolumeNode,
+        tasks: str | Iterable[str],
+        segmentationNode: slicer.vtkMRMLSegmentationNode | None = None,
+        **options: Any,
+    ) -> slicer.vtkMRMLSegmentationNode:
+        """Segment a volume and wait for it; for scripts.
+
+        Args:
+            volumeNode: a CT in HU.
+            tasks: names of tasks of the model.
+            segmentationNode: where the segments go; None makes a new node.
+            options: of `segmentAsync`, the callbacks excepted.
+
+        Returns:
+            The segmentation node.
+
+        Raises:
+            InputError: something is wrong with the volume or the request.
+            WorkerError: the worker could not do it; the scene is unchanged.
+        """
+        answers: list[Any] = []
+        callbacks = {"onFinished": answers.append, "onFailed": answers.append}
+        self.segmentAsync(volumeNode, tasks, segmentationNode, **options, **callbacks)
+        self.segmenter.wait()
+        (answer,) = answers
+        if isinstance(answer, Exception):
+            raise answer
+        return answer.segmentationNode
+
+    def segmentAsync(
+        self,
+        volumeNode: slicer.vtkMRMLScalarVolumeNode,
+        tasks: str | Iterable[str],
+        segmentationNode: slicer.vtkMRMLSegmentationNode | None = None,
+        *,
+        model: str | None = None,
+        structures: Iterable[str] | None = None,
+        roiNode: slicer.vtkMRMLMarkupsROINode | None = None,
+        device: str = "auto",
+        precision: str = "auto",
+        overlap: float | None = None,
+        mirror: bool = False,
+        cacheBytes: int = 2 << 30,
+        **callbacks: Callable[..., object],
+    ) -> None:
+        """Begin to segment a volume; call `segmenter.poll` until the callbacks have been made.
+
+        Args:
+            volumeNode: a CT in HU.
+            tasks: names of tasks of the model.
+            segmentationNode: where the segments go; None makes a new node when there is a result.
+            model: name of an installed package or a folder; the bundled one when None.
+            structures: ids of the wanted structures; None for all.
+            roiNode: segment only this box.
+            device: auto, cpu, cuda, cuda:N or mps.
+            precision: of the convolutions: auto, float32, bfloat16 or float16.
+            overlap: of neighbouring patches, in [0, 1); None takes the model's.
+            mirror: average over flips.
+            cacheBytes: budget for features.
+            callbacks: onFinished, onFailed, onProgress, onWarning of `PartialSegSlicer.segmenter.Request`.
+
+        Raises:
+            InputError: something is wrong with the volume or the request.
+        """
+        from PartialSegSlicer.parameters import BUNDLED_MODEL
+        from PartialSegSlicer.segmenter import Request
+
+        options = {
+            "path": model or BUNDLED_MODEL,
+            "device": device,
+            "precision": precision,
+            "overlap": overlap,
+            "mirror": mirror,
+            "cache_bytes": cacheBytes,
+        }
+        self.segmenter.start(
+            Request(
+                volumeNode=volumeNode,
+                tasks=(tasks,) if isinstance(tasks, str) else tuple(tasks),
+                model=options,
+                segmentationNode=segmentationNode,
+                structures=None if structures is None else tuple(structures),
+                roiNode=roiNode,
+                **callbacks,
+            )
+        )
+
+    def cleanup(self) -> None:
+        """End the worker; the next segmentation starts a new one."""
+        self.segmenter.stop()
+
+
+class PartialSegTest(ScriptedLoadableModuleTest):
+    """Self test, run by Reload and Test in Slicer: the phantom, the bundled model, the real worker."""
+
+    def setUp(self) -> None:
+        """Start in an empty scene."""
+        slicer.mrmlScene.Clear()
+
+    def runTest(self) -> None:
+        """Run the tests."""
+        self.setUp()
+        self.test_PhantomIsSegmented()
+
+    def test_PhantomIsSegmented(self) -> None:
+        """Liver and spleen of the phantom are found, and the second task encodes nothing."""
+        from PartialSegSlicer.sampleData import addPhantom
+
+        self.delayDisplay("Making a phantom")
+        volumeNode = addPhantom()
+        logic = PartialSegLogic()
+        try:
+            node = logic.segment(volumeNode, "liver")
+            node = logic.segment(volumeNode, "spleen", node)
+        finally:
+            logic.cleanup()
+        names = [segment.GetName() for segment in _segments(node)]
+        assert "liver" in names
+        assert "spleen" in names
+        self.delayDisplay("Test passed")
+
+
+def _segments(node: slicer.vtkMRMLSegmentationNode) -> list[Any]:
+    segmentation = node.GetSegmentation()
+    return [segmentation.GetNthSegment(number) for number in range(segmentation.GetNumberOfSegments())]

@@ -1,0 +1,1 @@
+"""The parts of the PartialSeg module that know Slicer; they never import torch."""

@@ -1,0 +1,188 @@
+"""The menu beside the list of models: install, import, delete, choose where they are kept; all offline."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import qt
+import slicer
+from slicer.i18n import tr as _
+
+from PartialSegLib.errors import InputError
+from PartialSegLib.package_installation import delete_package, install_package
+from PartialSegLib.packages import MODEL_DIR_VARIABLE, model_folders
+
+from .workerProcess import libraryFolder, workerCommand
+
+FOLDER_SETTING = "PartialSeg/modelFolder"
+CHECKPOINT_KINDS = ("dodnet",)
+
+
+def useStoredFolder() -> None:
+    """Look for models in the folder that the user chose in an earlier session, here and in the worker."""
+    folder = qt.QSettings().value(FOLDER_SETTING)
+    if folder:
+        os.environ[MODEL_DIR_VARIABLE] = str(folder)
+
+
+class ModelMenu:
+    """Fills the menu of a tool button.
+
+    Args:
+        button: gets the menu.
+        currentModel: returns the name of the chosen model.
+        onChanged: called when packages have come or gone.
+        log: called with lines to show.
+    """
+
+    def __init__(
+        self,
+        button: qt.QToolButton,
+        currentModel: Callable[[], str],
+        onChanged: Callable[[], object],
+        log: Callable[[str], object],
+    ) -> None:
+        self._currentModel = currentModel
+        self._onChanged = onChanged
+        self._log = log
+        self._work: _BackgroundWork | None = None
+        self._timer = qt.QTimer()
+        self._timer.setInterval(100)
+        self._timer.connect("timeout()", self._poll)
+        self.menu = qt.QMenu(button)
+        for text, slot in (
+            (_("Install from a zip file…"), self.chooseArchive),
+            (_("Install from a folder…"), self.chooseFolder),
+            (_("Import an official checkpoint…"), self.chooseCheckpoint),
+            (_("Delete the chosen model…"), self.deleteCurrent),
+            (_("Choose where models are kept…"), self.chooseModelFolder),
+        ):
+            self.menu.addAction(text).connect("triggered()", slot)
+        button.setMenu(self.menu)
+
+    @property
+    def isBusy(self) -> bool:
+        """Whether an installation or import is under way."""
+        return self._work is not None
+
+    def chooseArchive(self) -> None:
+        """Ask for a zip file and install it."""
+        path = qt.QFileDialog.getOpenFileName(
+            slicer.util.mainWindow(), _("Model package"), "", _("Model packages (*.zip)")
+        )
+        self._installIfChosen(path)
+
+    def chooseFolder(self) -> None:
+        """Ask for a folder and install the package in it."""
+        self._installIfChosen(
+            qt.QFileDialog.getExistingDirectory(slicer.util.mainWindow(), _("Model package"))
+        )
+
+    def install(self, source: str, replace: bool = False) -> None:
+        """Install a package in the background; a wrong one is told in one sentence."""
+
+        def work() -> str:
+            return _("Installed in {folder}.").format(folder=install_package(source, replace=replace))
+
+        self._start(work)
+
+    def chooseCheckpoint(self) -> None:
+        """Ask for an official checkpoint and turn it into a package."""
+        path = qt.QFileDialog.getOpenFileName(
+            slicer.util.mainWindow(), _("Official DoDNet checkpoint"), "", _("Checkpoints (*.pth *.pt)")
+        )
+        if path:
+            self.importCheckpoint("dodnet", path)
+
+    def importCheckpoint(self, kind: str, path: str) -> None:
+        """Import a checkpoint in a child process: reading it needs torch, which Slicer itself never loads."""
+        target = model_folders()[0] / Path(path).stem
+
+        def work() -> str:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            command = [workerCommand()[0], "-m", "PartialSegLib", "import", kind, path, "-o", str(target)]
+            done = subprocess.run(
+                command,
+                cwd=libraryFolder(),
+                capture_output=True,
+                text=True,
+                encoding="utf-8",
+                stdin=subprocess.DEVNULL,
+                creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
+            )
+            if done.returncode != 0:
+                raise InputError((done.stderr.strip().splitlines() or [_("The import failed.")])[-1])
+            return done.stdout.strip()
+
+        self._start(work)
+
+    def deleteCurrent(self) -> None:
+        """Delete the chosen model, after asking."""
+        name = self._currentModel()
+        question = _("Delete the model {name} from this computer?").format(name=name)
+        if not slicer.util.confirmOkCancelDisplay(question):
+            return
+        try:
+            delete_package(name)
+        except InputError as error:
+            slicer.util.errorDisplay(str(error))
+        self._onChanged()
+
+    def chooseModelFolder(self) -> None:
+        """Ask for the folder in which models are kept, for computers whose home folder is not writable."""
+        folder = qt.QFileDialog.getExistingDirectory(
+            slicer.util.mainWindow(), _("Folder of models"), str(model_folders()[0])
+        )
+        if folder:
+            qt.QSettings().setValue(FOLDER_SETTING, folder)
+            useStoredFolder()
+            self._onChanged()
+
+    def _installIfChosen(self, path: str) -> None:
+        if path:
+            self.install(path)
+
+    def _start(self, work: Callable[[], str]) -> None:
+        if self._work is not None:
+            slicer.util.errorDisplay(_("Another model is being installed; wait until it is ready."))
+            return
+        self._work = _BackgroundWork(work)
+        self._timer.start()
+
+    def _poll(self) -> None:
+        work = self._work
+        if work is None or not work.isDone:
+            return
+        self._timer.stop()
+        self._work = None
+        if work.error is not None:
+            self._log(work.error)
+            slicer.util.errorDisplay(work.error)
+        else:
+            self._log(work.answer)
+        self._onChanged()
+
+
+class _BackgroundWork:
+    """A function in a thread of its own; files only, no Qt and no scene."""
+
+    def __init__(self, function: Callable[[], str]) -> None:
+        self.answer = ""
+        self.error: str | None = None
+        self._function = function
+        self._thread = threading.Thread(target=self._run, name="PartialSeg models", daemon=True)
+        self._thread.start()
+
+    @property
+    def isDone(self) -> bool:
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        try:
+            self.answer = self._function()
+        except (InputError, OSError) as error:
+            self.error = str(error)

@@ -1,0 +1,194 @@
+"""From a volume in the scene to segments in it, by way of the worker; the scene changes at the very end.
+
+`poll` carries everything on in small pieces: one reply of the worker, or one segment, in each call. Nodes are
+held by their ids, because the user may delete them while the worker computes.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import slicer
+from slicer.i18n import tr as _
+
+from PartialSegLib.errors import InputError
+
+from . import checks, mrml
+from .workerClient import FoundSegment, Job, WorkerClient, WorkerError
+
+
+@dataclass
+class Result:
+    """What a finished run left in the scene.
+
+    Attributes:
+        segmentationNode: where the segments are.
+        segmentIds: of the segments that were added or replaced.
+        notFound: (task, structure) of which nothing was found.
+        reply: provenance, timings and patches_encoded of the worker.
+    """
+
+    segmentationNode: slicer.vtkMRMLSegmentationNode
+    segmentIds: list[str] = field(default_factory=list)
+    notFound: list[tuple[str, str]] = field(default_factory=list)
+    reply: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to segment, and whom to tell.
+
+    Attributes:
+        volumeNode: a scalar volume with a CT.
+        tasks: names of tasks of the model.
+        model: parameters of the worker's `load_model`.
+        segmentationNode: where the segments go; None makes a new node when there is a result.
+        structures: ids of the wanted structures; None for all.
+        excluded: "task/structure" that are not wanted although their task and structure are.
+        roiNode: Markups ROI; None for the whole volume.
+        onFinished, onFailed, onProgress, onWarning: called from `poll`.
+    """
+
+    volumeNode: slicer.vtkMRMLScalarVolumeNode
+    tasks: tuple[str, ...]
+    model: dict[str, Any]
+    segmentationNode: slicer.vtkMRMLSegmentationNode | None = None
+    structures: tuple[str, ...] | None = None
+    excluded: frozenset[str] = frozenset()
+    roiNode: slicer.vtkMRMLMarkupsROINode | None = None
+    onFinished: Callable[[Result], object] = lambda result: None
+    onFailed: Callable[[WorkerError], object] = lambda error: None
+    onProgress: Callable[[int, int], object] = lambda done, total: None
+    onWarning: Callable[[str], object] = lambda sentence: None
+
+
+class Segmenter:
+    """Runs one request at a time.
+
+    Args:
+        client: of the worker.
+    """
+
+    def __init__(self, client: WorkerClient) -> None:
+        self.client = client
+        self._adding: Iterator[None] | None = None
+
+    @property
+    def isBusy(self) -> bool:
+        """Whether a request is being worked on."""
+        return self.client.isBusy or self._adding is not None
+
+    def keepsFeatures(self, volumeNode: slicer.vtkMRMLScalarVolumeNode, model: dict[str, Any]) -> bool:
+        """Whether the next request on this volume with this model finds features computed before."""
+        return self.client.keepsFeatures(model, imageKey(volumeNode))
+
+    def start(self, request: Request) -> None:
+        """Begin a request; `poll` carries it on.
+
+        Raises:
+            InputError: something is wrong with the volume, the region or the request; nothing was begun.
+            RuntimeError: another request is running.
+        """
+        if self.isBusy:
+            raise RuntimeError(_("A segmentation is running; cancel it or wait for it."))
+        if not request.tasks:
+            raise InputError(_("No task is chosen; tick at least one."))
+        problem = checks.findProblem(
+            request.volumeNode, request.roiNode, tempfile.gettempdir(), request.segmentationNode
+        )
+        if problem is not None:
+            raise InputError(problem)
+        roi = None if request.roiNode is None else list(mrml.roiLimits(request.roiNode))
+        volumeId = request.volumeNode.GetID()
+        nodeId = request.segmentationNode.GetID() if request.segmentationNode is not None else None
+
+        def finished(segments: list[FoundSegment], reply: dict[str, Any]) -> None:
+            self._adding = self._addSegments(request, volumeId, nodeId, segments, reply)
+
+        self.client.start(
+            Job(
+                model=request.model,
+                volume=mrml.volumeFromNode(request.volumeNode),
+                imageKey=imageKey(request.volumeNode),
+                request={
+                    "tasks": list(request.tasks),
+                    "structures": None if request.structures is None else list(request.structures),
+                    "roi": roi,
+                },
+                onFinished=finished,
+                onFailed=request.onFailed,
+                onProgress=request.onProgress,
+                onWarning=request.onWarning,
+            )
+        )
+
+    def poll(self, timeoutSeconds: float = 0.0) -> None:
+        """Handle what the worker has sent, or add one segment to the scene."""
+        if self._adding is None:
+            self.client.poll(timeoutSeconds)
+        elif next(self._adding, self) is self:
+            self._adding = None
+
+    def wait(self) -> None:
+        """Poll until the request has ended; for scripts, never for the panel."""
+        while self.isBusy:
+            self.poll(0.02)
+
+    def cancel(self) -> None:
+        """Ask the worker to stop; `onFailed` with kind Cancelled follows within one patch."""
+        self.client.cancel()
+
+    def stop(self) -> None:
+        """End the worker and forget the request, without callbacks."""
+        self._adding = None
+        self.client.stop()
+
+    def _addSegments(
+        self,
+        request: Request,
+        volumeId: str,
+        nodeId: str | None,
+        segments: Iterable[FoundSegment],
+        reply: dict[str, Any],
+    ) -> Iterator[None]:
+        """Add one segment in each step; the result is told in the last one."""
+        volumeNode = slicer.mrmlScene.GetNodeByID(volumeId)
+        node = slicer.mrmlScene.GetNodeByID(nodeId) if nodeId is not None else None
+        if volumeNode is None or (nodeId is not None and node is None):
+            name = _("volume") if volumeNode is None else _("segmentation")
+            sentence = _("The {node} was deleted while its segments were computed; nothing was added.")
+            request.onFailed(WorkerError("InputError", sentence.format(node=name)))
+            return
+        wanted = [found for found in segments if f"{found.task}/{found.structure}" not in request.excluded]
+        try:
+            for segment in wanted:
+                mrml.checkSegment(volumeNode, segment)
+            if node is not None:
+                mrml.checkSegmentation(node, volumeNode)
+        except InputError as error:
+            request.onFailed(WorkerError("InputError", str(error)))
+            return
+        if node is None:
+            name = _("{volume} segmentation").format(volume=volumeNode.GetName())
+            node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", name)
+        mrml.prepareSegmentation(node, volumeNode)
+        result = Result(node, reply=reply)
+        for segment in wanted:
+            segmentId = mrml.addSegment(node, volumeNode, segment, reply["provenance"])
+            if segmentId is None:
+                result.notFound.append((segment.task, segment.structure))
+            else:
+                result.segmentIds.append(segmentId)
+            yield
+        request.onFinished(result)
+
+
+def imageKey(volumeNode: slicer.vtkMRMLScalarVolumeNode) -> tuple[object, ...]:
+    """Changes whenever voxels, geometry or transform of a volume change."""
+    imageData = volumeNode.GetImageData()
+    voxels = imageData.GetPointData().GetScalars() if imageData is not None else None
+    modified = (imageData.GetMTime(), voxels.GetMTime()) if voxels is not None else ()
+    return (volumeNode.GetID(), *modified, mrml.affineOfNode(volumeNode).tobytes())

@@ -1,0 +1,312 @@
+"""The panel's side of the pipe: one job at a time, model and image sent only when they have changed.
+
+Nothing here waits and nothing needs Qt: `poll` is called by a timer in the panel, by a loop in scripts. After
+a crash the next job starts a new worker and sends model and image again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from PartialSegLib.protocol import ProtocolError, decode, encode
+from PartialSegLib.volume import Volume
+
+from .workerProcess import WorkerProcess
+
+
+class WorkerError(RuntimeError):
+    """What went wrong in the worker, in a sentence.
+
+    Attributes:
+        kind: the worker's error type, such as InputError, OutOfMemoryError or Cancelled; WorkerDied when the
+            process has ended by itself.
+        advice: what to do next; may be empty.
+    """
+
+    def __init__(self, kind: str, message: str, advice: str = "") -> None:
+        super().__init__(f"{message} {advice}".strip())
+        self.kind = kind
+        self.advice = advice
+
+
+@dataclass(frozen=True)
+class FoundSegment:
+    """What the worker found of one structure: a boolean mask (z, y, x) of a box of the volume's voxels."""
+
+    task: str
+    structure: str
+    box: tuple[slice, slice, slice]
+    mask: np.ndarray
+
+
+@dataclass
+class Job:
+    """One click: segment tasks of an image with a model.
+
+    Attributes:
+        model: parameters of `load_model`: path, device, precision, overlap, mirror, cache_bytes.
+        volume: what to segment; its array is read by another thread until it has been sent.
+        imageKey: changes whenever the voxels or the geometry of the volume change.
+        request: parameters of `predict`: tasks, structures, roi.
+        cropToBody: look only at the box around the body; None does what the model says.
+        onFinished: called with the segments and the rest of the reply (provenance, timings, patches_encoded).
+        onFailed: called with a `WorkerError`; kind Cancelled after a cancel.
+        onProgress: called with the patches done and in total.
+        onWarning: called with a sentence.
+    """
+
+    model: dict[str, Any]
+    volume: Volume
+    imageKey: object
+    request: dict[str, Any]
+    onFinished: Callable[[list[FoundSegment], dict[str, Any]], object]
+    onFailed: Callable[[WorkerError], object]
+    onProgress: Callable[[int, int], object] = lambda done, total: None
+    onWarning: Callable[[str], object] = lambda sentence: None
+    cropToBody: bool | None = None
+    startedAt: float = field(default_factory=time.monotonic)
+
+
+class WorkerClient:
+    """Runs jobs in a worker that stays warm between them.
+
+    Args:
+        startProcess: makes a `WorkerProcess`; tests give another one.
+        onLog: called with every line of the worker's log.
+    """
+
+    def __init__(
+        self,
+        startProcess: Callable[[], WorkerProcess] = WorkerProcess,
+        onLog: Callable[[str], object] = lambda line: None,
+    ) -> None:
+        self._startProcess = startProcess
+        self.onLog = onLog
+        self._process: WorkerProcess | None = None
+        self._job: Job | None = None
+        self._steps: list[Callable[[], None]] = []
+        self._lastId = 0
+        self._cancelled = False
+        self._sentModel: dict[str, Any] | None = None
+        self._sentImage: object = None
+        self._writing: _ImageWriter | None = None
+
+    @property
+    def isBusy(self) -> bool:
+        """Whether a job is running."""
+        return self._job is not None
+
+    @property
+    def isWarm(self) -> bool:
+        """Whether a worker is alive and has a model."""
+        return self._process is not None and self._process.isRunning and self._sentModel is not None
+
+    @property
+    def pid(self) -> int | None:
+        """Process id of the worker."""
+        return self._process.pid if self._process else None
+
+    def keepsFeatures(self, model: dict[str, Any], imageKey: object) -> bool:
+        """Whether a job with this model and image would find the image encoded, at least in part."""
+        return self.isWarm and self._sentModel == model and self._sentImage == imageKey
+
+    def start(self, job: Job) -> None:
+        """Begin a job; `poll` carries it on and makes its callbacks.
+
+        Raises:
+            RuntimeError: another job is running.
+        """
+        if self._job is not None:
+            raise RuntimeError("The worker is busy; cancel the running segmentation or wait for it.")
+        self._job, self._cancelled = job, False
+        self._steps = [self._sendModel, self._writeImage, self._sendImage, self._sendRequest]
+        try:
+            if self._process is None or self._process.receive() is None:
+                self._forgetWorker()
+                self._process = self._startProcess()
+        except OSError as error:
+            self._fail(WorkerError("WorkerDied", f"The worker could not be started: {error}."))
+            return
+        self._nextStep()
+
+    def cancel(self) -> None:
+        """Ask for the end of the running job; its `onFailed` follows within one patch."""
+        if self._job is None or self._cancelled:
+            return
+        self._cancelled = True
+        if self._process is not None:
+            self._process.send(encode({"method": "cancel"}))
+
+    def stop(self) -> None:
+        """End the worker, without waiting; a running job ends without callbacks."""
+        self._job = None
+        self._forgetWorker()
+
+    def poll(self, timeoutSeconds: float = 0.0) -> None:
+        """Handle what has arrived; callbacks are made from here, at most one reply in each call.
+
+        Args:
+            timeoutSeconds: how long to wait for something to handle.
+        """
+        if self._process is None:
+            return
+        for line in self._process.newLogLines():
+            self.onLog(line)
+        if self._writing is not None and self._writing.isDone:
+            self._imageWritten()
+            return
+        line = self._process.receive(timeoutSeconds)
+        if line is None:
+            self._died()
+        elif line:
+            self._handle(line)
+
+    def wait(self) -> None:
+        """Poll until the running job has ended; for scripts, never for the panel."""
+        while self._job is not None:
+            self.poll(0.02)
+
+    def _nextStep(self) -> None:
+        if self._cancelled:
+            self._fail(WorkerError("Cancelled", "The segmentation was cancelled."))
+        else:
+            self._steps.pop(0)()
+
+    def _send(self, method: str, params: dict[str, Any]) -> None:
+        assert self._process is not None
+        self._lastId += 1
+        self._process.send(encode({"id": self._lastId, "method": method, "params": params}))
+
+    def _sendModel(self) -> None:
+        assert self._job is not None
+        if self._sentModel == self._job.model:
+            self._nextStep()
+            return
+        self._sentModel = self._sentImage = None
+        self._send("load_model", self._job.model)
+
+    def _writeImage(self) -> None:
+        assert self._job is not None
+        assert self._process is not None
+        self._sentModel = self._job.model
+        if self._sentImage == self._job.imageKey:
+            del self._steps[0]  # nothing to send
+            self._nextStep()
+            return
+        self._sentImage = None
+        path = self._process.scratch / f"image-{self._lastId + 1}.npy"
+        self._writing = _ImageWriter(path, self._job.volume.array)
+
+    def _imageWritten(self) -> None:
+        assert self._writing is not None
+        error, self._writing = self._writing.error, None
+        if error is not None:
+            self._fail(WorkerError("InputError", f"The image could not be handed to the worker: {error}.",
+                                   "Free some disk space or choose another temporary folder."))  # fmt: skip
+        else:
+            self._nextStep()
+
+    def _sendImage(self) -> None:
+        assert self._job is not None
+        name = f"image-{self._lastId + 1}.npy"
+        affine = np.asarray(self._job.volume.affine).tolist()
+        self._send("set_image", {"array": name, "affine": affine, "crop_to_body": self._job.cropToBody})
+
+    def _sendRequest(self) -> None:
+        assert self._job is not None
+        self._sentImage = self._job.imageKey
+        self._send("predict", self._job.request)
+
+    def _handle(self, line: str) -> None:
+        try:
+            message = decode(line)
+        except ProtocolError as error:
+            self.onLog(f"Not understood: {error}")
+            return
+        job = self._job
+        if job is None or message.get("id") != self._lastId:
+            return
+        if "progress" in message:
+            if not self._cancelled:
+                job.onProgress(*message["progress"])
+        elif "warning" in message:
+            job.onWarning(message["warning"])
+        elif "error" in message:
+            error = message["error"]
+            self._fail(WorkerError(error["type"], error["message"], error.get("advice", "")))
+        elif self._steps:
+            self._nextStep()
+        else:
+            self._finish(message["result"])
+
+    def _finish(self, result: dict[str, Any]) -> None:
+        job, process = self._job, self._process
+        assert job is not None
+        assert process is not None
+        if self._cancelled:
+            self._fail(WorkerError("Cancelled", "The segmentation was cancelled."))
+            return
+        try:
+            segments = [_readSegment(process.scratch, entry) for entry in result.pop("segments")]
+        except (OSError, ValueError, KeyError) as error:
+            self._fail(WorkerError("ProtocolError", f"The result of the worker could not be read: {error}."))
+            return
+        self._job = None
+        job.onFinished(segments, result)
+
+    def _fail(self, error: WorkerError) -> None:
+        job, self._job, self._steps = self._job, None, []
+        if job is not None:
+            job.onFailed(error)
+
+    def _died(self) -> None:
+        assert self._process is not None
+        code, lines = self._process.exitCode, self._process.lastLogLines
+        self._forgetWorker()
+        last = f" Its last words: {lines[-1]}" if lines else ""
+        self._fail(WorkerError("WorkerDied", f"The worker has ended unexpectedly (exit code {code}).{last}",
+                               "Try again: a new one is started by itself."))  # fmt: skip
+
+    def _forgetWorker(self) -> None:
+        if self._process is not None:
+            self._process.stop()
+        self._process = self._sentModel = self._sentImage = self._writing = None
+
+
+class _ImageWriter:
+    """Writes the image in a thread of its own: half a gigabyte would hold up Slicer."""
+
+    def __init__(self, path: Path, array: np.ndarray) -> None:
+        self.error: OSError | None = None
+        self._array = array
+        self._path = path
+        self._thread = threading.Thread(target=self._write, name="PartialSeg image", daemon=True)
+        self._thread.start()
+
+    @property
+    def isDone(self) -> bool:
+        return not self._thread.is_alive()
+
+    def _write(self) -> None:
+        try:
+            np.save(self._path, self._array, allow_pickle=False)
+        except OSError as error:
+            self.error = error
+            with contextlib.suppress(OSError):
+                self._path.unlink()
+
+
+def _readSegment(scratch: Path, entry: dict[str, Any]) -> FoundSegment:
+    path = scratch / Path(entry["array"]).name
+    mask = np.load(path, allow_pickle=False).view(bool)
+    path.unlink()
+    z, y, x = (slice(first, last) for first, last in entry["box"])
+    return FoundSegment(entry["task"], entry["structure"], (z, y, x), mask)

@@ -1,0 +1,156 @@
+"""The worker as a child process: lines in, lines out, and nothing of it can block or take down Slicer.
+
+Reader threads fill a queue; whoever owns the process empties it with `receive`, on his own thread and without
+waiting. The process ends when its standard input is closed, so it never outlives Slicer.
+"""
+
+from __future__ import annotations
+
+import collections
+import os
+import queue
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+from pathlib import Path
+
+_LIBRARY_ROOT = Path(__file__).resolve().parents[1]
+_KEPT_LOG_LINES = 40
+_GRACE_SECONDS = 5.0
+
+
+def libraryFolder() -> Path:
+    """The folder that holds PartialSegLib: beside the installed module, or the top of a source checkout."""
+    for folder in (_LIBRARY_ROOT, _LIBRARY_ROOT.parent):
+        if (folder / "PartialSegLib" / "__init__.py").exists():
+            return folder
+    raise FileNotFoundError(
+        f"PartialSegLib lies neither in {_LIBRARY_ROOT} nor beside it; install the extension again."
+    )
+
+
+def workerCommand() -> list[str]:
+    """Program and arguments of the worker, without the scratch folder: Slicer's Python, or else this one."""
+    return [shutil.which("PythonSlicer") or sys.executable, "-m", "PartialSegLib.worker"]
+
+
+class WorkerProcess:
+    """A running worker and its scratch folder.
+
+    Args:
+        command: program and arguments; `workerCommand()` when None.
+        scratchParent: where the scratch folder is made; the system's temporary folder when None.
+
+    Attributes:
+        scratch: folder for array files; removed after the process has ended.
+    """
+
+    def __init__(self, command: list[str] | None = None, scratchParent: Path | str | None = None) -> None:
+        self.scratch = Path(tempfile.mkdtemp(prefix="PartialSeg-", dir=scratchParent))
+        self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        self._newLogLines: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._lastLogLines: collections.deque[str] = collections.deque(maxlen=_KEPT_LOG_LINES)
+        self._outgoing: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        try:
+            self._process = subprocess.Popen(
+                [*(command or workerCommand()), "--scratch", str(self.scratch)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                cwd=libraryFolder(),
+                env={**os.environ, "PYTHONUTF8": "1", "PYTHONNOUSERSITE": "1"},
+                creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
+            )
+        except OSError:
+            shutil.rmtree(self.scratch, ignore_errors=True)
+            raise
+        self._threads = [
+            threading.Thread(target=target, name=f"PartialSeg {target.__name__}", daemon=True)
+            for target in (self._readReplies, self._readLog, self._writeRequests)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    @property
+    def isRunning(self) -> bool:
+        """Whether the process still lives."""
+        return self._process.poll() is None
+
+    @property
+    def pid(self) -> int:
+        """Process id; of the launcher where Slicer's Python is started through one."""
+        return self._process.pid
+
+    @property
+    def exitCode(self) -> int | None:
+        """What the process ended with; None while it runs."""
+        return self._process.poll()
+
+    @property
+    def lastLogLines(self) -> list[str]:
+        """The last lines of its standard error, to show after a crash."""
+        return list(self._lastLogLines)
+
+    def send(self, line: str) -> None:
+        """Send a line; a thread writes it, so a full pipe blocks nobody."""
+        self._outgoing.put(line.encode() + b"\n")
+
+    def receive(self, timeoutSeconds: float = 0.0) -> str | None:
+        """The next line, or "" when there is none yet; None after the last one: the process has ended."""
+        try:
+            line = self._lines.get(timeout=timeoutSeconds) if timeoutSeconds > 0 else self._lines.get_nowait()
+        except queue.Empty:
+            return ""
+        if line is None:
+            self._lines.put(None)
+        return line
+
+    def newLogLines(self) -> list[str]:
+        """Lines of its standard error since the last call."""
+        lines = []
+        while True:
+            try:
+                lines.append(self._newLogLines.get_nowait())
+            except queue.Empty:
+                return lines
+
+    def stop(self) -> None:
+        """End the process, without waiting for it; killed if it has not gone a few seconds later."""
+        self._outgoing.put(None)
+        threading.Thread(target=self._reap, name="PartialSeg reap", daemon=False).start()
+
+    def _reap(self) -> None:
+        try:
+            self._process.wait(_GRACE_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        shutil.rmtree(self.scratch, ignore_errors=True)
+
+    def _readReplies(self) -> None:
+        assert self._process.stdout is not None
+        with self._process.stdout as stream:
+            for line in stream:
+                self._lines.put(line.decode("utf-8", "replace").rstrip("\r\n"))
+        self._process.wait()
+        self._lines.put(None)
+
+    def _readLog(self) -> None:
+        assert self._process.stderr is not None
+        with self._process.stderr as stream:
+            for raw in stream:
+                line = raw.decode("utf-8", "replace").rstrip()
+                self._lastLogLines.append(line)
+                self._newLogLines.put(line)
+
+    def _writeRequests(self) -> None:
+        assert self._process.stdin is not None
+        try:
+            with self._process.stdin as stream:
+                while (data := self._outgoing.get()) is not None:
+                    stream.write(data)
+                    stream.flush()
+        except OSError:
+            pass  # the process is gone; receive() tells

@@ -1,0 +1,197 @@
+"""Installing and deleting model packages: from a folder or a .zip, complete and checked, or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from .errors import InputError
+from .json_fields import suggestion
+from .manifest import MANIFEST_FILE, Manifest, parse_manifest, read_manifest
+from .package_files import check_contents, refuse_to_overwrite
+from .package_sources import PackageArchive, PackageFolder
+from .packages import BUNDLED_MODELS, model_folders
+
+__all__ = ["Progress", "delete_package", "install_package"]
+
+MAX_MANIFEST_BYTES = 4 << 20
+
+Package = PackageArchive | PackageFolder
+Progress = Callable[[int, int], object]
+"""Called with the bytes done and the bytes in total; may raise `Cancelled`."""
+
+
+def ignore_progress(done: int, total: int) -> None:
+    """Report nothing."""
+
+
+def install_package(
+    source: str | Path,
+    folder: str | Path | None = None,
+    replace: bool = False,
+    on_progress: Progress = ignore_progress,
+) -> Path:
+    """Copy a package among the installed ones, under its own name; it appears only when complete and checked.
+
+    Only `model.json` and the files it names are taken, each with the size and SHA-256 it states.
+
+    Args:
+        source: a package folder, or a .zip of one.
+        folder: where to install; None takes the user's model folder (the first of `model_folders`).
+        replace: take the place of an installed package of the same name.
+        on_progress: called with bytes done and in total; when it raises `Cancelled`, nothing is installed.
+
+    Returns:
+        The folder of the installed package.
+
+    Raises:
+        InputError: the source is no sound package, a package of its name is installed already, or the folder
+            cannot be written to; what was installed before is still there.
+    """
+    place = model_folders()[0] if folder is None else Path(folder).expanduser()
+    with contextlib.closing(_opened(Path(source).expanduser())) as package:
+        contents = _read_manifest_bytes(package)
+        manifest = parse_manifest(contents, package.place / MANIFEST_FILE)
+        target = _target(place, manifest, replace)
+        with _working_folder(place, f"Cannot install {manifest.name} in {place}") as work:
+            new = work / "new"
+            new.mkdir()
+            (new / MANIFEST_FILE).write_bytes(contents)
+            _copy_files(package, manifest, new, on_progress)
+            _swap(new, target, work / "old")
+    return target
+
+
+def delete_package(name: str, folder: str | Path | None = None) -> None:
+    """Delete an installed package, by its name or, when it is broken, by its folder's name.
+
+    Args:
+        name: as listed by `installed_packages`.
+        folder: where it is installed; None takes the user's model folder (the first of `model_folders`).
+
+    Raises:
+        InputError: no such package there, it is part of PartialSeg, or its folder cannot be removed.
+    """
+    place = model_folders()[0] if folder is None else Path(folder).expanduser()
+    packages = _packages_in(place)
+    if name not in packages:
+        if name in _packages_in(BUNDLED_MODELS):
+            raise InputError(f"The model {name} is part of PartialSeg and cannot be deleted.")
+        raise InputError(f"There is no model {name!r} in {place}: {suggestion(name, packages)}.")
+    _refuse_bundled(packages[name])
+    with _working_folder(place, f"Cannot delete {packages[name]}") as work:
+        os.replace(packages[name], work / "old")
+        _discard(work / "old")
+
+
+def _opened(source: Path) -> Package:
+    if source.is_dir():
+        return PackageFolder(source)
+    if source.is_file():
+        return PackageArchive(source)
+    raise InputError(f"There is no model package at {source}; give a package folder or a .zip of one.")
+
+
+def _read_manifest_bytes(package: Package) -> bytes:
+    contents = b"".join(package.read(MANIFEST_FILE, MAX_MANIFEST_BYTES))
+    if len(contents) > MAX_MANIFEST_BYTES:
+        size = f"more than {MAX_MANIFEST_BYTES} bytes"
+        raise InputError(f"{package.place / MANIFEST_FILE} has {size}; export the package again.")
+    return contents
+
+
+def _packages_in(folder: Path) -> dict[str, Path]:
+    """Folder of each package by its name, and of the broken ones by the name of the folder."""
+    packages: dict[str, Path] = {}
+    broken: dict[str, Path] = {}
+    for path in sorted(folder.glob(f"[!.]*/{MANIFEST_FILE}")):
+        try:
+            packages.setdefault(read_manifest(path.parent).name, path.parent)
+        except InputError:
+            broken[path.parent.name] = path.parent
+    return {**broken, **packages}
+
+
+def _target(place: Path, manifest: Manifest, replace: bool) -> Path:
+    """Where the package shall lie: in the place of the one it replaces, or under its name."""
+    target = _packages_in(place).get(manifest.name, place / manifest.name)
+    bundled = _packages_in(BUNDLED_MODELS).get(manifest.name)
+    existing = target if (target / MANIFEST_FILE).exists() else bundled
+    if existing and not replace:
+        raise InputError(
+            f"The model {manifest.name} is installed already, in {existing}; "
+            "choose to replace it, or delete it first."
+        )
+    refuse_to_overwrite(target)
+    _refuse_bundled(target)
+    return target
+
+
+def _refuse_bundled(package: Path) -> None:
+    if package.resolve().parent == BUNDLED_MODELS.resolve():
+        raise InputError(f"{package} is part of PartialSeg and is not changed; choose another model folder.")
+
+
+@contextlib.contextmanager
+def _working_folder(place: Path, failure: str) -> Iterator[Path]:
+    """A hidden folder beside the packages, one level too deep to be taken for one; removed in the end."""
+    work = None
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(prefix=".partial-", dir=place))
+        yield work
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise InputError(
+            f"{failure}: {reason}; check its permissions and free space, and close programs that use it."
+        ) from error
+    finally:
+        if work is not None:
+            shutil.rmtree(work / "new", ignore_errors=True)
+            with contextlib.suppress(OSError):  # an old package that could not be put back is kept
+                work.rmdir()
+
+
+def _discard(old: Path) -> None:
+    """Remove a package that is out of sight already; of a link, only the link."""
+    if old.is_symlink():
+        old.unlink()
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _copy_files(package: Package, manifest: Manifest, new: Path, on_progress: Progress) -> None:
+    """Copy the manifest's files; size and SHA-256 are those of what is written, never more than announced."""
+    total = sum(entry.bytes for entry in manifest.files.values())
+    done = 0
+    for name, entry in manifest.files.items():
+        digest, size = hashlib.sha256(), 0
+        (new / name).parent.mkdir(parents=True, exist_ok=True)
+        with (new / name).open("xb") as file:
+            for chunk in package.read(name, entry.bytes):
+                size += len(chunk)
+                if size > entry.bytes:
+                    break
+                digest.update(chunk)
+                file.write(chunk)
+                on_progress(done + size, total)
+        check_contents(package.place / name, entry, size, digest.hexdigest())
+        done += entry.bytes
+
+
+def _swap(new: Path, target: Path, old: Path) -> None:
+    """Put `new` in the place of `target`, or leave `target` as it was."""
+    if not target.exists():
+        os.replace(new, target)
+        return
+    os.replace(target, old)
+    try:
+        os.replace(new, target)
+    except BaseException:
+        os.replace(old, target)
+        raise
+    _discard(old)

@@ -1,0 +1,91 @@
+"""Run the worker: `python -m PartialSegLib.worker --scratch FOLDER`."""
+
+from __future__ import annotations
+
+import argparse
+import faulthandler
+import io
+import logging
+import os
+import signal
+import sys
+from pathlib import Path
+from time import perf_counter
+from typing import NoReturn
+
+from .. import __version__
+from ..protocol import (
+    Request,
+    error_message,
+    progress_message,
+    ready_message,
+    result_message,
+    warning_message,
+)
+from .failures import describe_failure, is_fault_of_ours
+from .scratch import ScratchFolder
+from .service import Conversation, Service
+from .wire import Inbox, Replies, Waiting, take_over_standard_streams
+
+logger = logging.getLogger("PartialSegLib.worker")
+
+
+def main() -> NoReturn:
+    """Serve requests from standard input until it ends, which ends the process."""
+    parser = argparse.ArgumentParser(
+        prog="python -m PartialSegLib.worker", description="Serves the panel of 3D Slicer over a pipe."
+    )
+    parser.add_argument("--scratch", required=True, type=Path, metavar="FOLDER", help="where arrays are left")
+    scratch: Path = parser.parse_args().scratch
+    if not scratch.is_dir():
+        parser.error(f"there is no folder {scratch}; create it first")
+    requests, replies = take_over_standard_streams()
+    _set_up_process()
+    inbox = Inbox()
+    inbox.read_from(requests)
+    run(Service(ScratchFolder(scratch.resolve())), inbox, Replies(replies))
+
+
+def run(service: Service, inbox: Inbox, replies: Replies) -> NoReturn:
+    """Answer what comes in, one after the other."""
+    replies.send(ready_message(__version__, os.getpid()))
+    while True:
+        waiting = inbox.first()
+        inbox.answer(replies, _answer(waiting, service, replies))
+
+
+def _answer(waiting: Waiting, service: Service, replies: Replies) -> dict[str, object]:
+    """The reply to a request, or to a line that was none."""
+    if not isinstance(waiting.content, Request):
+        logger.info("Refused: %s", waiting.content)
+        return error_message(waiting.content.id, *describe_failure(waiting.content))
+    request, start = waiting.content, perf_counter()
+    talk = Conversation(
+        send_progress=lambda done, total: replies.send(progress_message(request.id, done, total)),
+        send_warning=lambda sentence: replies.send(warning_message(request.id, sentence)),
+        is_cancelled=lambda: waiting.is_cancelled,
+    )
+    try:
+        message = result_message(request.id, service.serve(request, talk))
+        outcome, fault = "done", None
+    except Exception as error:
+        kind, sentence, advice = describe_failure(error)
+        message = error_message(request.id, kind, sentence, advice)
+        outcome, fault = f"{kind}: {sentence}", error if is_fault_of_ours(error) else None
+    seconds = perf_counter() - start
+    logger.info("%s %s, %.2f s: %s", request.method, request.id, seconds, outcome, exc_info=fault)
+    return message
+
+
+def _set_up_process() -> None:
+    """Log to standard error in UTF-8, and leave interrupts to the client, who closes the pipe to end us."""
+    if isinstance(sys.stderr, io.TextIOWrapper):
+        sys.stderr.reconfigure(encoding="utf-8", errors="backslashreplace")
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    logging.getLogger("PartialSegLib").setLevel(logging.INFO)
+    faulthandler.enable()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+if __name__ == "__main__":
+    main()

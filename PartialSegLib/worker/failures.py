@@ -1,0 +1,38 @@
+"""What the client is told when a request fails: type, what happened, and what to do next."""
+
+from __future__ import annotations
+
+from ..errors import Cancelled, DeviceError, InputError, OutOfMemoryError
+from ..protocol import ProtocolError
+
+_EXPECTED = (Cancelled, DeviceError, InputError, MemoryError, ProtocolError)
+
+
+def describe_failure(error: Exception) -> tuple[str, str, str]:
+    """Type, message and advice of an error message; the advice is empty where the message holds it."""
+    match error:
+        case Cancelled():
+            return "Cancelled", "The request was cancelled.", ""
+        case OutOfMemoryError() | MemoryError():
+            advice = "Close other programs, or limit the work to a region of interest."
+            return "OutOfMemoryError", str(error) or "Out of memory.", advice
+        case DeviceError():
+            return "DeviceError", str(error), ""
+        case InputError():
+            return "InputError", str(error), ""
+        case ProtocolError():
+            return "ProtocolError", str(error), ""
+        case ImportError():
+            message = f"A library cannot be loaded: {_first_line(error)}"
+            return "InternalError", message, "Install PyTorch and safetensors again."
+    message = f"Something unexpected happened: {type(error).__name__}: {_first_line(error)}"
+    return "InternalError", message, "Try again; if it happens once more, report it with the log."
+
+
+def is_fault_of_ours(error: Exception) -> bool:
+    """Whether a traceback belongs into the log."""
+    return not isinstance(error, _EXPECTED)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]

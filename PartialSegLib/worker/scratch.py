@@ -1,0 +1,58 @@
+"""Array files of the scratch folder."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import InputError
+from ..protocol import ProtocolError
+
+
+class ScratchFolder:
+    """The folder in which client and worker leave arrays for each other; names come from checked requests.
+
+    Args:
+        path: the folder.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def map(self, name: str) -> np.ndarray:
+        """A .npy file, mapped into memory and read-only.
+
+        Raises:
+            ProtocolError: there is no such file, or it is no complete array file.
+        """
+        try:
+            return np.lib.format.open_memmap(self.path / name, mode="r")
+        except FileNotFoundError:
+            raise ProtocolError(
+                f"params.array: there is no file {name} in the scratch folder; write it before the request."
+            ) from None
+        except (OSError, ValueError, OverflowError) as error:
+            reason = str(error).partition("\n")[0].rstrip(".")
+            raise ProtocolError(f"params.array: {name} is no complete .npy file ({reason}).") from None
+
+    def write(self, name: str, array: np.ndarray) -> None:
+        """Write a .npy file; nothing is left of it when that fails.
+
+        Raises:
+            InputError: the folder is gone, or its disk is full.
+        """
+        try:
+            np.save(self.path / name, array, allow_pickle=False)
+        except OSError as error:
+            self.remove(name)
+            reason = error.strerror or error
+            raise InputError(
+                f"Cannot write {self.path / name}: {reason}; free some space on this disk and try again."
+            ) from error
+
+    def remove(self, name: str) -> None:
+        """Remove a file; one that Windows holds on to is left to the client, as the folder is."""
+        with contextlib.suppress(OSError):
+            (self.path / name).unlink()

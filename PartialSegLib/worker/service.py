@@ -1,0 +1,180 @@
+"""What the worker does for its client: load a model, take an image, segment tasks of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..errors import Cancelled, InputError
+from ..manifest import read_manifest
+from ..packages import find_package
+from ..protocol import (
+    FoundSegment,
+    ImageSet,
+    LoadedModel,
+    LoadModel,
+    Predict,
+    Prediction,
+    Request,
+    Result,
+    SetImage,
+)
+from ..volume import Volume
+from .scratch import ScratchFolder
+
+if TYPE_CHECKING:
+    from ..segmentation import Segmentation
+    from ..session import InferenceSession
+    from .warm_session import WarmSession
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """How a request that is being served talks to its client.
+
+    Attributes:
+        send_progress: called with the patches done and in total.
+        send_warning: called with a sentence.
+        is_cancelled: whether to stop.
+    """
+
+    send_progress: Callable[[int, int], object]
+    send_warning: Callable[[str], object]
+    is_cancelled: Callable[[], bool]
+
+    def progress(self, done: int, total: int) -> None:
+        """Report the patches done, unless the request is to stop.
+
+        Raises:
+            Cancelled: the client asked for it.
+        """
+        self.stop_if_cancelled()
+        self.send_progress(done, total)
+
+    def stop_if_cancelled(self) -> None:
+        """Stop where the client asked for it.
+
+        Raises:
+            Cancelled: it did.
+        """
+        if self.is_cancelled():
+            raise Cancelled
+
+
+class Service:
+    """One model and one image, warm between requests.
+
+    Args:
+        scratch: where arrays are handed over.
+    """
+
+    def __init__(self, scratch: ScratchFolder) -> None:
+        self._scratch = scratch
+        self._warm: WarmSession | None = None
+        self._image_file: str | None = None
+
+    def serve(self, request: Request, talk: Conversation) -> Result:
+        """Do what a request asks for.
+
+        Raises:
+            Cancelled: the client asked for it; all is as before, but `set_image` leaves no image.
+            InputError: the user's input cannot be used.
+            DeviceError: the device is missing or out of memory.
+            ProtocolError: the request cannot be served as it is.
+        """
+        talk.stop_if_cancelled()
+        match request.params:
+            case LoadModel():
+                result: Result = self._load_model(request.params, talk)
+            case SetImage():
+                result = self._set_image(request.params, talk)
+            case Predict():
+                result = self._predict(request.id, request.params, talk)
+        return result
+
+    def _load_model(self, options: LoadModel, talk: Conversation) -> LoadedModel:
+        """Keep the session if it is the one asked for; otherwise replace it once the new one stands."""
+        folder = find_package(options.path).resolve()
+        manifest = read_manifest(folder)
+        if self._warm is None or not self._warm.serves(folder, manifest, options):
+            from ..model import load_model  # these two import torch
+            from .warm_session import WarmSession
+
+            warm = WarmSession(load_model(folder), options)
+            talk.stop_if_cancelled()
+            if self._warm is not None:
+                self._warm.release()
+            warm.run(_place, talk.send_warning)  # fails before anything is given up
+            talk.stop_if_cancelled()
+            self._forget_image()
+            self._warm = warm
+        device, precision = self._warm.run(_place, talk.send_warning)
+        tasks = {task.name: list(task.structures) for task in manifest.tasks}
+        sha256 = self._warm.model.sha256
+        return LoadedModel(manifest.name, manifest.version, sha256, device, precision, tasks)
+
+    def _set_image(self, params: SetImage, talk: Conversation) -> ImageSet:
+        """The image before is forgotten, even when this one cannot be used."""
+        warm = self._require_model()
+        self._forget_image(keep_file=params.array)
+        self._image_file = params.array
+        try:
+            volume = Volume(self._scratch.map(params.array), np.array(params.affine))
+            warm.set_image(volume, params.crop_to_body, talk.send_warning)
+            talk.stop_if_cancelled()
+        except BaseException:
+            self._forget_image()
+            raise
+        return warm.run(_image_set, talk.send_warning)
+
+    def _predict(self, request_id: int, params: Predict, talk: Conversation) -> Prediction:
+        def work(session: InferenceSession) -> tuple[Segmentation, dict[str, float], int]:
+            talk.stop_if_cancelled()
+            timings, encoded = dict(session.timings), session.patches_encoded
+            found = session.predict(params.tasks, talk.progress, params.structures, params.roi)
+            seconds = {stage: session.timings[stage] - before for stage, before in timings.items()}
+            return found, seconds, session.patches_encoded - encoded
+
+        found, timings, encoded = self._require_model().run(work, talk.send_warning)
+        segments: list[FoundSegment] = []
+        try:
+            for task, structure in found:
+                talk.stop_if_cancelled()
+                name = f"mask-{request_id}-{len(segments)}.npy"
+                segments.append(self._write_mask(name, found, (task, structure)))
+            talk.stop_if_cancelled()
+        except BaseException:
+            for segment in segments:
+                self._scratch.remove(segment.array)
+            raise
+        return Prediction(segments, found.provenance, timings, encoded)
+
+    def _write_mask(self, name: str, found: Segmentation, key: tuple[str, str]) -> FoundSegment:
+        box, mask = found.cropped(key)
+        self._scratch.write(name, mask.astype(np.uint8))
+        bounds = tuple((int(part.start), int(part.stop)) for part in box)
+        return FoundSegment(*key, name, bounds, found.voxel_count(key))
+
+    def _require_model(self) -> WarmSession:
+        if self._warm is None:
+            raise InputError("No model is loaded; send load_model first.")
+        return self._warm
+
+    def _forget_image(self, keep_file: str | None = None) -> None:
+        """Drop the image and delete its file, unless the next image has the same name."""
+        if self._warm is not None:
+            self._warm.forget_image()
+        name, self._image_file = self._image_file, None
+        if name is not None and name != keep_file:
+            self._scratch.remove(name)
+
+
+def _place(session: InferenceSession) -> tuple[str, str]:
+    return str(session.device), session.precision
+
+
+def _image_set(session: InferenceSession) -> ImageSet:
+    return ImageSet(session.patches_planned, session.timings)

@@ -1,0 +1,215 @@
+"""From a volume node to segments by way of a real worker process, killed, cancelled and confused."""
+
+import os
+import random
+import signal
+import time
+
+import numpy as np
+import pytest
+import torch
+from scene_nodes import ctNode, expectedPoints, obliqueAffine, segmentationNode, segmentIds, segmentPoints
+
+from PartialSegLib import InferenceSession, InputError, Volume, load_model
+from PartialSegLib.manifest import Inference, Manifest, NetworkSpec, Preprocessing, Task
+from PartialSegLib.model import save_model
+from PartialSegLib.networks import DoDNet
+
+from PartialSegSlicer.provenance import provenanceOf  # isort: skip
+from PartialSegSlicer.segmenter import Request, Segmenter  # isort: skip
+from PartialSegSlicer.workerClient import FoundSegment, WorkerClient  # isort: skip
+
+ARGUMENTS = {"num_tasks": 2, "widths": (16, 16, 16), "depths": (1, 1, 1)}
+TASKS = (Task("liver", {"liver": 0, "liver_tumor": 1}), Task("spleen", {"spleen": 0}))
+TIMEOUT_SECONDS = 120
+KILLS = 50
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory):
+    torch.manual_seed(0)
+    network = DoDNet(**ARGUMENTS)
+    with torch.no_grad():
+        network.controller.weight.mul_(20)
+    manifest = Manifest(
+        name="tiny",
+        version="1.2.3",
+        title="Random weights",
+        license="CC0-1.0",
+        network=NetworkSpec("DoDNet", ARGUMENTS),
+        preprocessing=Preprocessing("SAR", (4.0, 4.0, 4.0), (-325, 325), 0, 325),
+        inference=Inference((16, 16, 16)),
+        tasks=TASKS,
+    )
+    folder = tmp_path_factory.mktemp("modèles é") / "tiny"
+    save_model(folder, manifest, network.state_dict(), "Public domain")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def array():
+    coarse = torch.from_numpy(np.random.default_rng(0).normal(0, 250, (1, 1, 6, 7, 8)))
+    smooth = torch.nn.functional.interpolate(coarse, (30, 36, 40), mode="trilinear")
+    return smooth[0, 0].numpy().astype(np.int16)
+
+
+@pytest.fixture(scope="module")
+def client():
+    """One worker for the whole file: starting it takes most of the time."""
+    client = WorkerClient()
+    yield client
+    client.stop()
+
+
+@pytest.fixture
+def run(client, package):
+    return Run(Segmenter(client), package)
+
+
+class Run:
+    """Runs requests to their end and keeps what was told."""
+
+    def __init__(self, segmenter, package):
+        self.segmenter = segmenter
+        self.model = {"path": str(package), "device": "cpu", "precision": "float32"}
+        self.answers = []
+        self.progress = []
+
+    def start(self, volumeNode, tasks=("liver",), **options):
+        self.answers.clear()
+        self.segmenter.start(
+            Request(
+                volumeNode,
+                tuple(tasks),
+                self.model,
+                onFinished=self.answers.append,
+                onFailed=self.answers.append,
+                onProgress=lambda done, total: self.progress.append((done, total)),
+                **options,
+            )
+        )
+
+    def pollUntil(self, condition):
+        end = time.monotonic() + TIMEOUT_SECONDS
+        while not condition():
+            assert time.monotonic() < end
+            self.segmenter.poll(0.02)
+
+    def __call__(self, volumeNode, tasks=("liver",), **options):
+        self.start(volumeNode, tasks, **options)
+        self.pollUntil(lambda: self.answers)
+        (answer,) = self.answers
+        return answer
+
+
+def namesOf(scene):
+    return sorted(scene.node.GetNthNode(number).GetID() for number in range(scene.node.GetNumberOfNodes()))
+
+
+def inProcess(package, array, affine, task):
+    session = InferenceSession(load_model(package), "cpu", precision="float32")
+    session.set_image(Volume(array, affine))
+    return session.predict(task)
+
+
+def test_segments_lie_where_the_library_finds_them(scene, run, package, array):
+    affine = obliqueAffine((4.0, 3.5, 3.0))
+    result = run(ctNode(affine, array))
+    expected = inProcess(package, array, affine, "liver")
+    assert len(result.segmentIds) == 2
+    for id, key in zip(result.segmentIds, expected, strict=True):
+        box, mask = expected.cropped(key)
+        points = expectedPoints(affine, FoundSegment(*key, box, mask))
+        np.testing.assert_allclose(segmentPoints(result.segmentationNode, id), points, atol=1e-3)
+    segment = result.segmentationNode.GetSegmentation().GetSegment(result.segmentIds[0])
+    assert provenanceOf(segment)["model"] == "tiny"
+    assert run.progress[-1][0] == run.progress[-1][1]
+
+
+def test_a_further_task_encodes_nothing_and_joins_the_same_node(scene, run, array):
+    volumeNode = ctNode(obliqueAffine((4.0, 3.5, 3.0)), array)
+    first = run(volumeNode)
+    assert run.segmenter.keepsFeatures(volumeNode, run.model)
+    second = run(volumeNode, ["spleen"], segmentationNode=first.segmentationNode)
+    assert first.reply["patches_encoded"] > 0
+    assert second.reply["patches_encoded"] == 0
+    assert len(segmentIds(first.segmentationNode)) == 3
+
+
+def test_changed_voxels_are_sent_again(scene, run, array):
+    volumeNode = ctNode(array=array.copy())
+    run(volumeNode)
+    import slicer
+
+    slicer.util.arrayFromVolume(volumeNode)[:10] = -1000
+    slicer.util.arrayFromVolumeModified(volumeNode)
+    assert not run.segmenter.keepsFeatures(volumeNode, run.model)
+    assert run(volumeNode).reply["patches_encoded"] > 0
+
+
+def test_unwanted_structures_are_left_out(scene, run, array):
+    result = run(ctNode(array=array), ["liver", "spleen"], excluded=frozenset(["liver/liver_tumor"]))
+    found = result.segmentIds + [f"PartialSeg_{task}_{name}" for task, name in result.notFound]
+    assert sorted(found) == ["PartialSeg_liver_liver", "PartialSeg_spleen_spleen"]
+
+
+def test_a_cancelled_run_leaves_the_scene_as_it_was(scene, run, array):
+    volumeNode = ctNode(array=array)
+    before = namesOf(scene)
+    run.start(volumeNode)
+    run.segmenter.cancel()
+    run.pollUntil(lambda: run.answers)
+    assert run.answers[0].kind == "Cancelled"
+    assert namesOf(scene) == before
+    assert run(volumeNode).segmentIds
+
+
+def test_what_the_worker_refuses_is_told_in_a_sentence(scene, run, array):
+    before = namesOf(scene)
+    error = run(ctNode(array=array), ["brain"])
+    assert error.kind == "InputError"
+    assert "brain" in str(error)
+    assert len(namesOf(scene)) == len(before) + 1  # the volume
+
+
+def test_a_request_without_a_volume_or_a_task_is_refused_at_once(scene, run, array):
+    with pytest.raises(InputError, match="No volume"):
+        run.start(None)
+    with pytest.raises(InputError, match="No task"):
+        run.start(ctNode(array=array), [])
+
+
+@pytest.mark.parametrize("deleted", ["volume", "segmentation"])
+def test_a_node_deleted_meanwhile_is_told(scene, run, array, deleted):
+    nodes = {"volume": ctNode(array=array), "segmentation": segmentationNode()}
+    run.start(nodes["volume"], segmentationNode=nodes["segmentation"])
+    scene.node.RemoveNode(nodes[deleted])
+    run.pollUntil(lambda: run.answers)
+    assert f"The {deleted} was deleted" in str(run.answers[0])
+    assert segmentIds(nodes["segmentation"]) == []
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
+def test_a_killed_worker_changes_nothing_and_the_next_click_succeeds(scene, run, array):
+    volumeNode, node = ctNode(array=array), segmentationNode()
+    assert run(volumeNode, segmentationNode=node).segmentIds
+    before, segments = namesOf(scene), segmentIds(node)
+    rng = random.Random(0)
+    start = time.monotonic()
+    run(volumeNode, segmentationNode=node)
+    warm = time.monotonic() - start
+    died = 0
+    for _ in range(KILLS):
+        if not run.segmenter.client.isWarm or rng.random() < 0.2:
+            assert run(volumeNode, segmentationNode=node).segmentIds
+        volumeNode.GetImageData().Modified()  # the image is sent and encoded again
+        run.start(volumeNode, segmentationNode=node)
+        end = time.monotonic() + rng.uniform(0, 2 * warm)
+        run.pollUntil(lambda end=end: time.monotonic() > end or run.answers)
+        os.kill(run.segmenter.client.pid, signal.SIGKILL)
+        run.pollUntil(lambda: run.answers)
+        died += getattr(run.answers[0], "kind", "") == "WorkerDied"
+        assert namesOf(scene) == before
+        assert segmentIds(node) == segments
+    assert died > 0
+    assert run(volumeNode, segmentationNode=node).segmentIds
