@@ -16,7 +16,7 @@ from torch import Tensor
 from . import __version__
 from .devices import choose_device, choose_precision, explained_memory_errors
 from .errors import InputError
-from .feature_cache import FeatureCache, Features, map_tensors
+from .feature_cache import FeatureCache, Features
 from .model import Model, load_model
 from .network_runner import NetworkRunner
 from .postprocessing import apply_postprocessing
@@ -177,7 +177,7 @@ class InferenceSession:
         blenders: dict[int, PatchBlender] = {}
         for done, patch in enumerate(patches, start=1):
             for flip in self._flips:
-                features = map_tensors(Tensor.float, self._features(image, patch, flip))
+                features = self._features(image, patch, flip)
                 with self._stage("head"):
                     for number, task, _ in requests:
                         scores = self._runner.score(features, number, task)

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import slicer
 import vtk
-from PartialSegSlicer import checks, memory, mrml
 from scene_nodes import (
     PROVENANCE,
     ctArray,
@@ -22,6 +21,8 @@ from scene_nodes import (
 
 from PartialSegLib.manifest import Inference, Manifest, NetworkSpec, Preprocessing
 from PartialSegLib.task import Task
+
+from PartialSegSlicer import checks, memory, mrml
 
 MODEL = Manifest(
     name="fine",

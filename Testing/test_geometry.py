@@ -5,7 +5,6 @@ from itertools import permutations, product
 import numpy as np
 import pytest
 import slicer
-from PartialSegSlicer import mrml
 from scene_nodes import (
     PROVENANCE,
     SHAPE,
@@ -25,6 +24,8 @@ from scene_nodes import (
 from PartialSegLib.affine import AXIS_LETTERS
 from PartialSegLib.errors import InputError
 from PartialSegLib.volume import Volume, read_volume, reorient, write_volume
+
+from PartialSegSlicer import mrml
 
 LIVER = found("liver", "liver", slice(2, 5), slice(3, 9), slice(1, 12))
 LIVER_ID = "PartialSeg_liver_liver"

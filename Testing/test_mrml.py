@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import slicer
 import vtk
-from PartialSegSlicer import mrml, provenance
 from scene_nodes import (
     PROVENANCE,
     ctArray,
@@ -22,6 +21,8 @@ from vtk.util.numpy_support import vtk_to_numpy
 
 from PartialSegLib.errors import InputError
 from PartialSegLib.structures import structure_named, terminology_entry
+
+from PartialSegSlicer import mrml, provenance
 
 BOX = np.s_[2:5, 3:9, 1:12]
 TUMOR_BOX = np.s_[3:6, 4:6, 5:14]

@@ -15,9 +15,9 @@ from PartialSegLib.manifest import Inference, Manifest, NetworkSpec, Preprocessi
 from PartialSegLib.model import save_model
 from PartialSegLib.networks import DoDNet
 
-from PartialSegSlicer.provenance import provenanceOf  # isort: skip
-from PartialSegSlicer.segmenter import Request, Segmenter  # isort: skip
-from PartialSegSlicer.workerClient import FoundSegment, WorkerClient  # isort: skip
+from PartialSegSlicer.provenance import provenanceOf
+from PartialSegSlicer.segmenter import Request, Segmenter
+from PartialSegSlicer.workerClient import FoundSegment, WorkerClient
 
 ARGUMENTS = {"num_tasks": 2, "widths": (16, 16, 16), "depths": (1, 1, 1)}
 TASKS = (Task("liver", {"liver": 0, "liver_tumor": 1}), Task("spleen", {"spleen": 0}))

@@ -6,8 +6,6 @@ import pytest
 import slicer
 import slicer_scene
 import slicerio
-from PartialSegSlicer import mrml
-from PartialSegSlicer.provenance import provenanceOf, tagOf
 from scene_nodes import (
     PROVENANCE,
     ctNode,
@@ -20,6 +18,9 @@ from scene_nodes import (
 )
 
 from PartialSegLib.segmentation import Segmentation, read_segmentation, write_segmentation
+
+from PartialSegSlicer import mrml
+from PartialSegSlicer.provenance import provenanceOf, tagOf
 
 SEGMENTS = [
     found("liver", "liver", *np.s_[2:5, 3:9, 1:12]),

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import slicer
 import vtk
-from PartialSegSlicer import mrml, table
 from scene_nodes import PROVENANCE, ctNode, found, nothing, rigid, segmentationNode, segmentIds, transformNode
 from vtk.util.numpy_support import vtk_to_numpy
+
+from PartialSegSlicer import mrml, table
 
 VOXEL_ML = 2.5 * 0.9 * 0.8 / 1000
 

@@ -117,7 +117,7 @@ class DoDNet(PartialLabelNetwork):
 
     def head_parameters(self, features: DoDNetFeatures, task_index: int) -> Tensor:
         """Parameters (B, P) generated from the pooled features and the one-hot task (equation 6)."""
-        pooled = features.pooled
+        pooled = features.pooled.to(self.controller.weight.dtype)
         task = pooled.new_zeros(pooled.shape[0], self.num_tasks, 1, 1, 1)
         task[:, task_index] = 1
         return self.controller(torch.cat([pooled, task], dim=1)).flatten(1)

@@ -27,7 +27,7 @@ class PartialLabelNetwork(nn.Module):
         raise NotImplementedError
 
     def forward_head(self, features: Any, task_index: int) -> Tensor:
-        """Logits (B, K, D, H, W) of one task from the features."""
+        """Logits (B, K, D, H, W) of one task from the features, which may have been stored as float16."""
         raise NotImplementedError
 
     def initialize_head(self, logit: float) -> None:
