@@ -65,6 +65,7 @@ class PartialSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         VTKObservationMixin.__init__(self)
         self.logic: PartialSegLogic | None = None
         self.panel: Any = None
+        self._watched: Any = None
 
     def setup(self) -> None:
         """Load the .ui and connect it."""
@@ -115,10 +116,28 @@ class PartialSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if self.panel.parameters is not None:
             self.removeObserver(self.panel.parameters.node, modified, self._onModified)
         self.panel.setParameters(parameters)
+        self._watchVolume()
         if parameters is not None:
             self.addObserver(parameters.node, modified, self._onModified)
 
     def _onModified(self, caller: Any, event: Any) -> None:
+        self._watchVolume()
+        self.panel.update()
+
+    def _watchVolume(self) -> None:
+        """Hear of it when the chosen volume gets other voxels: what can be done may change."""
+        parameters = self.panel.parameters
+        volumeNode = parameters.inputVolume if parameters is not None else None
+        if volumeNode is self._watched:
+            return
+        changed = slicer.vtkMRMLVolumeNode.ImageDataModifiedEvent
+        if self._watched is not None:
+            self.removeObserver(self._watched, changed, self._onVolumeChanged)
+        if volumeNode is not None:
+            self.addObserver(volumeNode, changed, self._onVolumeChanged)
+        self._watched = volumeNode
+
+    def _onVolumeChanged(self, caller: Any, event: Any) -> None:
         self.panel.update()
 
 

@@ -13,7 +13,7 @@ Stricter than PythonQt, so that mistakes show:
   * a dialog that nobody answers raises RuntimeError instead of waiting for ever.
 
 Not like the application: Qt 6 instead of Qt 5; ctk and qMRML widgets are stand-ins that know the usual ones
-of the properties, slots and invokable methods that PythonQt shows; `sizeHint` is a method of stand-ins;
+of the properties, slots and invokable methods that PythonQt shows; `sizeHint` is a method;
 `signal.connect(f)` passes what PySide6 passes; enumerations can be written with their scope too
 (`qt.Qt.CheckState.Checked`), which PythonQt does not know.
 """

@@ -97,9 +97,8 @@ def properties_of(cls: type) -> dict[str, Property]:
         found["name"] = found["objectName"]
         if issubclass(cls, QtCore.QTimer):
             del found["singleShot"]  # PythonQt hides it behind the static function
-        if not _is_from_qt(cls):
-            for name in _VIRTUAL & found.keys():
-                del found[name]  # Qt asks Python for these, and would get its own answer
+        for name in _VIRTUAL & found.keys():
+            del found[name]  # Qt asks Python for these, and would get its own answer
         _properties[cls] = found
     return _properties[cls]
 

@@ -1,0 +1,166 @@
+"""The panel as a person uses it: real widget, .ui, worker and model; Slicer's widgets are stand-ins."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import pythonqt
+import slicer
+from scene_nodes import segmentIds
+
+from PartialSegLib.phantom import make_phantom
+
+from PartialSegSlicer.parameters import Parameters
+from PartialSegSlicer.workerClient import WorkerClient
+
+PICTURES = os.environ.get("PARTIALSEG_PICTURES")
+"""Folder for screenshots; none are kept without it."""
+SPACING, SHAPE = (8.0, 4.0, 4.0), (48, 96, 104)
+
+
+@pytest.fixture(scope="module")
+def phantom():
+    return make_phantom(5, SPACING, SHAPE).volume
+
+
+@pytest.fixture(scope="module")
+def client():
+    client = WorkerClient()
+    yield client
+    client.stop()
+
+
+@pytest.fixture
+def dialogs(scene):
+    with pythonqt.panel_windows() as dialogs:
+        yield dialogs
+
+
+@pytest.fixture
+def widget(dialogs, client, monkeypatch):
+    import PartialSeg
+
+    from PartialSegSlicer import segmenter, workerClient
+
+    monkeypatch.setattr(workerClient, "WorkerClient", lambda: client)
+    client.stopForGood, client.stop = client.stop, lambda: None  # stays warm from test to test
+    parent = pythonqt.module_parent()
+    widget = PartialSeg.PartialSegWidget(parent)
+    widget.setup()
+    parent.resize(420, 900)
+    parent.show()
+    assert isinstance(widget.logic.segmenter, segmenter.Segmenter)
+    yield widget
+    client.stop = client.stopForGood
+    widget.panel.stop()
+    widget.cleanup()
+
+
+@pytest.fixture
+def volumeNode(widget, phantom):
+    slicer.mrmlScene.GetSubjectHierarchyNode()  # in the application there always is one
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "Phantom")
+    slicer.util.updateVolumeFromArray(node, np.array(phantom.array))
+    node.SetIJKToRASMatrix(slicer.util.vtkMatrixFromArray(phantom.affine[:, [2, 1, 0, 3]]))
+    pythonqt.choose(widget.ui.inputSelector, "Phantom")
+    return node
+
+
+def itemNamed(widget, task):
+    return widget.panel.taskTree._tasks[task]
+
+
+def picture(widget, name):
+    if PICTURES:
+        pythonqt.grab(widget.parent, Path(PICTURES) / f"{name}.png")
+
+
+def waitForEnd(widget):
+    pythonqt.wait_until(lambda: not widget.panel.segmenter.isBusy, 120)
+    pythonqt.wait_until(lambda: widget.ui.applyButton.text == "Apply", 10)
+
+
+def nodeIds():
+    scene = slicer.mrmlScene
+    return [scene.GetNthNode(number).GetID() for number in range(scene.GetNumberOfNodes())]
+
+
+def segmentationNode():
+    return slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLSegmentationNode")
+
+
+def test_without_a_volume_the_tooltip_says_what_to_do(widget):
+    assert not widget.ui.applyButton.enabled
+    assert "choose a CT" in widget.ui.applyButton.toolTip
+    picture(widget, "panel-empty")
+
+
+def test_apply_segments_the_ticked_task(widget, volumeNode):
+    assert widget.ui.applyButton.toolTip == "Tick at least one task."
+    pythonqt.tick(widget.ui.taskTree, itemNamed(widget, "spleen"))
+    assert widget.ui.applyButton.enabled
+    pythonqt.click(widget.ui.applyButton)
+    assert widget.ui.applyButton.text == "Cancel"
+    picture(widget, "panel-running")
+    waitForEnd(widget)
+    assert segmentIds(segmentationNode()) == ["PartialSeg_spleen_spleen"]
+    assert "1 segments" in widget.ui.statusLabel.text
+    assert widget.ui.outputSelector.currentNode() is segmentationNode()
+    picture(widget, "panel-finished")
+
+
+def test_a_further_task_by_its_button_uses_the_features(widget, volumeNode):
+    tree = widget.panel.taskTree
+    pythonqt.click(tree._buttons["liver"])
+    waitForEnd(widget)
+    first = segmentationNode()
+    pythonqt.click(tree._buttons["spleen"])
+    assert "features computed before" in widget.ui.statusLabel.text
+    waitForEnd(widget)
+    assert segmentationNode() is first
+    assert {"PartialSeg_liver_liver", "PartialSeg_spleen_spleen"} <= set(segmentIds(first))
+
+
+def test_cancel_leaves_the_scene_as_it_was(widget, volumeNode):
+    slicer.util.arrayFromVolumeModified(volumeNode)  # everything is computed again
+    before = nodeIds()
+    pythonqt.click(widget.panel.taskTree._buttons["liver"])
+    pythonqt.click(widget.ui.applyButton)
+    waitForEnd(widget)
+    assert "cancelled" in widget.ui.statusLabel.text
+    assert segmentationNode() is None
+    assert nodeIds() == before
+
+
+def test_searching_hides_other_tasks(widget):
+    pythonqt.type_text(widget.ui.searchEdit, "vessel")
+    tree = widget.panel.taskTree
+    shown = [name for name in tree.names if not itemNamed(widget, name).isHidden()]
+    assert shown == ["hepatic vessel"]
+
+
+def test_settings_live_in_the_scene(widget, volumeNode):
+    pythonqt.tick(widget.ui.taskTree, itemNamed(widget, "kidney"))
+    pythonqt.click(widget.ui.advancedCollapsibleButton)
+    pythonqt.type_text(widget.ui.cacheSpinBox, "512")
+    parameters = Parameters(widget.logic.getParameterNode())
+    assert parameters.tasks == ["kidney"]
+    assert parameters.cacheMegabytes == 512
+    assert parameters.inputVolume is volumeNode
+    picture(widget, "panel-advanced")
+
+
+def test_closing_the_scene_during_a_run_is_safe(widget, volumeNode, dialogs):
+    pythonqt.click(widget.panel.taskTree._buttons["liver"])
+    slicer.mrmlScene.Clear(0)
+    pythonqt.wait_until(lambda: not widget.panel._timer.isActive(), 30)
+    assert segmentationNode() is None
+
+
+def test_a_problem_of_the_volume_is_said_in_the_tooltip(widget, volumeNode):
+    volumeNode.SetSpacing(50, 50, 50)
+    volumeNode.Modified()
+    widget.panel.update()
+    assert "50" in widget.ui.applyButton.toolTip
+    assert not widget.ui.applyButton.enabled
