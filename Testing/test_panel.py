@@ -8,6 +8,7 @@ import pytest
 import pythonqt
 import slicer
 from scene_nodes import segmentIds
+from small_packages import write_package, zip_package
 
 from PartialSegLib.phantom import make_phantom
 
@@ -164,3 +165,38 @@ def test_a_problem_of_the_volume_is_said_in_the_tooltip(widget, volumeNode):
     widget.panel.update()
     assert "50" in widget.ui.applyButton.toolTip
     assert not widget.ui.applyButton.enabled
+
+
+def test_a_model_is_installed_from_a_zip_chosen_and_deleted(widget, dialogs, tmp_path, monkeypatch):
+    monkeypatch.setenv("PARTIALSEG_MODEL_DIR", str(tmp_path / "modèles"))
+    archive = zip_package(write_package(tmp_path / "source"), tmp_path / "tiny.zip")
+    menu = widget.ui.modelMenuButton.menu()
+    dialogs.choose_path(str(archive))
+    pythonqt.choose(menu, "Install from a zip file…")
+    pythonqt.wait_until(lambda: not widget.panel.modelMenu.isBusy, 60)
+    names = [widget.ui.modelComboBox.itemData(row) for row in range(widget.ui.modelComboBox.count)]
+    assert "tiny" in names
+    widget.ui.modelComboBox.setCurrentIndex(names.index("tiny"))
+    assert widget.panel.parameters.model == "tiny"
+    pythonqt.choose(menu, "Delete the chosen model…")
+    assert not (tmp_path / "modèles" / "tiny").exists()
+    assert "not installed" in widget.ui.modelLabel.text
+    assert not widget.ui.applyButton.enabled
+
+
+def test_a_zip_that_is_no_model_is_refused_in_one_sentence(widget, dialogs, tmp_path, monkeypatch):
+    monkeypatch.setenv("PARTIALSEG_MODEL_DIR", str(tmp_path / "models"))
+    (tmp_path / "wrong.zip").write_text("not a zip")
+    widget.panel.modelMenu.install(str(tmp_path / "wrong.zip"))
+    pythonqt.wait_until(lambda: not widget.panel.modelMenu.isBusy, 60)
+    (message,) = dialogs.texts("error")
+    assert "wrong.zip" in message
+    assert not (tmp_path / "models" / "wrong").exists()
+
+
+def test_the_software_is_checked_in_a_child_process(widget):
+    pythonqt.click(widget.ui.advancedCollapsibleButton)
+    pythonqt.click(widget.ui.installButton)
+    assert widget.ui.softwareLabel.text == "Checking…"
+    pythonqt.wait_until(lambda: widget.panel.software.report is not None, 120)
+    assert widget.ui.softwareLabel.text.startswith("Ready: torch")
