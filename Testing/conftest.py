@@ -2,9 +2,11 @@
 
 import sys
 import traceback
+from pathlib import Path
 
 import pytest
 import torch
+from small_packages import write_package, zip_package
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -23,3 +25,44 @@ def scene(monkeypatch):
     )
     yield scene
     assert not scene.messages
+
+
+@pytest.fixture
+def dialogs(scene):
+    """The scene with windows, offscreen; message boxes are answered and recorded."""
+    import pythonqt
+
+    with pythonqt.panel_windows() as dialogs:
+        yield dialogs
+
+
+@pytest.fixture(scope="module")
+def worker_client():
+    """One worker for a whole file: starting it takes most of the time."""
+    import slicer_scene
+
+    slicer_scene.boot()
+    from PartialSegSlicer.workerClient import WorkerClient
+
+    client = WorkerClient()
+    yield client
+    client.stop()
+
+
+@pytest.fixture
+def package(tmp_path: Path) -> Path:
+    """A small model package as somebody may have downloaded it."""
+    return write_package(tmp_path / "source" / "tiny")
+
+
+@pytest.fixture
+def archive(package: Path, tmp_path: Path) -> Path:
+    """The same in a .zip."""
+    return zip_package(package, tmp_path / "tiny.zip", "tiny/")
+
+
+@pytest.fixture
+def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The user's model folder, which does not exist yet."""
+    monkeypatch.setenv("PARTIALSEG_MODEL_DIR", str(tmp_path / "models"))
+    return tmp_path / "models"

@@ -11,13 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from full_disk import full_disk
+from tiny_model import write_tiny_model
 
 from PartialSegLib import InputError, Volume, __main__, read_segmentation, read_volume, write_volume
-from PartialSegLib.manifest import Inference, Manifest, NetworkSpec, Preprocessing, Task
-from PartialSegLib.model import save_model
-from PartialSegLib.networks import DoDNet
+from PartialSegLib.manifest import Preprocessing, Task
 
 ROOT = Path(__file__).parents[1]
 ARGUMENTS = {"num_tasks": 2, "widths": (16, 16, 16), "depths": (1, 1, 1)}
@@ -27,21 +25,9 @@ AFFINE = np.array([[0, 0, -4.0, 40], [0, 4.0, 0, -30], [5.0, 0, 0, 100], [0, 0, 
 
 @pytest.fixture(scope="module")
 def package(tmp_path_factory):
-    torch.manual_seed(0)
-    manifest = Manifest(
-        name="tiny",
-        version="1.2.3",
-        title="Random weights",
-        license="CC0-1.0",
-        network=NetworkSpec("DoDNet", ARGUMENTS),
-        preprocessing=Preprocessing("SAR", (5.0, 4.0, 4.0), (-325, 325), 0, 325),
-        inference=Inference((16, 16, 16)),
-        tasks=TASKS,
-        training={"data": "none"},
-    )
+    preprocessing = Preprocessing("SAR", (5.0, 4.0, 4.0), (-325, 325), 0, 325)
     folder = tmp_path_factory.mktemp("models") / "tiny"
-    save_model(folder, manifest, DoDNet(**ARGUMENTS).state_dict(), "Public domain")
-    return folder
+    return write_tiny_model(folder, TASKS, preprocessing, training={"data": "none"})
 
 
 @pytest.fixture(scope="module")

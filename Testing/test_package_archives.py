@@ -17,22 +17,6 @@ from PartialSegLib.errors import InputError
 from PartialSegLib.package_installation import install_package
 
 
-@pytest.fixture
-def package(tmp_path: Path) -> Path:
-    return write_package(tmp_path / "source" / "tiny")
-
-
-@pytest.fixture
-def archive(package: Path, tmp_path: Path) -> Path:
-    return zip_package(package, tmp_path / "tiny.zip", "tiny/")
-
-
-@pytest.fixture
-def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("PARTIALSEG_MODEL_DIR", str(tmp_path / "models"))
-    return tmp_path / "models"
-
-
 def member(name: str, **attributes: Any) -> zipfile.ZipInfo:
     info = zipfile.ZipInfo("placeholder")
     for key, value in {"filename": name, "external_attr": 0o644 << 16, **attributes}.items():

@@ -17,22 +17,6 @@ from PartialSegLib.packages import BUNDLED_MODELS, find_package, installed_packa
 BUNDLED = "trunk-7tasks"
 
 
-@pytest.fixture
-def package(tmp_path: Path) -> Path:
-    return write_package(tmp_path / "source" / "tiny")
-
-
-@pytest.fixture
-def archive(package: Path, tmp_path: Path) -> Path:
-    return zip_package(package, tmp_path / "tiny.zip", "tiny/")
-
-
-@pytest.fixture
-def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("PARTIALSEG_MODEL_DIR", str(tmp_path / "models"))
-    return tmp_path / "models"
-
-
 def test_a_folder_is_installed_under_the_packages_own_name(package: Path, models: Path):
     package = package.rename(package.with_name("downloaded (1)"))
     (package / "notes of mine.txt").write_text("not part of the package")

@@ -13,7 +13,6 @@ from small_packages import write_package, zip_package
 from PartialSegLib.phantom import make_phantom
 
 from PartialSegSlicer.parameters import Parameters
-from PartialSegSlicer.workerClient import WorkerClient
 
 PICTURES = os.environ.get("PARTIALSEG_PICTURES")
 """Folder for screenshots; none are kept without it."""
@@ -25,35 +24,16 @@ def phantom():
     return make_phantom(5, SPACING, SHAPE).volume
 
 
-@pytest.fixture(scope="module")
-def client():
-    client = WorkerClient()
-    yield client
-    client.stop()
-
-
 @pytest.fixture
-def dialogs(scene):
-    with pythonqt.panel_windows() as dialogs:
-        yield dialogs
-
-
-@pytest.fixture
-def widget(dialogs, client, monkeypatch):
+def widget(dialogs):
     import PartialSeg
 
-    from PartialSegSlicer import segmenter, workerClient
-
-    monkeypatch.setattr(workerClient, "WorkerClient", lambda: client)
-    client.stopForGood, client.stop = client.stop, lambda: None  # stays warm from test to test
     parent = pythonqt.module_parent()
     widget = PartialSeg.PartialSegWidget(parent)
     widget.setup()
     parent.resize(420, 900)
     parent.show()
-    assert isinstance(widget.logic.segmenter, segmenter.Segmenter)
     yield widget
-    client.stop = client.stopForGood
     widget.panel.stop()
     widget.cleanup()
 
@@ -200,3 +180,17 @@ def test_the_software_is_checked_in_a_child_process(widget):
     assert widget.ui.softwareLabel.text == "Checking…"
     pythonqt.wait_until(lambda: widget.panel.software.report is not None, 120)
     assert widget.ui.softwareLabel.text.startswith("Ready: torch")
+
+
+def test_the_folder_of_models_is_remembered(dialogs, tmp_path, monkeypatch):
+    from PartialSegSlicer.modelMenu import FOLDER_SETTING
+
+    monkeypatch.setenv("PARTIALSEG_MODEL_DIR", str(tmp_path / "elsewhere"))
+    write_package(tmp_path / "mine" / "tiny")
+    pythonqt.qt.QSettings().setValue(FOLDER_SETTING, str(tmp_path / "mine"))
+    import PartialSeg
+
+    widget = PartialSeg.PartialSegWidget(pythonqt.module_parent())
+    widget.setup()
+    assert widget.ui.modelComboBox.findData("tiny") >= 0
+    widget.cleanup()

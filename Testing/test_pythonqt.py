@@ -80,12 +80,6 @@ class TinyWidget(ScriptedLoadableModuleWidget):
 
 
 @pytest.fixture
-def dialogs(scene):
-    with pythonqt.panel_windows() as dialogs:
-        yield dialogs
-
-
-@pytest.fixture
 def panel(dialogs, tmp_path, monkeypatch):
     (tmp_path / "Resources" / "UI").mkdir(parents=True)
     (tmp_path / "Resources" / "UI" / "Tiny.ui").write_text(UI)

@@ -9,17 +9,15 @@ import numpy as np
 import pytest
 import torch
 from scene_nodes import ctNode, expectedPoints, obliqueAffine, segmentationNode, segmentIds, segmentPoints
+from tiny_model import write_tiny_model
 
 from PartialSegLib import InferenceSession, InputError, Volume, load_model
-from PartialSegLib.manifest import Inference, Manifest, NetworkSpec, Preprocessing, Task
-from PartialSegLib.model import save_model
-from PartialSegLib.networks import DoDNet
+from PartialSegLib.manifest import Preprocessing, Task
 
 from PartialSegSlicer.provenance import provenanceOf
 from PartialSegSlicer.segmenter import Request, Segmenter
-from PartialSegSlicer.workerClient import FoundSegment, WorkerClient
+from PartialSegSlicer.workerClient import FoundSegment
 
-ARGUMENTS = {"num_tasks": 2, "widths": (16, 16, 16), "depths": (1, 1, 1)}
 TASKS = (Task("liver", {"liver": 0, "liver_tumor": 1}), Task("spleen", {"spleen": 0}))
 TIMEOUT_SECONDS = 120
 KILLS = 50
@@ -27,23 +25,8 @@ KILLS = 50
 
 @pytest.fixture(scope="module")
 def package(tmp_path_factory):
-    torch.manual_seed(0)
-    network = DoDNet(**ARGUMENTS)
-    with torch.no_grad():
-        network.controller.weight.mul_(20)
-    manifest = Manifest(
-        name="tiny",
-        version="1.2.3",
-        title="Random weights",
-        license="CC0-1.0",
-        network=NetworkSpec("DoDNet", ARGUMENTS),
-        preprocessing=Preprocessing("SAR", (4.0, 4.0, 4.0), (-325, 325), 0, 325),
-        inference=Inference((16, 16, 16)),
-        tasks=TASKS,
-    )
     folder = tmp_path_factory.mktemp("modèles é") / "tiny"
-    save_model(folder, manifest, network.state_dict(), "Public domain")
-    return folder
+    return write_tiny_model(folder, TASKS, Preprocessing("SAR", (4, 4, 4), (-325, 325), divide=325), gain=20)
 
 
 @pytest.fixture(scope="module")
@@ -53,17 +36,9 @@ def array():
     return smooth[0, 0].numpy().astype(np.int16)
 
 
-@pytest.fixture(scope="module")
-def client():
-    """One worker for the whole file: starting it takes most of the time."""
-    client = WorkerClient()
-    yield client
-    client.stop()
-
-
 @pytest.fixture
-def run(client, package):
-    return Run(Segmenter(client), package)
+def run(worker_client, package):
+    return Run(Segmenter(worker_client), package)
 
 
 class Run:
@@ -151,6 +126,12 @@ def test_unwanted_structures_are_left_out(scene, run, array):
     result = run(ctNode(array=array), ["liver", "spleen"], excluded=frozenset(["liver/liver_tumor"]))
     found = result.segmentIds + [f"PartialSeg_{task}_{name}" for task, name in result.notFound]
     assert sorted(found) == ["PartialSeg_liver_liver", "PartialSeg_spleen_spleen"]
+
+
+def test_a_table_is_made_when_asked_for(scene, run, array):
+    result = run(ctNode(array=array), makeTable=True)
+    table = scene.node.GetFirstNodeByClass("vtkMRMLTableNode")
+    assert table.GetNumberOfRows() == len(result.segmentIds)
 
 
 def test_a_cancelled_run_leaves_the_scene_as_it_was(scene, run, array):

@@ -17,11 +17,10 @@ import numpy as np
 import pytest
 import torch
 from full_disk import full_disk
+from tiny_model import write_tiny_model
 
 from PartialSegLib import InferenceSession, InputError, Volume, load_model
-from PartialSegLib.manifest import Inference, Manifest, NetworkSpec, Preprocessing, Task
-from PartialSegLib.model import save_model
-from PartialSegLib.networks import DoDNet
+from PartialSegLib.manifest import Preprocessing, Task
 from PartialSegLib.protocol import LINE_LIMIT
 from PartialSegLib.worker.failures import describe_failure
 from PartialSegLib.worker.scratch import ScratchFolder
@@ -32,7 +31,6 @@ TIMEOUT = 120  # seconds until a test gives up; never waited for when all is wel
 PLAIN = ("-m", "PartialSegLib.worker")
 TROUBLED = (str(ROOT / "Testing" / "troubled_worker.py"),)
 PATCHES = 8
-ARGUMENTS = {"num_tasks": 2, "widths": (16, 16, 16), "depths": (1, 1, 1)}
 TASKS = (Task("liver", {"liver": 0, "liver_tumor": 1}), Task("kidney", {"kidney": 0, "kidney_tumor": 1}))
 STRUCTURES = {task.name: list(task.structures) for task in TASKS}
 AFFINE = [[0, 0, -4.0, 50], [0, -4, 0, -10], [4, 0, 0, 100], [0, 0, 0, 1]]
@@ -183,22 +181,8 @@ def troubled(started_troubled, troubles):
 
 @pytest.fixture(scope="module")
 def package(tmp_path_factory):
-    torch.manual_seed(0)
-    network = DoDNet(**ARGUMENTS).requires_grad_(False)
-    network.controller.weight.mul_(20)
-    manifest = Manifest(
-        name="tiny",
-        version="1.2.3",
-        title="Random weights",
-        license="CC0-1.0",
-        network=NetworkSpec("DoDNet", ARGUMENTS),
-        preprocessing=Preprocessing("SPL", (4, 4, 4), (-325, 325), divide=325),
-        inference=Inference((16, 16, 16), 0.5),
-        tasks=TASKS,
-    )
     folder = tmp_path_factory.mktemp("Modelle é") / "tiny 肝"
-    save_model(folder, manifest, network.state_dict(), "Public domain")
-    return folder
+    return write_tiny_model(folder, TASKS, Preprocessing("SPL", (4, 4, 4), (-325, 325), divide=325), gain=20)
 
 
 @pytest.fixture(scope="module")

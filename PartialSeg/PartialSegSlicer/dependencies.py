@@ -18,7 +18,6 @@ from slicer.i18n import tr as _
 from .workerProcess import workerCommand
 
 REQUIREMENTS_FILE = Path(__file__).resolve().parents[1] / "Resources" / "requirements.txt"
-TORCH_REQUIREMENT = ">=2.2"
 
 _PROBE = """
 import importlib.metadata, json
@@ -138,7 +137,7 @@ def _installTorch(repair: bool, log: Callable[[str], object]) -> None:
         log(_("Removing the PyTorch that does not work"))
         logic.uninstallTorch()
     log(_("Installing PyTorch; this takes some minutes"))
-    if logic.installTorch(askConfirmation=False, torchVersionRequirement=TORCH_REQUIREMENT) is None:
+    if logic.installTorch(askConfirmation=False, torchVersionRequirement=_torchRange()) is None:
         raise DependencyError(_("PyTorch could not be installed; see the Python console for the reason."))
 
 
@@ -154,12 +153,20 @@ def _packaging() -> Any:
     return slicer.packaging
 
 
+def _torchRange() -> str:
+    """The versions of torch that will do, as in the requirements file."""
+    (torch,) = (line for line in _requirements() if _packageName(line) == "torch")
+    return torch.removeprefix("torch")
+
+
 def _otherRequirements() -> list[str]:
     """Lines of the requirements file, torch excepted: PyTorchUtils knows which build suits the machine."""
-    lines = (
-        line.split("#")[0].strip() for line in REQUIREMENTS_FILE.read_text(encoding="utf-8").splitlines()
-    )
-    return [line for line in lines if line and _packageName(line) != "torch"]
+    return [line for line in _requirements() if _packageName(line) != "torch"]
+
+
+def _requirements() -> list[str]:
+    lines = REQUIREMENTS_FILE.read_text(encoding="utf-8").splitlines()
+    return [line for line in (line.split("#")[0].strip() for line in lines) if line]
 
 
 def _packageName(requirement: str) -> str:

@@ -19,7 +19,6 @@ from PartialSegLib.packages import MODEL_DIR_VARIABLE, model_folders
 from .workerProcess import libraryFolder, workerCommand
 
 FOLDER_SETTING = "PartialSeg/modelFolder"
-CHECKPOINT_KINDS = ("dodnet",)
 
 
 def useStoredFolder() -> None:
@@ -46,6 +45,7 @@ class ModelMenu:
         onChanged: Callable[[], object],
         log: Callable[[str], object],
     ) -> None:
+        useStoredFolder()
         self._currentModel = currentModel
         self._onChanged = onChanged
         self._log = log

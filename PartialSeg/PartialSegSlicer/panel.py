@@ -15,7 +15,7 @@ from PartialSegLib.errors import InputError
 from PartialSegLib.manifest import Manifest
 from PartialSegLib.packages import installed_packages
 
-from . import checks, expectedTime, mrml
+from . import checks, expectedTime
 from .modelMenu import ModelMenu
 from .parameterBinding import ParameterBinding
 from .parameters import Parameters
@@ -148,6 +148,7 @@ class Panel:
                     segmentationNode=parameters.segmentation,
                     excluded=frozenset(parameters.excludedStructures),
                     roiNode=parameters.regionOfInterest,
+                    makeTable=parameters.volumesTable,
                     onFinished=self._onFinished,
                     onFailed=self._onFailed,
                     onProgress=self._onProgress,
@@ -196,8 +197,6 @@ class Panel:
             expectedTime.remember(
                 manifest, device, seconds, expectedTime.megavoxels(parameters.inputVolume, manifest)
             )
-        if parameters.volumesTable:
-            mrml.volumesTable(result.segmentationNode)
         if parameters.show3D and result.segmentIds:
             result.segmentationNode.CreateClosedSurfaceRepresentation()
         self.ui.statusLabel.text = _summary(result, seconds)

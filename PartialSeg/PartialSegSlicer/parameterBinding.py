@@ -72,15 +72,6 @@ class ParameterBinding:
         self._showing = False
         self.show()
 
-    def addDevices(self, titles: dict[str, str]) -> None:
-        """Offer further devices: title by name."""
-        self._showing = True
-        for name, title in titles.items():
-            if self.ui.deviceComboBox.findData(name) < 0:
-                self.ui.deviceComboBox.addItem(title, name)
-        self._showing = False
-        self.show()
-
     def _fillChoices(self) -> None:
         self.ui.deviceComboBox.addItem(_("Automatic"), "auto")
         self.ui.deviceComboBox.addItem(_("Processor (CPU)"), "cpu")

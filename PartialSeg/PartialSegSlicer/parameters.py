@@ -7,7 +7,6 @@ against the bare MRML library, and the file in the scene stays readable text.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
 import slicer
@@ -90,14 +89,6 @@ class Parameters:
 
     def __init__(self, node: slicer.vtkMRMLScriptedModuleNode) -> None:
         self.node = node
-
-    def change(self, update: Callable[[Parameters], object]) -> None:
-        """Make several changes that observers hear of once."""
-        wasModifying = self.node.StartModify()
-        try:
-            update(self)
-        finally:
-            self.node.EndModify(wasModifying)
 
     def modelOptions(self) -> dict[str, Any]:
         """Parameters of the worker's `load_model`."""

@@ -17,6 +17,7 @@ from slicer.i18n import tr as _
 from PartialSegLib.errors import InputError
 
 from . import checks, mrml
+from .table import volumesTableSteps
 from .workerClient import FoundSegment, Job, WorkerClient, WorkerError
 
 
@@ -49,6 +50,7 @@ class Request:
         structures: ids of the wanted structures; None for all.
         excluded: "task/structure" that are not wanted although their task and structure are.
         roiNode: Markups ROI; None for the whole volume.
+        makeTable: write the volumes of all segments of the node to a table.
         onFinished, onFailed, onProgress, onWarning: called from `poll`.
     """
 
@@ -59,6 +61,7 @@ class Request:
     structures: tuple[str, ...] | None = None
     excluded: frozenset[str] = frozenset()
     roiNode: slicer.vtkMRMLMarkupsROINode | None = None
+    makeTable: bool = False
     onFinished: Callable[[Result], object] = lambda result: None
     onFailed: Callable[[WorkerError], object] = lambda error: None
     onProgress: Callable[[int, int], object] = lambda done, total: None
@@ -183,6 +186,8 @@ class Segmenter:
             else:
                 result.segmentIds.append(segmentId)
             yield
+        if request.makeTable:
+            yield from volumesTableSteps(node)
         request.onFinished(result)
 
 

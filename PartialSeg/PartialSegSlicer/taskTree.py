@@ -10,8 +10,6 @@ from slicer.i18n import tr as _
 from PartialSegLib.manifest import Task
 from PartialSegLib.structures import structure_or_tissue
 
-_NAME_ROLE = qt.Qt.UserRole
-
 
 class TaskTree:
     """Fills a QTreeWidget with the tasks of a model and tells what is ticked.

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import threading
-import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +71,6 @@ class Job:
     onProgress: Callable[[int, int], object] = lambda done, total: None
     onWarning: Callable[[str], object] = lambda sentence: None
     cropToBody: bool | None = None
-    startedAt: float = field(default_factory=time.monotonic)
 
 
 class WorkerClient:

@@ -77,7 +77,9 @@ class SyntheticCases(Dataset[Cases]):
         labels = [task_labels(tissues, task, config.num_structures) for task in self.tasks]
         chosen = self._choose_tasks([bool(target.any()) for target, _ in labels], rng)
         target, annotated = zip(*(labels[task] for task in chosen), strict=True)
-        voxels = sample_voxels(tissues, config.tissue_voxels, rng)
+        voxels = np.empty(0, np.int64)
+        if config.tissue_weight > 0:
+            voxels = sample_voxels(tissues, config.tissue_voxels, rng)
         return Cases(
             tensor[None],
             torch.tensor(chosen),
