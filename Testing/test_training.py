@@ -79,6 +79,19 @@ def test_loss_of_a_hand_computed_case() -> None:
     )
 
 
+def test_a_false_structure_costs_by_the_logarithm_of_its_volume() -> None:
+    logits = torch.tensor([40.0, 40.0, -40.0, -40.0]).view(1, 1, 1, 2, 2)  # 2 of 4 voxels
+    annotated = torch.ones(1, 1, dtype=torch.bool)
+    absent, present = torch.zeros(1, 1, 1, 2, 2), (logits > 0).float()
+
+    def cost(target: torch.Tensor) -> float:
+        weighted = partial_label_loss(logits, target, annotated, absent_weight=0.5)
+        return float(weighted - partial_label_loss(logits, target, annotated))
+
+    assert cost(absent) == pytest.approx(0.5 * math.log(3) / math.log(5), abs=1e-5)
+    assert cost(present) == 0
+
+
 def test_each_case_is_labelled_for_its_task_only() -> None:
     tissues = np.array([[[Tissue.LIVER, Tissue.LIVER_TUMOR, Tissue.SPLEEN, Tissue.COLON_TUMOR]]], np.uint8)
     target, annotated = task_labels(tissues, Task("liver", {"liver": 0, "liver_tumor": 1}), 2)

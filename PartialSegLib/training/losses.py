@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from torch import Tensor
 from torch.nn import functional
 
@@ -12,6 +14,7 @@ def partial_label_loss(
     annotated: Tensor,
     dice_epsilon: float = 1.0,
     foreground_weight: float = 0.0,
+    absent_weight: float = 0.0,
 ) -> Tensor:
     """Dice + BCE of the channels that are annotated (DoDNet, equation 8), as a mean over these channels.
 
@@ -25,6 +28,9 @@ def partial_label_loss(
         dice_epsilon: smoothing, in voxels.
         foreground_weight: of an additional cross-entropy, the mean over the foreground of each channel; 0 is
             the paper's loss. It lets small structures leave the state in which nothing is predicted.
+        absent_weight: of log(1 + predicted voxels), relative to that of all voxels, in channels with an empty
+            target; 0 is the paper's loss. Dice is nearly flat there as soon as a few voxels are predicted,
+            so that it does nothing about a large false lesion.
 
     Returns:
         Scalar; 0 when nothing is annotated.
@@ -38,4 +44,6 @@ def partial_label_loss(
     dice = 1 - (2 * overlap + dice_epsilon) / (total + dice_epsilon)
     cross_entropy = functional.binary_cross_entropy_with_logits(chosen, truth, reduction="none")
     foreground = (cross_entropy * truth).sum(1) / truth.sum(1).clamp_min(1)
-    return (dice + cross_entropy.mean(1) + foreground_weight * foreground).mean()
+    false_volume = (probability.sum(1).log1p() / math.log1p(truth.shape[1])) * (truth.sum(1) == 0)
+    extra = foreground_weight * foreground + absent_weight * false_volume
+    return (dice + cross_entropy.mean(1) + extra).mean()

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from ..errors import InputError
+from ..feature_cache import map_tensors
 from ..json_fields import from_json, to_json
 from ..manifest import Inference, Manifest, Preprocessing
 from ..model import save_model
@@ -112,7 +113,7 @@ def _backward(run: Run, cases: Cases, config: TrainingConfig, device: str) -> fl
     image = cases.image[None].to(device, memory_format=torch.channels_last_3d)
     with torch.autocast(device, torch.bfloat16, enabled=config.mixed_precision):
         features = run.network.forward_features(image)
-    features = type(features)(*(part.float() for part in features))
+    features = map_tensors(Tensor.float, features)
     loss = torch.zeros((), device=device)
     if config.tissue_weight > 0:
         voxels, tissues = cases.voxels.to(device), cases.tissues.to(device)
@@ -132,8 +133,8 @@ def _one_task_losses(
     for number, task in enumerate(cases.tasks.tolist()):
         logits = network.forward_head(features, task)
         target, annotated = (part[number : number + 1].to(device) for part in (cases.target, cases.annotated))
-        smoothing = config.dice_epsilon, config.foreground_weight
-        losses.append(partial_label_loss(logits, target, annotated, *smoothing))
+        weights = config.dice_epsilon, config.foreground_weight, config.absent_weight
+        losses.append(partial_label_loss(logits, target, annotated, *weights))
     return torch.stack(losses)
 
 
