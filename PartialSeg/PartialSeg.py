@@ -141,6 +141,11 @@ class PartialSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.panel.update()
 
 
+def _printCase(case: Any, outcome: Any, done: int, total: int) -> None:
+    """Tell the console how a case of a batch has ended."""
+    print(f"{done} of {total}: {case.name}, {outcome.error or f'{outcome.seconds:.1f} s'}")  # noqa: T201
+
+
 class PartialSegLogic(ScriptedLoadableModuleLogic):
     """Segmentation from scripts; the panel uses the same parts."""
 
@@ -223,22 +228,14 @@ class PartialSegLogic(ScriptedLoadableModuleLogic):
         Raises:
             InputError: something is wrong with the volume or the request.
         """
-        from PartialSegSlicer.parameters import BUNDLED_MODEL
         from PartialSegSlicer.segmenter import Request
 
-        options = {
-            "path": model or BUNDLED_MODEL,
-            "device": device,
-            "precision": precision,
-            "overlap": overlap,
-            "mirror": mirror,
-            "cache_bytes": cacheBytes,
-        }
+        options = self._modelOptions(model, device, precision, overlap, mirror)
         self.segmenter.start(
             Request(
                 volumeNode=volumeNode,
                 tasks=(tasks,) if isinstance(tasks, str) else tuple(tasks),
-                model=options,
+                model={**options, "cache_bytes": cacheBytes},
                 segmentationNode=segmentationNode,
                 structures=None if structures is None else tuple(structures),
                 roiNode=roiNode,
@@ -246,9 +243,74 @@ class PartialSegLogic(ScriptedLoadableModuleLogic):
             )
         )
 
+    def segmentFiles(
+        self,
+        paths: str | Path | Iterable[str | Path],
+        outputFolder: str | Path,
+        tasks: str | Iterable[str] | None = None,
+        *,
+        model: str | None = None,
+        structures: Iterable[str] | None = None,
+        outputFormat: str = ".seg.nrrd",
+        device: str = "auto",
+        precision: str = "auto",
+        overlap: float | None = None,
+        mirror: bool = False,
+        anyModality: bool = False,
+        overwrite: bool = False,
+        onCase: Callable[..., object] = _printCase,
+    ) -> Any:
+        """Segment image files, one segmentation file each, and wait for it; the scene is not touched.
+
+        Slicer stays usable meanwhile. A batch that was stopped goes on where it stopped when called again.
+
+        Args:
+            paths: image files, folders of image files, and folders with DICOM series at any depth.
+            outputFolder: gets the segmentations, and summary.csv with volumes in ml and errors.
+            tasks: names of tasks of the model; None for all.
+            model: name of an installed package or a folder; the bundled one when None.
+            structures: ids of the wanted structures; None for all.
+            outputFormat: .seg.nrrd, .nii.gz, or folder (one mask for each structure).
+            device: as of `segmentAsync`, like precision, overlap and mirror.
+            precision: of the convolutions.
+            overlap: of neighbouring patches.
+            mirror: average over flips.
+            anyModality: accept images that do not look like CT in HU.
+            overwrite: begin anew whatever the folder holds.
+            onCase: called after each case with the case, its outcome, and how many of how many are done.
+
+        Returns:
+            The `PartialSegLib.batch.Batch`: cases, done, failed, summary.
+
+        Raises:
+            InputError: an input, a name or the output folder cannot be used.
+            WorkerError: the run ended early, for want of a device or of disk space.
+        """
+        from PartialSegSlicer.batchRun import makeBatch, runBatch
+
+        options = self._modelOptions(model, device, precision, overlap, mirror)
+        batch = makeBatch(paths, outputFolder, tasks, structures, options, outputFormat, overwrite)
+        runBatch(batch, options, onCase, anyModality)
+        return batch
+
     def cleanup(self) -> None:
         """End the worker; the next segmentation starts a new one."""
         self.segmenter.stop()
+
+    @staticmethod
+    def _modelOptions(
+        model: str | None, device: str, precision: str, overlap: float | None, mirror: bool
+    ) -> dict[str, Any]:
+        """Parameters of the worker's `load_model`."""
+        from PartialSegSlicer.parameters import BUNDLED_MODEL
+
+        return {
+            "path": model or BUNDLED_MODEL,
+            "device": device,
+            "precision": precision,
+            "overlap": overlap,
+            "mirror": mirror,
+        }
 
 
 class PartialSegTest(ScriptedLoadableModuleTest):

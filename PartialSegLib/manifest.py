@@ -176,6 +176,11 @@ class Manifest:
                 f"files.{path}: the path leads outside the package; use plain file names inside it",
             )
 
+    @property
+    def weights_sha256(self) -> str:
+        """Checksum of the weights: the identity of the model in reports."""
+        return self.files[WEIGHTS_FILE].sha256
+
 
 def is_inside(path: str) -> bool:
     """Whether a path from a manifest or an archive stays in the package, on every operating system."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +23,6 @@ from .manifest import (
     FileEntry,
     Manifest,
     NetworkSpec,
-    Task,
     manifest_to_json,
     read_manifest,
 )
@@ -50,22 +49,7 @@ class Model:
     @property
     def sha256(self) -> str:
         """Checksum of the weights: the identity of the model in reports."""
-        return self.manifest.files[WEIGHTS_FILE].sha256
-
-    def tasks_named(self, names: str | Iterable[str] | None = None) -> list[tuple[int, Task]]:
-        """Index and task for each name, in the order asked for, each once; all tasks for None.
-
-        Raises:
-            InputError: a name is no task of this model.
-        """
-        tasks = {task.name: (index, task) for index, task in enumerate(self.manifest.tasks)}
-        wanted = tasks if names is None else [names] if isinstance(names, str) else names
-        for name in wanted:
-            if name not in tasks:
-                raise InputError(
-                    f"Unknown task {name!r} of model {self.manifest.name}; {suggestion(name, tasks)}."
-                )
-        return [tasks[name] for name in dict.fromkeys(wanted)]
+        return self.manifest.weights_sha256
 
 
 def build_network(spec: NetworkSpec) -> PartialLabelNetwork:

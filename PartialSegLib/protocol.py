@@ -13,6 +13,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from .errors import InputError
@@ -96,10 +97,36 @@ class Predict:
             require(getattr(self, name) != (), f"{name}: expected at least one name, or null for all")
 
 
-METHODS: dict[str, type[LoadModel] | type[SetImage] | type[Predict]] = {
+@dataclass(frozen=True)
+class SegmentFile:
+    """Parameters of `segment_file`: an image file in, a segmentation file out; the image set before is lost.
+
+    Attributes:
+        image: absolute path of an image file or a folder with one DICOM series.
+        output: absolute path of what `write_segmentation` shall write.
+        tasks: names of tasks; None for all that yield a wanted structure.
+        structures: ids of the structures to return; None for all of the tasks.
+        any_modality: accept an image that does not look like a CT in HU.
+    """
+
+    image: str
+    output: str
+    tasks: tuple[str, ...] | None = None
+    structures: tuple[str, ...] | None = None
+    any_modality: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse relative paths: client and worker have different working directories."""
+        for name in ("image", "output"):
+            path = getattr(self, name)
+            require(Path(path).is_absolute(), f"{name}: expected an absolute path, got {path[:60]!r}")
+
+
+METHODS: dict[str, type[LoadModel] | type[SetImage] | type[Predict] | type[SegmentFile]] = {
     "load_model": LoadModel,
     "set_image": SetImage,
     "predict": Predict,
+    "segment_file": SegmentFile,
 }
 CANCEL = "cancel"
 
@@ -110,7 +137,7 @@ class Request:
 
     id: int
     method: str
-    params: LoadModel | SetImage | Predict
+    params: LoadModel | SetImage | Predict | SegmentFile
 
 
 @dataclass(frozen=True)
@@ -167,7 +194,26 @@ class Prediction:
     patches_encoded: int
 
 
-Result = LoadedModel | ImageSet | Prediction
+@dataclass(frozen=True)
+class FileSegment:
+    """One structure of a segmentation that was written to a file."""
+
+    task: str
+    structure: str
+    voxels: int
+    volume_ml: float
+
+
+@dataclass(frozen=True)
+class SegmentedFile:
+    """Result of `segment_file`: every structure asked for, and seconds per stage."""
+
+    segments: list[FileSegment]
+    provenance: dict[str, Any]
+    timings: dict[str, float]
+
+
+Result = LoadedModel | ImageSet | Prediction | SegmentedFile
 
 
 def ready_message(version: str, pid: int) -> dict[str, Any]:

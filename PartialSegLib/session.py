@@ -136,7 +136,7 @@ class InferenceSession:
             DeviceError: out of memory; the session stays usable.
         """
         image = self._require_image()
-        requests = request_tasks(self.model, tasks, structures)
+        requests = request_tasks(self.model.manifest, tasks, structures)
         region = None if roi is None else Region.from_limits(roi)
         kept = None if region is None else image.kept_voxels(region)
         patches = [patch for patch in image.patches if kept is None or patch.touches(kept)]

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from .errors import InputError
 from .json_fields import suggestion
-from .model import Model
+from .manifest import Manifest
 from .task import Task
 
 
@@ -20,19 +20,19 @@ class TaskRequest(NamedTuple):
 
 
 def request_tasks(
-    model: Model, tasks: str | Iterable[str] | None, structures: str | Iterable[str] | None
+    manifest: Manifest, tasks: str | Iterable[str] | None, structures: str | Iterable[str] | None
 ) -> list[TaskRequest]:
     """Find the tasks that are to run.
 
     Args:
-        model: whose tasks they are.
+        manifest: of the model whose tasks they are.
         tasks: names of tasks; None for all.
         structures: ids of the structures to return, which drops tasks without any of them; None for all.
 
     Raises:
         InputError: unknown task, or a structure that none of the tasks yields.
     """
-    candidates = model.tasks_named(tasks)
+    candidates = tasks_named(manifest, tasks)
     known = {structure for _, task in candidates for structure in task.structures}
     wanted = set([structures] if isinstance(structures, str) else known if structures is None else structures)
     for structure in sorted(wanted - known):
@@ -42,3 +42,17 @@ def request_tasks(
         for number, task in candidates
         if not wanted.isdisjoint(task.structures)
     ]
+
+
+def tasks_named(manifest: Manifest, names: str | Iterable[str] | None = None) -> list[tuple[int, Task]]:
+    """Index and task for each name, in the order asked for, each once; all tasks for None.
+
+    Raises:
+        InputError: a name is no task of this model.
+    """
+    tasks = {task.name: (index, task) for index, task in enumerate(manifest.tasks)}
+    wanted = tasks if names is None else [names] if isinstance(names, str) else names
+    for name in wanted:
+        if name not in tasks:
+            raise InputError(f"Unknown task {name!r} of model {manifest.name}; {suggestion(name, tasks)}.")
+    return [tasks[name] for name in dict.fromkeys(wanted)]

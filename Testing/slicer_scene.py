@@ -137,6 +137,9 @@ class Application:
     def testingEnabled(self) -> bool:
         return True
 
+    def processEvents(self) -> None:
+        """There is no event loop."""
+
 
 class FileManager:
     """Stand-in for qSlicerCoreIOManager: volumes and segmentations, by the real logics and storage nodes."""

@@ -16,6 +16,7 @@ from PartialSegLib.manifest import Inference, Manifest, NetworkSpec, read_manife
 from PartialSegLib.model import load_model, save_model
 from PartialSegLib.networks import DoDNet
 from PartialSegLib.package_files import file_sha256
+from PartialSegLib.task_request import tasks_named
 
 ARGUMENTS = {"num_tasks": 7, "widths": [4, 4], "depths": [1, 1], "head_widths": [2], "groups": 2}
 
@@ -232,16 +233,16 @@ def test_a_full_disk_leaves_the_old_package_alone(package: Path, monkeypatch: py
 
 
 def test_tasks_are_found_by_name_in_the_order_asked_for(package: Path):
-    model = load_model(package)
+    manifest = load_model(package).manifest
 
-    assert [index for index, _ in model.tasks_named()] == list(range(7))
-    assert [index for index, _ in model.tasks_named("kidney")] == [1]
-    named = model.tasks_named(["spleen", "liver", "spleen"])
+    assert [index for index, _ in tasks_named(manifest)] == list(range(7))
+    assert [index for index, _ in tasks_named(manifest, "kidney")] == [1]
+    named = tasks_named(manifest, ["spleen", "liver", "spleen"])
     assert [(index, task.name) for index, task in named] == [(6, "spleen"), (0, "liver")]
     with pytest.raises(InputError, match="Unknown task 'livre' of model tiny; did you mean liver"):
-        model.tasks_named(["livre"])
+        tasks_named(manifest, ["livre"])
     with pytest.raises(InputError, match="choose from liver, kidney, hepatic vessel"):
-        model.tasks_named("brain")
+        tasks_named(manifest, "brain")
 
 
 def test_the_manifest_returned_is_the_one_on_disk(tmp_path: Path):

@@ -73,6 +73,25 @@ class Job:
     cropToBody: bool | None = None
 
 
+@dataclass
+class FileJob:
+    """One image file to be turned into a segmentation file, without the scene.
+
+    Attributes:
+        model: parameters of `load_model`, as of `Job`.
+        request: parameters of `segment_file`: image, output, tasks, structures, any_modality.
+        onFinished: called with the reply (segments with voxels and volume_ml, provenance, timings).
+        onFailed, onProgress, onWarning: as of `Job`.
+    """
+
+    model: dict[str, Any]
+    request: dict[str, Any]
+    onFinished: Callable[[dict[str, Any]], object]
+    onFailed: Callable[[WorkerError], object]
+    onProgress: Callable[[int, int], object] = lambda done, total: None
+    onWarning: Callable[[str], object] = lambda sentence: None
+
+
 class WorkerClient:
     """Runs jobs in a worker that stays warm between them.
 
@@ -89,7 +108,7 @@ class WorkerClient:
         self._startProcess = startProcess
         self.onLog = onLog
         self._process: WorkerProcess | None = None
-        self._job: Job | None = None
+        self._job: Job | FileJob | None = None
         self._steps: list[Callable[[], None]] = []
         self._lastId = 0
         self._cancelled = False
@@ -116,7 +135,7 @@ class WorkerClient:
         """Whether a job with this model and image would find the image encoded, at least in part."""
         return self.isWarm and self._sentModel == model and self._sentImage == imageKey
 
-    def start(self, job: Job) -> None:
+    def start(self, job: Job | FileJob) -> None:
         """Begin a job; `poll` carries it on and makes its callbacks.
 
         Raises:
@@ -125,7 +144,10 @@ class WorkerClient:
         if self._job is not None:
             raise RuntimeError("The worker is busy; cancel the running segmentation or wait for it.")
         self._job, self._cancelled = job, False
-        self._steps = [self._sendModel, self._writeImage, self._sendImage, self._sendRequest]
+        if isinstance(job, Job):
+            self._steps = [self._sendModel, self._writeImage, self._sendImage, self._sendRequest]
+        else:
+            self._steps = [self._sendModel, self._sendFile]
         try:
             if self._process is None or self._process.receive() is None:
                 self._forgetWorker()
@@ -191,8 +213,13 @@ class WorkerClient:
         self._sentModel = self._sentImage = None
         self._send("load_model", self._job.model)
 
+    def _sendFile(self) -> None:
+        assert isinstance(self._job, FileJob)
+        self._sentModel, self._sentImage = self._job.model, None
+        self._send("segment_file", self._job.request)
+
     def _writeImage(self) -> None:
-        assert self._job is not None
+        assert isinstance(self._job, Job)
         assert self._process is not None
         self._sentModel = self._job.model
         if self._sentImage == self._job.imageKey:
@@ -213,13 +240,13 @@ class WorkerClient:
             self._nextStep()
 
     def _sendImage(self) -> None:
-        assert self._job is not None
+        assert isinstance(self._job, Job)
         name = f"image-{self._lastId + 1}.npy"
         affine = np.asarray(self._job.volume.affine).tolist()
         self._send("set_image", {"array": name, "affine": affine, "crop_to_body": self._job.cropToBody})
 
     def _sendRequest(self) -> None:
-        assert self._job is not None
+        assert isinstance(self._job, Job)
         self._sentImage = self._job.imageKey
         self._send("predict", self._job.request)
 
@@ -251,6 +278,10 @@ class WorkerClient:
         assert process is not None
         if self._cancelled:
             self._fail(WorkerError("Cancelled", "The segmentation was cancelled."))
+            return
+        if isinstance(job, FileJob):
+            self._job = None
+            job.onFinished(result)
             return
         try:
             segments = [_readSegment(process.scratch, entry) for entry in result.pop("segments")]

@@ -20,6 +20,7 @@ from ..overview import write_overview
 from ..packages import BUNDLED_MODELS, installed_packages
 from ..report import build_report, write_report
 from ..segmentation import Key, Segmentation, write_segmentation
+from ..task_request import request_tasks
 from ..volume import Volume, check_hounsfield, read_volume, write_volume
 from .terminal import progress_bar, write_line, write_table
 
@@ -80,10 +81,11 @@ def _open_session(options: Namespace, seconds: Seconds) -> InferenceSession:
     with _timed(seconds, "load_model"):
         from ..model import load_model
         from ..session import InferenceSession
-        from ..task_request import request_tasks
 
         model = load_model(options.model or _bundled_model())
-        request_tasks(model, options.task, options.structure)  # refuses unknown names before the work starts
+        request_tasks(
+            model.manifest, options.task, options.structure
+        )  # refuses unknown names before the work starts
         return InferenceSession(
             model, options.device, cache_bytes=0, overlap=options.overlap, mirror=options.mirror
         )

@@ -79,7 +79,7 @@ class SyntheticCases(Dataset[Cases]):
         target, annotated = zip(*(labels[task] for task in chosen), strict=True)
         voxels = np.empty(0, np.int64)
         if config.tissue_weight > 0:
-            voxels = sample_voxels(tissues, config.tissue_voxels, rng)
+            voxels = sample_voxels(tissues, config.tissue_voxels, rng, config.tissue_power)
         return Cases(
             tensor[None],
             torch.tensor(chosen),

@@ -37,13 +37,16 @@ class TissueHead(nn.Sequential):
         return functional.cross_entropy(self(rows.index_select(0, voxels)), tissues)
 
 
-def sample_voxels(tissues: np.ndarray, number: int, rng: np.random.Generator) -> np.ndarray:
-    """Draw about `number` voxels, from each tissue in proportion to the square root of its volume.
+def sample_voxels(
+    tissues: np.ndarray, number: int, rng: np.random.Generator, power: float = 0.5
+) -> np.ndarray:
+    """Draw about `number` voxels, from each tissue in proportion to a power of its volume.
 
     Args:
         tissues: (z, y, x) uint8.
         number: how many, before rounding up for each tissue.
         rng: random generator.
+        power: 0.5 takes the square root; 0 draws equally many voxels of every tissue.
 
     Returns:
         (N) int64, indices into the flattened array; voxels of rare tissues may occur more than once.
@@ -52,7 +55,8 @@ def sample_voxels(tissues: np.ndarray, number: int, rng: np.random.Generator) ->
     order = np.argsort(flat, kind="stable")
     counts = np.bincount(flat, minlength=len(Tissue))
     ends = np.cumsum(counts)
-    wanted = np.ceil(number * np.sqrt(counts) / np.sqrt(counts).sum()).astype(int)
+    shares = np.where(counts > 0, counts.astype(float) ** power, 0)
+    wanted = np.ceil(number * shares / shares.sum()).astype(int)
     drawn = [
         order[rng.integers(end - count, end, size)]
         for count, end, size in zip(counts, ends, wanted, strict=True)

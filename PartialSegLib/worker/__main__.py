@@ -14,6 +14,7 @@ from time import perf_counter
 from typing import NoReturn
 
 from .. import __version__
+from ..failures import describe_failure, is_fault_of_ours
 from ..protocol import (
     Request,
     error_message,
@@ -22,7 +23,6 @@ from ..protocol import (
     result_message,
     warning_message,
 )
-from .failures import describe_failure, is_fault_of_ours
 from .scratch import ScratchFolder
 from .service import Conversation, Service
 from .wire import Inbox, Replies, Waiting, take_over_standard_streams

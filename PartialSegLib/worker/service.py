@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,6 +14,7 @@ from ..errors import Cancelled, InputError
 from ..manifest import read_manifest
 from ..packages import find_package
 from ..protocol import (
+    FileSegment,
     FoundSegment,
     ImageSet,
     LoadedModel,
@@ -20,13 +23,15 @@ from ..protocol import (
     Prediction,
     Request,
     Result,
+    SegmentedFile,
+    SegmentFile,
     SetImage,
 )
-from ..volume import Volume
+from ..segmentation import Segmentation, write_segmentation
+from ..volume import Volume, check_hounsfield, read_volume
 from .scratch import ScratchFolder
 
 if TYPE_CHECKING:
-    from ..segmentation import Segmentation
     from ..session import InferenceSession
     from .warm_session import WarmSession
 
@@ -93,6 +98,8 @@ class Service:
                 result = self._set_image(request.params, talk)
             case Predict():
                 result = self._predict(request.id, request.params, talk)
+            case SegmentFile():
+                result = self._segment_file(request.params, talk)
         return result
 
     def _load_model(self, options: LoadModel, talk: Conversation) -> LoadedModel:
@@ -131,14 +138,7 @@ class Service:
         return warm.run(_image_set, talk.send_warning)
 
     def _predict(self, request_id: int, params: Predict, talk: Conversation) -> Prediction:
-        def work(session: InferenceSession) -> tuple[Segmentation, dict[str, float], int]:
-            talk.stop_if_cancelled()
-            timings, encoded = dict(session.timings), session.patches_encoded
-            found = session.predict(params.tasks, talk.progress, params.structures, params.roi)
-            seconds = {stage: session.timings[stage] - before for stage, before in timings.items()}
-            return found, seconds, session.patches_encoded - encoded
-
-        found, timings, encoded = self._require_model().run(work, talk.send_warning)
+        found, timings, encoded = self._find(params, talk)
         segments: list[FoundSegment] = []
         try:
             for task, structure in found:
@@ -151,6 +151,38 @@ class Service:
                 self._scratch.remove(segment.array)
             raise
         return Prediction(segments, found.provenance, timings, encoded)
+
+    def _segment_file(self, params: SegmentFile, talk: Conversation) -> SegmentedFile:
+        """The image is forgotten at the end: its features are of no use to the next one."""
+        warm, start = self._require_model(), perf_counter()
+        self._forget_image()
+        volume = _read_ct(Path(params.image), params.any_modality)
+        seconds = {"read": perf_counter() - start}
+        try:
+            talk.stop_if_cancelled()
+            warm.set_image(volume, None, talk.send_warning)
+            prepared = warm.run(lambda session: session.timings["preprocess"], talk.send_warning)
+            found, timings, _ = self._find(Predict(params.tasks, params.structures), talk)
+        finally:
+            self._forget_image()
+        talk.stop_if_cancelled()
+        start = perf_counter()
+        write_segmentation(params.output, found)
+        seconds |= {**timings, "preprocess": prepared, "write": perf_counter() - start}
+        segments = [FileSegment(*key, found.voxel_count(key), found.volume_ml(key)) for key in found]
+        return SegmentedFile(segments, found.provenance, seconds)
+
+    def _find(self, params: Predict, talk: Conversation) -> tuple[Segmentation, dict[str, float], int]:
+        """What is in the image, seconds per stage, and patches that had to be encoded for it."""
+
+        def work(session: InferenceSession) -> tuple[Segmentation, dict[str, float], int]:
+            talk.stop_if_cancelled()
+            timings, encoded = dict(session.timings), session.patches_encoded
+            found = session.predict(params.tasks, talk.progress, params.structures, params.roi)
+            seconds = {stage: session.timings[stage] - before for stage, before in timings.items()}
+            return found, seconds, session.patches_encoded - encoded
+
+        return self._require_model().run(work, talk.send_warning)
 
     def _write_mask(self, name: str, found: Segmentation, key: tuple[str, str]) -> FoundSegment:
         box, mask = found.cropped(key)
@@ -170,6 +202,14 @@ class Service:
         name, self._image_file = self._image_file, None
         if name is not None and name != keep_file:
             self._scratch.remove(name)
+
+
+def _read_ct(path: Path, any_modality: bool) -> Volume:
+    volume = read_volume(path, any_modality=any_modality)
+    doubt = None if any_modality else check_hounsfield(volume)
+    if doubt:
+        raise InputError(f"{path}: {doubt}; give a CT in HU.")
+    return volume
 
 
 def _place(session: InferenceSession) -> tuple[str, str]:

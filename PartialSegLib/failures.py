@@ -1,9 +1,9 @@
-"""What the client is told when a request fails: type, what happened, and what to do next."""
+"""What is told when a request fails, to the worker's client or in a batch: type, what happened, advice."""
 
 from __future__ import annotations
 
-from ..errors import Cancelled, DeviceError, InputError, OutOfMemoryError
-from ..protocol import ProtocolError
+from .errors import Cancelled, DeviceError, InputError, OutOfMemoryError
+from .protocol import ProtocolError
 
 _EXPECTED = (Cancelled, DeviceError, InputError, MemoryError, ProtocolError)
 

@@ -1,0 +1,202 @@
+"""Many image files, one after the other, by way of a worker of their own; the scene is not touched."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import slicer
+from slicer.i18n import tr as _
+
+from PartialSegLib.batch import Batch, BatchCase, BatchRequest, Outcome
+from PartialSegLib.errors import InputError
+from PartialSegLib.manifest import read_manifest
+from PartialSegLib.packages import find_package
+
+from .workerClient import FileJob, WorkerClient, WorkerError
+
+
+@dataclass(frozen=True)
+class BatchListener:
+    """Whom to tell; everything is called from `poll`.
+
+    Attributes:
+        onCase: called when a case has ended, with the case, its outcome, and how many of how many have ended.
+        onProgress: called with the patches done and in total of the case in work.
+        onWarning: called with a sentence.
+        onFinished: called at the end, with the sentence that stopped the run early, or "".
+    """
+
+    onCase: Callable[[BatchCase, Outcome, int, int], object] = lambda case, outcome, done, total: None
+    onProgress: Callable[[int, int], object] = lambda done, total: None
+    onWarning: Callable[[str], object] = lambda sentence: None
+    onFinished: Callable[[str], object] = lambda sentence: None
+
+
+class BatchRun:
+    """Works off what is left of a batch.
+
+    The worker starts with the first case and ends with the last one, so the model is loaded once. A case that
+    fails is written down and the next one begins; a missing device, a full output folder or a worker that
+    dies twice in a row stops the run.
+
+    Args:
+        batch: what is to be done; says itself what is left.
+        model: parameters of the worker's `load_model`.
+        listener: whom to tell.
+        anyModality: accept images that do not look like CT in HU.
+        client: of the worker; one of its own when None.
+    """
+
+    def __init__(
+        self,
+        batch: Batch,
+        model: dict[str, Any],
+        listener: BatchListener,
+        anyModality: bool = False,
+        client: WorkerClient | None = None,
+    ) -> None:
+        self.batch = batch
+        self.listener = listener
+        self.client = client or WorkerClient()
+        self._model = {**model, "cache_bytes": 0}  # every image is new: kept features would help nobody
+        self._anyModality = anyModality
+        self._waiting = list(batch.left)
+        self._total = len(self._waiting)
+        self._isRunning = False
+        self._lastFailure = ""
+
+    @property
+    def isRunning(self) -> bool:
+        """Whether cases are being worked on; `poll` carries them on."""
+        return self._isRunning
+
+    def start(self) -> None:
+        """Begin; with nothing left to do, end at once."""
+        self._isRunning = True
+        self._next()
+
+    def poll(self, timeoutSeconds: float = 0.0) -> None:
+        """Handle what the worker has sent."""
+        if self._isRunning:
+            self.client.poll(timeoutSeconds)
+
+    def cancel(self) -> None:
+        """Ask for the end; what is finished stays, and the same batch goes on from there another time."""
+        self._waiting.clear()
+        self.client.cancel()
+
+    def stop(self) -> None:
+        """End the worker at once, without callbacks."""
+        self._isRunning = False
+        self.client.stop()
+
+    def _next(self) -> None:
+        if not self._waiting:
+            self._end("")
+            return
+        case, started = self._waiting.pop(0), time.monotonic()
+        request = self.batch.request
+
+        def seconds() -> float:
+            return time.monotonic() - started
+
+        def finished(reply: dict[str, Any]) -> None:
+            self._lastFailure = ""
+            volumes = {(one["task"], one["structure"]): one["volume_ml"] for one in reply["segments"]}
+            self._record(case, Outcome(seconds(), volumes))
+
+        def failed(error: WorkerError) -> None:
+            diedAgain = error.kind == self._lastFailure == "WorkerDied"
+            self._lastFailure = error.kind
+            if diedAgain or error.kind in ("Cancelled", "DeviceError"):
+                self._end(str(error))
+            else:
+                self._record(case, Outcome(seconds(), error=str(error)))
+
+        self.client.start(
+            FileJob(
+                model=self._model,
+                request={
+                    "image": str(case.image),
+                    "output": str(case.output.absolute()),
+                    "tasks": None if request.tasks is None else list(request.tasks),
+                    "structures": None if request.structures is None else list(request.structures),
+                    "any_modality": self._anyModality,
+                },
+                onFinished=finished,
+                onFailed=failed,
+                onProgress=self.listener.onProgress,
+                onWarning=self.listener.onWarning,
+            )
+        )
+
+    def _record(self, case: BatchCase, outcome: Outcome) -> None:
+        try:
+            self.batch.record(case, outcome)
+        except InputError as error:
+            self._end(str(error))
+            return
+        self.listener.onCase(case, outcome, self._total - len(self._waiting), self._total)
+        self._next()
+
+    def _end(self, sentence: str) -> None:
+        self._waiting.clear()
+        self._isRunning = False
+        self.client.stop()
+        self.listener.onFinished(sentence)
+
+
+def runBatch(
+    batch: Batch, model: dict[str, Any], onCase: Callable[..., object], anyModality: bool = False
+) -> None:
+    """Work off a batch and wait for it, while Slicer stays usable; for scripts.
+
+    Raises:
+        WorkerError: the run ended early.
+    """
+    ends: list[str] = []
+    run = BatchRun(batch, model, BatchListener(onCase=onCase, onFinished=ends.append), anyModality)
+    try:
+        run.start()
+        while run.isRunning:
+            run.poll(0.02)
+            slicer.app.processEvents()
+    finally:
+        run.stop()
+    if ends != [""]:
+        raise WorkerError("BatchStopped", *ends)
+
+
+def makeBatch(
+    paths: str | Path | Iterable[str | Path],
+    outputFolder: str | Path,
+    tasks: str | Iterable[str] | None,
+    structures: str | Iterable[str] | None,
+    model: dict[str, Any],
+    outputFormat: str,
+    overwrite: bool = False,
+) -> Batch:
+    """A batch for the worker's model options.
+
+    Raises:
+        InputError: an input, a name or the output folder cannot be used.
+    """
+    manifest = read_manifest(find_package(model["path"]))
+    settings = {name: model[name] for name in ("overlap", "mirror")}
+    request = BatchRequest(manifest, _names(tasks), _names(structures), outputFormat, settings)
+    return Batch([paths] if isinstance(paths, str | Path) else paths, outputFolder, request, overwrite)
+
+
+def _names(given: str | Iterable[str] | None) -> tuple[str, ...] | None:
+    return (given,) if isinstance(given, str) else None if given is None else tuple(given)
+
+
+def summarySentence(batch: Batch) -> str:
+    """How a batch stands, in a sentence."""
+    return _("{done} of {total} cases done, {failed} failed; see {file}.").format(
+        done=len(batch.done), total=len(batch.cases), failed=len(batch.failed), file=batch.summary
+    )

@@ -1,0 +1,221 @@
+"""Many images, one segmentation file each: what is left to do, and what became of the others.
+
+The output folder keeps the state: `summary.csv` with a row for each case that was tried, and `batch.json`
+with what was asked for. A batch that was stopped goes on where it stopped; failed cases are tried again.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .batch_images import case_names, find_images
+from .errors import InputError
+from .manifest import Manifest
+from .output_files import replacing
+from .task_request import request_tasks
+
+OUTPUT_FORMATS = (".seg.nrrd", ".nii.gz", "folder")
+"""A segmentation with overlapping segments, a label map, or a folder with one mask for each structure."""
+SUMMARY_FILE = "summary.csv"
+REQUEST_FILE = "batch.json"
+DONE, FAILED = "done", "failed"
+_COLUMNS = ("case", "image", "segmentation", "status", "seconds", "message")
+
+Key = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class BatchCase:
+    """One image: its name in the summary, where it is, and where its segmentation goes."""
+
+    name: str
+    image: Path
+    output: Path
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a case.
+
+    Attributes:
+        seconds: how long it took.
+        volumes_ml: by (task, structure); empty when it failed.
+        error: why it failed, in a sentence; empty when it did not.
+    """
+
+    seconds: float
+    volumes_ml: Mapping[Key, float] = field(default_factory=dict)
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class BatchRequest:
+    """What is asked of every case.
+
+    Attributes:
+        manifest: of the model.
+        tasks, structures: names; None for all.
+        output_format: one of `OUTPUT_FORMATS`.
+        settings: whatever else changes the result, such as overlap and mirroring, as plain JSON.
+
+    Raises:
+        InputError: unknown task, structure or format.
+    """
+
+    manifest: Manifest
+    tasks: tuple[str, ...] | None = None
+    structures: tuple[str, ...] | None = None
+    output_format: str = OUTPUT_FORMATS[0]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse names that the model does not know."""
+        request_tasks(self.manifest, self.tasks, self.structures)
+        if self.output_format not in OUTPUT_FORMATS:
+            raise InputError(
+                f"Unknown output format {self.output_format!r}; choose from {', '.join(OUTPUT_FORMATS)}."
+            )
+
+    @property
+    def keys(self) -> list[Key]:
+        """(task, structure) of everything that is looked for, in the order of the model."""
+        requests = request_tasks(self.manifest, self.tasks, self.structures)
+        return [(request.task.name, structure) for request in requests for structure in request.structures]
+
+    def to_json(self) -> dict[str, Any]:
+        """What two batches must have in common to share a folder."""
+        return {
+            "model": self.manifest.name,
+            "model_version": self.manifest.version,
+            "weights_sha256": self.manifest.weights_sha256,
+            "segments": [list(key) for key in self.keys],
+            "output_format": self.output_format,
+            "settings": dict(self.settings),
+        }
+
+
+class Batch:
+    """The cases of an output folder.
+
+    Args:
+        inputs: image files, folders with image files, and folders with DICOM series at any depth.
+        folder: where the segmentations go; made when the first case is recorded.
+        request: what is asked of every case.
+        overwrite: forget what the folder holds and begin anew.
+
+    Attributes:
+        cases: all of them.
+        left: those that were still to be done when this was made.
+
+    Raises:
+        InputError: an input does not exist or holds no image, an output would replace an input, or the folder
+            holds the results of another request.
+    """
+
+    def __init__(
+        self, inputs: Iterable[str | Path], folder: str | Path, request: BatchRequest, overwrite: bool = False
+    ) -> None:
+        self.folder = Path(folder).expanduser().absolute()
+        self.request = request
+        self.cases = _make_cases(find_images(inputs), self.folder, request.output_format)
+        self._rows: dict[str, dict[str, str]] = {} if overwrite else self._read_rows()
+        self.left = [case for case in self.cases if not self._is_done(case)]
+
+    @property
+    def summary(self) -> Path:
+        """The table of the cases."""
+        return self.folder / SUMMARY_FILE
+
+    @property
+    def done(self) -> list[BatchCase]:
+        """The cases that are finished."""
+        return [case for case in self.cases if self._is_done(case)]
+
+    @property
+    def failed(self) -> dict[str, str]:
+        """Why cases failed, by name."""
+        rows = {case.name: self._rows[case.name] for case in self.cases if case.name in self._rows}
+        return {name: row["message"] for name, row in rows.items() if row["status"] == FAILED}
+
+    def record(self, case: BatchCase, outcome: Outcome) -> None:
+        """Write down what became of a case; the summary is replaced in one stroke.
+
+        Raises:
+            InputError: the folder cannot be written to.
+        """
+        row = {
+            "case": case.name,
+            "image": str(case.image),
+            "segmentation": "" if outcome.error else case.output.name,
+            "status": FAILED if outcome.error else DONE,
+            "seconds": f"{outcome.seconds:.1f}",
+            "message": outcome.error,
+        }
+        for key in self.request.keys:
+            if key in outcome.volumes_ml:
+                row[_volume_column(key)] = f"{outcome.volumes_ml[key]:.3f}"
+        if not self._rows:
+            self._write_request()
+        self._rows[case.name] = row
+        header = [*_COLUMNS, *map(_volume_column, self.request.keys)]
+        with replacing(self.summary) as path, path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, header, restval="")
+            writer.writeheader()
+            writer.writerows(self._rows.values())
+
+    def _is_done(self, case: BatchCase) -> bool:
+        row = self._rows.get(case.name)
+        return (
+            row is not None
+            and row["status"] == DONE
+            and row["image"] == str(case.image)
+            and case.output.exists()
+        )
+
+    def _read_rows(self) -> dict[str, dict[str, str]]:
+        """Rows of an earlier run, or none; refuses those of another request."""
+        try:
+            earlier = json.loads((self.folder / REQUEST_FILE).read_text(encoding="utf-8"))
+            with self.summary.open(newline="", encoding="utf-8") as file:
+                rows = {row["case"]: row for row in csv.DictReader(file)}
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError, KeyError, csv.Error) as error:
+            raise InputError(
+                f"The summary of an earlier batch in {self.folder} cannot be read ({error}); "
+                "choose another folder or overwrite it."
+            ) from None
+        if earlier != json.loads(json.dumps(self.request.to_json())):
+            raise InputError(
+                f"{self.folder} holds the results of another batch (other model, structures or settings, "
+                f"see {REQUEST_FILE}); choose another folder or overwrite it."
+            )
+        return rows
+
+    def _write_request(self) -> None:
+        with replacing(self.folder / REQUEST_FILE) as path:
+            path.write_text(json.dumps(self.request.to_json(), indent=2) + "\n", encoding="utf-8")
+
+
+def _make_cases(images: list[Path], folder: Path, output_format: str) -> list[BatchCase]:
+    suffix = "" if output_format == "folder" else output_format
+    cases = [
+        BatchCase(name, image, folder / f"{name}{suffix}")
+        for name, image in zip(case_names(images), images, strict=True)
+    ]
+    given = {image.resolve() for image in images}
+    for case in cases:
+        if case.output.resolve() in given:
+            raise InputError(
+                f"The segmentation of {case.image} would replace {case.output}; choose another output folder."
+            )
+    return cases
+
+
+def _volume_column(key: Key) -> str:
+    return f"{key[0]}/{key[1]} [ml]"

@@ -1,0 +1,143 @@
+"""Many images: which are found, what they are called, what a stop leaves, what the summary says."""
+
+import csv
+import json
+import re
+
+import pytest
+from small_packages import write_package
+
+from PartialSegLib.batch import REQUEST_FILE, Batch, BatchRequest, Outcome
+from PartialSegLib.batch_images import case_names, find_images
+from PartialSegLib.errors import InputError
+from PartialSegLib.manifest import read_manifest
+
+
+@pytest.fixture(scope="module")
+def manifest(tmp_path_factory):
+    return read_manifest(write_package(tmp_path_factory.mktemp("package") / "tiny"))
+
+
+@pytest.fixture
+def images(tmp_path):
+    folder = tmp_path / "bilder é"
+    folder.mkdir()
+    for name in ("b.nii.gz", "a.nrrd", "c.mha"):
+        (folder / name).touch()
+    return folder
+
+
+def write_dicom_mark(folder):
+    folder.mkdir(parents=True)
+    (folder / "0001.dcm").write_bytes(bytes(128) + b"DICM")
+
+
+def rows_of(batch):
+    with batch.summary.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def record(batch, *names, **outcome):
+    for case in list(batch.cases):
+        if case.name in names:
+            case.output.parent.mkdir(exist_ok=True)
+            case.output.touch()
+            batch.record(case, Outcome(1.25, **outcome))
+
+
+def test_a_folder_gives_its_images_and_the_dicom_folders_below(images):
+    (images / "a.seg.nrrd").touch()
+    (images / ".hidden.nii.gz").touch()
+    (images / "notes.txt").touch()
+    (images / "masks").mkdir()
+    (images / "masks" / "liver.nii.gz").touch()
+    write_dicom_mark(images / "patient 1" / "series 2")
+    found = find_images([images])
+    assert [str(path.relative_to(images)) for path in found] == [
+        "a.nrrd", "b.nii.gz", "c.mha", "patient 1/series 2",
+    ]  # fmt: skip
+
+
+def test_an_image_given_twice_is_one_case(images):
+    assert find_images([images / "b.nii.gz", images, images / "b.nii.gz"])[0] == images / "b.nii.gz"
+    assert len(find_images([images, images])) == 3
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [([], "No images were given"), (["nowhere.nii.gz"], "There is no file or folder"), (["."], "no images")],
+)
+def test_inputs_without_images_are_refused(tmp_path, monkeypatch, given, sentence):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=sentence):
+        find_images(given)
+
+
+def test_names_take_as_many_folders_as_tell_the_images_apart(tmp_path):
+    images = [
+        tmp_path / name
+        for name in ("x/s1/ct.nii.gz", "x/s2/ct.nii.gz", "y/s2/ct.nii.gz", "z.nrrd", "z.mha", "w.mha")
+    ]
+    assert case_names(images) == ["s1_ct", "x_s2_ct", "y_s2_ct", "z.nrrd", "z.mha", "w"]
+
+
+def test_a_stopped_batch_goes_on_and_tries_failures_again(images, manifest, tmp_path):
+    request = BatchRequest(manifest, tasks=("liver",))
+    batch = Batch([images], tmp_path / "out", request)
+    assert [case.name for case in batch.left] == ["a", "b", "c"]
+    record(batch, "a", volumes_ml={("liver", "liver"): 1500.0, ("liver", "liver_tumor"): 0.0})
+    record(batch, "b", error="The file is empty; copy it again.")
+    again = Batch([images], tmp_path / "out", request)
+    assert [case.name for case in again.left] == ["b", "c"]
+    assert again.failed == {"b": "The file is empty; copy it again."}
+    record(again, "b")
+    first, second = rows_of(again)
+    assert (first["case"], first["status"], first["liver/liver [ml]"]) == ("a", "done", "1500.000")
+    assert (first["liver/liver_tumor [ml]"], first["segmentation"]) == ("0.000", "a.seg.nrrd")
+    assert (second["case"], second["status"], second["message"]) == ("b", "done", "")
+
+
+def test_a_segmentation_that_was_deleted_is_made_again(images, manifest, tmp_path):
+    request = BatchRequest(manifest)
+    batch = Batch([images], tmp_path / "out", request)
+    record(batch, "a", "b")
+    (tmp_path / "out" / "b.seg.nrrd").unlink()
+    assert [case.name for case in Batch([images], tmp_path / "out", request).left] == ["b", "c"]
+
+
+def test_a_folder_with_another_request_is_refused_unless_overwritten(images, manifest, tmp_path):
+    record(Batch([images], tmp_path / "out", BatchRequest(manifest, tasks=("liver",))), "a")
+    other = BatchRequest(manifest, tasks=("spleen",))
+    with pytest.raises(InputError, match="another batch"):
+        Batch([images], tmp_path / "out", other)
+    batch = Batch([images], tmp_path / "out", other, overwrite=True)
+    assert len(batch.left) == 3
+    record(batch, "a")
+    assert json.loads((tmp_path / "out" / REQUEST_FILE).read_text())["segments"] == [["spleen", "spleen"]]
+
+
+def test_a_damaged_summary_is_refused(images, manifest, tmp_path):
+    batch = Batch([images], tmp_path / "out", BatchRequest(manifest))
+    record(batch, "a")
+    (tmp_path / "out" / REQUEST_FILE).write_text("{")
+    with pytest.raises(InputError, match="cannot be read"):
+        Batch([images], tmp_path / "out", BatchRequest(manifest))
+
+
+def test_outputs_never_replace_inputs(images, manifest):
+    request = BatchRequest(manifest, output_format=".nii.gz")
+    with pytest.raises(InputError, match=re.escape("b.nii.gz; choose another output folder")):
+        Batch([images], images, request)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"tasks": ("livre",)}, "Unknown task 'livre'"),
+        ({"structures": ("brain",)}, "No chosen task yields 'brain'"),
+        ({"output_format": ".stl"}, "Unknown output format '.stl'"),
+    ],
+)
+def test_wrong_requests_are_refused(manifest, options, sentence):
+    with pytest.raises(InputError, match=re.escape(sentence)):
+        BatchRequest(manifest, **options)

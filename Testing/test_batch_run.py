@@ -1,0 +1,164 @@
+"""Image files to segmentation files by way of a real worker: failures, stops, kills, and the console call."""
+
+import csv
+import os
+import signal
+import time
+
+import numpy as np
+import pytest
+from tiny_model import write_tiny_model
+
+from PartialSegLib import InputError, Volume, read_segmentation, read_volume, write_volume
+from PartialSegLib.manifest import Preprocessing, Task
+
+TASKS = (Task("liver", {"liver": 0, "liver_tumor": 1}), Task("spleen", {"spleen": 0}))
+TIMEOUT_SECONDS = 120
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("modèles é") / "tiny"
+    write_tiny_model(folder, TASKS, Preprocessing("SAR", (4, 4, 4), (-325, 325), divide=325), gain=20)
+    return {"path": str(folder), "device": "cpu", "precision": "float32", "overlap": None, "mirror": False}
+
+
+@pytest.fixture
+def images(tmp_path):
+    folder = tmp_path / "bilder é"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for number, name in enumerate(("a.nii.gz", "b.nrrd", "c.mha")):
+        array = rng.integers(-1000, 200, (20 + number, 24, 26)).astype(np.int16)
+        write_volume(folder / "seed.nrrd", Volume(array, np.diag([5.0, 4.0, 4.0, 1.0])[[2, 1, 0, 3]]))
+        if name.endswith(".mha"):
+            import SimpleITK
+
+            SimpleITK.WriteImage(SimpleITK.ReadImage(str(folder / "seed.nrrd")), str(folder / name))
+            (folder / "seed.nrrd").unlink()
+        else:
+            write_volume(folder / name, read_volume(folder / "seed.nrrd"))
+    return folder
+
+
+class Listener:
+    """Keeps what a run tells."""
+
+    def __init__(self):
+        from PartialSegSlicer.batchRun import BatchListener
+
+        self.cases, self.ends, self.progress = [], [], []
+        self.listener = BatchListener(
+            onCase=lambda case, outcome, done, total: self.cases.append(
+                (case.name, outcome.error, done, total)
+            ),
+            onProgress=lambda done, total: self.progress.append((done, total)),
+            onFinished=self.ends.append,
+        )
+
+
+@pytest.fixture
+def runs(scene, model, images, tmp_path, worker_client):
+    from PartialSegSlicer.batchRun import BatchRun, makeBatch
+
+    told = Listener()
+
+    def make(tasks="liver", **options):
+        batch = makeBatch(images, tmp_path / "out", tasks, None, model, ".seg.nrrd")
+        return BatchRun(batch, {**model, **options}, told.listener, client=worker_client)
+
+    make.told = told
+    return make
+
+
+def finish(run, until=lambda: False):
+    end = time.monotonic() + TIMEOUT_SECONDS
+    while run.isRunning and not until():
+        assert time.monotonic() < end
+        run.poll(0.02)
+
+
+def rows_of(batch):
+    with batch.summary.open(newline="", encoding="utf-8") as file:
+        return {row["case"]: row for row in csv.DictReader(file)}
+
+
+def test_every_image_gets_its_file_and_a_bad_one_its_sentence(runs, images):
+    (images / "b.nrrd").write_text("not an image")
+    run = runs()
+    run.start()
+    finish(run)
+    told = runs.told
+    assert told.ends == [""]
+    assert [case[0] for case in told.cases] == ["a", "b", "c"]
+    assert [case[2:] for case in told.cases] == [(1, 3), (2, 3), (3, 3)]
+    rows = rows_of(run.batch)
+    assert (rows["a"]["status"], rows["b"]["status"], rows["c"]["status"]) == ("done", "failed", "done")
+    assert "b.nrrd" in rows["b"]["message"]
+    assert told.progress
+    found = read_segmentation(run.batch.folder / "a.seg.nrrd")
+    assert found.shape == read_volume(images / "a.nii.gz").shape
+    volume = sum(found.volume_ml(key) for key in found if key[1] == "liver")
+    assert float(rows["a"]["liver/liver [ml]"]) == pytest.approx(volume, abs=1e-3)
+    assert sorted(path.name for path in run.batch.folder.iterdir()) == [
+        "a.seg.nrrd", "batch.json", "c.seg.nrrd", "summary.csv",
+    ]  # fmt: skip
+
+
+def test_a_cancelled_batch_goes_on_with_what_is_left(runs):
+    run = runs()
+    run.start()
+    finish(run, until=lambda: runs.told.cases)
+    run.cancel()
+    finish(run)
+    assert "cancelled" in runs.told.ends[0]
+    done = len(runs.told.cases)
+    assert done < 3
+    again = runs()
+    again.start()
+    finish(again)
+    assert runs.told.ends[1] == ""
+    assert len(runs.told.cases) == 3
+    assert runs.told.cases[done][3] == 3 - done
+
+
+def test_a_worker_that_is_killed_costs_its_case_only(runs):
+    run = runs()
+    run.start()
+    finish(run, until=lambda: runs.told.progress)
+    os.kill(run.client.pid, signal.SIGKILL)
+    finish(run)
+    errors = [error for _, error, _, _ in runs.told.cases]
+    assert len(errors) == 3
+    assert sum("ended unexpectedly" in error for error in errors) == 1
+    assert runs.told.ends == [""]
+
+
+def test_a_missing_device_stops_the_batch(runs):
+    run = runs(device="cuda:7")
+    run.start()
+    finish(run)
+    assert runs.told.cases == []
+    assert "cuda:7" in runs.told.ends[0]
+
+
+def test_the_console_call_segments_files_and_goes_on(scene, model, images, tmp_path):
+    import PartialSeg
+
+    logic = PartialSeg.PartialSegLogic()
+    cases = []
+
+    def keep(case, outcome, done, total):
+        cases.append((case.name, outcome.error, done, total))
+
+    options = {"model": model["path"], "device": "cpu", "onCase": keep, "outputFormat": "folder"}
+    batch = logic.segmentFiles(images, tmp_path / "out", ["liver", "spleen"], **options)
+    assert [case.name for case in batch.done] == ["a", "b", "c"]
+    assert sorted(path.name for path in (tmp_path / "out" / "a").iterdir())
+    (images / "d.nii.gz").touch()
+    batch = logic.segmentFiles(images, tmp_path / "out", ["liver", "spleen"], **options)
+    assert [case[0] for case in cases] == ["a", "b", "c", "d"]
+    assert "empty" in batch.failed["d"]
+    with pytest.raises(InputError, match="another batch"):
+        logic.segmentFiles(images, tmp_path / "out", "spleen", **options)
+    assert scene.messages == []
