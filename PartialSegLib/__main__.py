@@ -77,6 +77,7 @@ def build_parser() -> Parser:
 
     _segment_arguments(add("segment", "segmenting", "segment", "Segment a CT."))
     _demo_arguments(add("demo", "segmenting", "demo", "Segment all tasks of a CT or phantom, and draw them."))
+    _batch_arguments(add("batch", "batching", "batch", "Segment many images; goes on where it was stopped."))
     add("models", "inspecting", "models", "List the installed models.")
     command = add("info", "inspecting", "info", "Say what a volume, segmentation or model package is.")
     command.add_argument("file", help="image, DICOM folder, .seg.nrrd, package folder, or name of a model")
@@ -109,6 +110,19 @@ def _demo_arguments(command: Parser) -> None:
     )
     command.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER")
     command.set_defaults(task=None, structure=None, roi=None)
+    _session_arguments(command)
+
+
+def _batch_arguments(command: Parser) -> None:
+    text = "image files, folders with image files, or folders with DICOM series at any depth"
+    command.add_argument("input", type=Path, nargs="+", metavar="INPUT", help=text)
+    text = "gets one segmentation for each image, and summary.csv"
+    command.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER", help=text)
+    text = ".seg.nrrd, .nii.gz (one label map), or folder (one mask per structure) (%(default)s)"
+    command.add_argument("--format", default=".seg.nrrd", metavar="F", help=text)
+    command.add_argument("--task", action="append", metavar="T", help="a task of the model; repeat for more")
+    command.add_argument("--structure", action="append", metavar="S", help="keep only these structures")
+    command.add_argument("--overwrite", action="store_true", help="begin anew")
     _session_arguments(command)
 
 

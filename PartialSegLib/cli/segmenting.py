@@ -39,9 +39,10 @@ def segment(options: Namespace) -> None:
     """Segment a file or a DICOM folder; write the result, and a report when asked for."""
     _check_output(options.output)
     if options.report:
-        _check_folder(options.report.parent)
+        check_folder(options.report.parent)
     seconds: Seconds = {}
-    volume = _read_ct(options.input, options.force, seconds)
+    with _timed(seconds, "read"):
+        volume = read_ct(options.input, options.force)
     session = _open_session(options, seconds)
     segmentation = _predict(session, volume, options, seconds)
     with _timed(seconds, "write"):
@@ -53,11 +54,12 @@ def segment(options: Namespace) -> None:
 def demo(options: Namespace) -> None:
     """Segment every task in a CT, or in a phantom when none is given, and show what was found."""
     folder: Path = options.output
-    _check_folder(folder)
+    check_folder(folder)
     seconds: Seconds = {}
     if options.input:
         source, reference = str(options.input), None
-        volume = _read_ct(options.input, options.force, seconds)
+        with _timed(seconds, "read"):
+            volume = read_ct(options.input, options.force)
     else:
         source = f"phantom {PHANTOM_SEED}"
         volume, reference = _make_phantom(seconds)
@@ -82,7 +84,7 @@ def _open_session(options: Namespace, seconds: Seconds) -> InferenceSession:
         from ..model import load_model
         from ..session import InferenceSession
 
-        model = load_model(options.model or _bundled_model())
+        model = load_model(options.model or bundled_model())
         request_tasks(
             model.manifest, options.task, options.structure
         )  # refuses unknown names before the work starts
@@ -91,16 +93,29 @@ def _open_session(options: Namespace, seconds: Seconds) -> InferenceSession:
         )
 
 
-def _bundled_model() -> Path:
+def bundled_model() -> Path:
+    """The folder of the model that comes with PartialSeg.
+
+    Raises:
+        InputError: there is none.
+    """
     for folder, _ in installed_packages():
         if folder.parent == BUNDLED_MODELS:
             return folder
     raise InputError("This copy of PartialSeg has no bundled model; name one with --model.")
 
 
-def _read_ct(path: Path, is_forced: bool, seconds: Seconds) -> Volume:
-    with _timed(seconds, "read"):
-        volume = read_volume(path, any_modality=is_forced)
+def read_ct(path: Path, is_forced: bool) -> Volume:
+    """Read an image that should be a CT in HU.
+
+    Args:
+        path: image file or DICOM folder.
+        is_forced: warn only, where it does not look like one.
+
+    Raises:
+        InputError: it cannot be read, or does not look like one.
+    """
+    volume = read_volume(path, any_modality=is_forced)
     doubt = check_hounsfield(volume)
     if doubt and not is_forced:
         raise InputError(f"{path}: {doubt}; give a CT in HU, or add --force to segment it all the same.")
@@ -158,10 +173,15 @@ def _check_output(path: Path) -> None:
     if path.suffix and not path.is_dir() and not path.name.lower().endswith(SEGMENTATION_SUFFIXES):
         choices = ", ".join(SEGMENTATION_SUFFIXES)
         raise InputError(f"{path}: a segmentation is written as {choices} or into a folder; choose one.")
-    _check_folder(path.parent)
+    check_folder(path.parent)
 
 
-def _check_folder(folder: Path) -> None:
+def check_folder(folder: Path) -> None:
+    """Refuse a folder that cannot be made or written to, before any work.
+
+    Raises:
+        InputError: it is one.
+    """
     existing = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK):
         raise InputError(

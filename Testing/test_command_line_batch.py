@@ -1,0 +1,104 @@
+"""The command `batch`: real files, a stop, a failure, exit codes."""
+
+import csv
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from tiny_model import write_tiny_model
+
+from PartialSegLib import Volume, __main__, read_segmentation, write_volume
+from PartialSegLib.manifest import Preprocessing, Task
+
+AFFINE = np.array([[0, 0, -4.0, 40], [0, 4.0, 0, -30], [5.0, 0, 0, 100], [0, 0, 0, 1]])
+TASKS = (Task("liver", {"liver": 0, "liver_tumor": 1}), Task("spleen", {"spleen": 0}))
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    return write_tiny_model(folder, TASKS, Preprocessing("SAR", (5.0, 4.0, 4.0), (-325, 325), divide=325))
+
+
+@pytest.fixture
+def images(tmp_path):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for name in ("a", "b", "c"):
+        array = np.random.default_rng(ord(name)).integers(-1000, 200, (20, 24, 26)).astype(np.int16)
+        write_volume(folder / f"{name}.nii.gz", Volume(array, AFFINE))
+    return folder
+
+
+def batch(capsys, *arguments):
+    code = __main__.main(["batch", *map(str, arguments), "--device", "cpu"])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def test_all_images_are_segmented_and_a_second_call_has_nothing_to_do(package, images, tmp_path, capsys):
+    arguments = (images, "-o", tmp_path / "out", "--model", package, "--task", "spleen")
+    code, out, err = batch(capsys, *arguments)
+    assert (code, err) == (0, "")
+    assert out.count(" s\n") == 3
+    assert read_segmentation(tmp_path / "out" / "b.seg.nrrd").keys() == [("spleen", "spleen")]
+    code, out, _ = batch(capsys, *arguments)
+    assert (code, out.splitlines()[0]) == (0, "3 of 3 cases were done before.")
+
+
+def test_a_bad_image_fails_alone(package, images, tmp_path, capsys):
+    (images / "b.nii.gz").write_text("no image")
+    code, out, err = batch(capsys, images, "-o", tmp_path / "out", "--model", package, "--format", ".nii.gz")
+    assert code == 2
+    assert err.startswith("1 of 3 cases failed; ")
+    assert err.count("\n") == 1
+    assert "2 of 3: b, " in out
+    with (tmp_path / "out" / "summary.csv").open(encoding="utf-8") as file:
+        rows = {row["case"]: row for row in csv.DictReader(file)}
+    assert "b.nii.gz" in rows["b"]["message"]
+    assert rows["c"]["segmentation"] == "c.nii.gz"
+
+
+def test_a_doubtful_image_needs_force(package, images, tmp_path, capsys):
+    array = np.random.default_rng(0).integers(0, 255, (20, 24, 26)).astype(np.uint8)
+    write_volume(images / "b.nii.gz", Volume(array, AFFINE))
+    arguments = (images / "b.nii.gz", "-o", tmp_path / "out", "--model", package)
+    assert batch(capsys, *arguments)[0] == 2
+    assert batch(capsys, *arguments, "--force")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "sentence"),
+    [
+        (("--task", "livre"), 2, "Unknown task 'livre'"),
+        (("--format", ".stl"), 2, "Unknown output format '.stl'"),
+        (("--device", "cuda:9"), 3, "cuda:9"),
+        (("--model", "nowhere"), 2, "Unknown model 'nowhere'"),
+    ],
+)
+def test_wrong_usage_has_its_exit_code(package, images, tmp_path, capsys, options, code, sentence):
+    arguments = ["batch", str(images), "-o", str(tmp_path / "out"), "--model", str(package), *options]
+    assert __main__.main(arguments) == code
+    assert sentence in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_interrupted_batch_leaves_whole_files_and_goes_on(package, images, tmp_path):
+    command = [sys.executable, "-m", "PartialSegLib", "batch", images, "-o", tmp_path / "out"]
+    command += ["--model", package, "--device", "cpu"]
+    process = subprocess.Popen(list(map(str, command)), stderr=subprocess.PIPE, stdout=subprocess.PIPE)
+    summary = tmp_path / "out" / "summary.csv"
+    while not summary.exists():
+        assert process.poll() is None
+        time.sleep(0.002)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert process.returncode in (130, 0)  # 0 when it was quicker than the signal
+    assert not list((tmp_path / "out").glob(".*"))
+    again = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+    assert again.returncode == 0
+    assert "were done before" in again.stdout
+    assert len(list((tmp_path / "out").glob("*.seg.nrrd"))) == 3
