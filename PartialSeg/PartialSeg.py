@@ -91,6 +91,7 @@ class PartialSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         """The module is closed or reloaded."""
         if self.panel is not None:
             self.panel.stop()
+            self.panel.batchSection.stop()
             self.panel.setParameters(None)
         if self.logic is not None:
             self.logic.cleanup()

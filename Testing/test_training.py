@@ -79,17 +79,20 @@ def test_loss_of_a_hand_computed_case() -> None:
     )
 
 
-def test_a_false_structure_costs_by_the_logarithm_of_its_volume() -> None:
-    logits = torch.tensor([40.0, 40.0, -40.0, -40.0]).view(1, 1, 1, 2, 2)  # 2 of 4 voxels
+def test_a_false_structure_costs_by_its_confidence_not_by_its_volume() -> None:
     annotated = torch.ones(1, 1, dtype=torch.bool)
-    absent, present = torch.zeros(1, 1, 1, 2, 2), (logits > 0).float()
 
-    def cost(target: torch.Tensor) -> float:
-        weighted = partial_label_loss(logits, target, annotated, absent_weight=0.5)
-        return float(weighted - partial_label_loss(logits, target, annotated))
+    def cost(logits: torch.Tensor, target: torch.Tensor) -> float:
+        plain = partial_label_loss(logits, target, annotated)
+        return float(partial_label_loss(logits, target, annotated, background_weight=0.5) - plain)
 
-    assert cost(absent) == pytest.approx(0.5 * math.log(3) / math.log(5), abs=1e-5)
-    assert cost(present) == 0
+    logits = torch.full((1, 1, 1, 5, 20), -40.0)
+    logits[..., :5] = 2.0  # 25 of 100 voxels
+    expected = 0.5 * math.log1p(math.exp(2.0))
+    assert cost(logits, torch.zeros(1, 1, 1, 5, 20)) == pytest.approx(expected, abs=1e-4)
+    assert cost(logits, (logits > 0).float()) == pytest.approx(0, abs=1e-6)
+    logits[..., :2] = -40.0  # 15 voxels
+    assert cost(logits, torch.zeros(1, 1, 1, 5, 20)) == pytest.approx(expected, abs=1e-4)
 
 
 def test_each_case_is_labelled_for_its_task_only() -> None:

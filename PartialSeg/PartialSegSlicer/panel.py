@@ -16,6 +16,7 @@ from PartialSegLib.manifest import Manifest
 from PartialSegLib.packages import installed_packages
 
 from . import checks, expectedTime
+from .batchSection import BatchChoice, BatchSection
 from .modelMenu import ModelMenu
 from .parameterBinding import ParameterBinding
 from .parameters import Parameters
@@ -41,6 +42,7 @@ class Panel:
         self.binding = ParameterBinding(ui)
         self.taskTree = TaskTree(ui.taskTree, self._onTicked, self.runTask)
         self.modelMenu = ModelMenu(ui.modelMenuButton, self._modelName, self.refreshModels, self.log)
+        self.batchSection = BatchSection(ui, self._batchChoice, self.log)
         self.software = SoftwareRow(ui, lambda report: self._showWhatCanBeDone(), self.log)
         self._models: dict[str, tuple[Path, Manifest]] = {}
         self._startedAt = 0.0
@@ -127,8 +129,6 @@ class Panel:
         parameters = self.parameters
         if parameters is None or self.segmenter.isBusy:
             return
-        options = parameters.modelOptions()
-        options["path"] = str(self._models[parameters.model][0])
         volumeNode = parameters.inputVolume
         problem = self._whatIsMissing()
         if problem is not None:
@@ -137,6 +137,7 @@ class Panel:
         warning = checks.findWarning(volumeNode, self.manifest, parameters.segmentation)
         if warning is not None and not slicer.util.confirmOkCancelDisplay(warning, _("Segment this volume?")):
             return
+        options = self._modelOptions(parameters)
         self._startedAt = time.monotonic()
         self._features = volumeNode is not None and self.segmenter.keepsFeatures(volumeNode, options)
         try:
@@ -256,6 +257,30 @@ class Panel:
             tempfile.gettempdir(),
             parameters.segmentation,
         )
+
+    def _modelOptions(self, parameters: Parameters) -> dict[str, Any]:
+        """Parameters of the worker's `load_model`; the model by its folder."""
+        return {**parameters.modelOptions(), "path": str(self._models[parameters.model][0])}
+
+    def _batchChoice(self) -> BatchChoice:
+        """What a batch shall look for.
+
+        Raises:
+            InputError: no task is ticked, or the model is not installed.
+        """
+        parameters, manifest = self.parameters, self.manifest
+        if parameters is None or manifest is None:
+            raise InputError(_("Choose a model that is installed."))
+        if not self.taskTree.ticked:
+            raise InputError(_("Tick at least one task."))
+        structures = {
+            structure: None
+            for task in manifest.tasks
+            for structure in task.structures
+            if task.name in self.taskTree.ticked
+            and f"{task.name}/{structure}" not in parameters.excludedStructures
+        }
+        return BatchChoice(self._modelOptions(parameters), self.taskTree.ticked, list(structures))
 
     def _onTicked(self) -> None:
         if self.parameters is not None:

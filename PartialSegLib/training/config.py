@@ -38,7 +38,7 @@ class TrainingConfig:
         gradient_clip: largest norm of the gradient.
         warm_up: steps with linearly rising learning rate.
         start_from: package (name or folder) with the initial weights; None starts from random ones.
-        dice_epsilon, foreground_weight, absent_weight: of the loss, see `partial_label_loss`.
+        dice_epsilon, foreground_weight, background_weight: of the loss, see `partial_label_loss`.
         tissue_weight: weight of the auxiliary loss of `TissueHead`; 0 trains on one-task labels alone.
         tissue_iterations: first steps in which nothing but the tissue head is trained.
         tissue_voxels: voxels sampled for it from each image.
@@ -78,7 +78,7 @@ class TrainingConfig:
     warm_up: int = 0
     dice_epsilon: float = 1.0
     foreground_weight: float = 0.0
-    absent_weight: float = 0.0
+    background_weight: float = 0.0
     tissue_weight: float = 0.0
     tissue_iterations: int = 0
     tissue_voxels: int = 32768

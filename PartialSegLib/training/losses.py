@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 from torch import Tensor
 from torch.nn import functional
 
@@ -14,7 +12,7 @@ def partial_label_loss(
     annotated: Tensor,
     dice_epsilon: float = 1.0,
     foreground_weight: float = 0.0,
-    absent_weight: float = 0.0,
+    background_weight: float = 0.0,
 ) -> Tensor:
     """Dice + BCE of the channels that are annotated (DoDNet, equation 8), as a mean over these channels.
 
@@ -28,9 +26,9 @@ def partial_label_loss(
         dice_epsilon: smoothing, in voxels.
         foreground_weight: of an additional cross-entropy, the mean over the foreground of each channel; 0 is
             the paper's loss. It lets small structures leave the state in which nothing is predicted.
-        absent_weight: of log(1 + predicted voxels), relative to that of all voxels, in channels with an empty
-            target; 0 is the paper's loss. Dice is nearly flat there as soon as a few voxels are predicted,
-            so that it does nothing about a large false lesion.
+        background_weight: of an additional cross-entropy, the mean over the background of each channel,
+            weighted by its probability there; 0 is the paper's loss. The plain mean sees a false lesion
+            as a few of very many voxels, and Dice is nearly flat where the target is empty.
 
     Returns:
         Scalar; 0 when nothing is annotated.
@@ -44,6 +42,7 @@ def partial_label_loss(
     dice = 1 - (2 * overlap + dice_epsilon) / (total + dice_epsilon)
     cross_entropy = functional.binary_cross_entropy_with_logits(chosen, truth, reduction="none")
     foreground = (cross_entropy * truth).sum(1) / truth.sum(1).clamp_min(1)
-    false_volume = (probability.sum(1).log1p() / math.log1p(truth.shape[1])) * (truth.sum(1) == 0)
-    extra = foreground_weight * foreground + absent_weight * false_volume
+    weight = probability.detach() * (1 - truth)
+    background = (cross_entropy * weight).sum(1) / weight.sum(1).clamp_min(1)
+    extra = foreground_weight * foreground + background_weight * background
     return (dice + cross_entropy.mean(1) + extra).mean()

@@ -133,7 +133,7 @@ def _one_task_losses(
     for number, task in enumerate(cases.tasks.tolist()):
         logits = network.forward_head(features, task)
         target, annotated = (part[number : number + 1].to(device) for part in (cases.target, cases.annotated))
-        weights = config.dice_epsilon, config.foreground_weight, config.absent_weight
+        weights = config.dice_epsilon, config.foreground_weight, config.background_weight
         losses.append(partial_label_loss(logits, target, annotated, *weights))
     return torch.stack(losses)
 

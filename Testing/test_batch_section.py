@@ -1,0 +1,87 @@
+"""The batch section of the panel as a person uses it: real widget, .ui, worker and files."""
+
+import csv
+from pathlib import Path
+
+import pytest
+import pythonqt
+from test_panel import itemNamed, picture, widget  # noqa: F401 - a fixture
+
+from PartialSegLib import write_volume
+from PartialSegLib.phantom import make_phantom
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("CTs é")
+    volume = make_phantom(5, (10.0, 5.0, 5.0), (30, 64, 72)).volume
+    for name in ("anna", "berta"):
+        write_volume(folder / f"{name}.nii.gz", volume)
+    (folder / "broken.nii.gz").write_text("no image")
+    return folder
+
+
+def waitForEnd(widget):  # noqa: F811
+    pythonqt.wait_until(lambda: not widget.panel.batchSection.isRunning, 120)
+
+
+@pytest.fixture
+def section(widget, images, dialogs, tmp_path):  # noqa: F811
+    pythonqt.click(widget.ui.batchCollapsibleButton)
+    pythonqt.tick(widget.ui.taskTree, itemNamed(widget, "spleen"))
+    dialogs.choose_path(images, tmp_path / "results")
+    pythonqt.click(widget.ui.batchFolderButton)
+    pythonqt.click(widget.ui.batchOutputButton)
+    return widget
+
+
+def rowsOf(folder: Path):
+    with (folder / "summary.csv").open(encoding="utf-8", newline="") as file:
+        return {row["case"]: row for row in csv.DictReader(file)}
+
+
+def test_a_folder_of_images_becomes_a_folder_of_segmentations(section, tmp_path):
+    pythonqt.click(section.ui.batchButton)
+    assert section.ui.batchButton.text == "Cancel"
+    picture(section, "panel-batch")
+    waitForEnd(section)
+    assert section.ui.batchStatusLabel.text.startswith("2 of 3 cases done, 1 failed")
+    assert section.ui.batchButton.text == "Segment these files"
+    rows = rowsOf(tmp_path / "results")
+    assert float(rows["anna"]["spleen/spleen [ml]"]) == float(rows["berta"]["spleen/spleen [ml]"]) > 0
+    assert "broken.nii.gz" in rows["broken"]["message"]
+    pythonqt.click(section.ui.batchButton)
+    assert section.ui.batchStatusLabel.text.startswith("1 of 3 images are left")
+    waitForEnd(section)
+
+
+def test_a_cancelled_batch_keeps_what_is_finished(section, tmp_path):
+    pythonqt.click(section.ui.batchButton)
+    pythonqt.wait_until(lambda: "1 / 3" in section.ui.batchStatusLabel.text, 120)
+    pythonqt.click(section.ui.batchButton)
+    waitForEnd(section)
+    assert "cancelled" in section.ui.batchStatusLabel.text
+    assert section.ui.batchButton.enabled
+    assert (tmp_path / "results" / "anna.seg.nrrd").exists()
+
+
+@pytest.mark.parametrize("missing", ["paths", "output", "tasks"])
+def test_what_is_missing_is_said(section, dialogs, missing, tmp_path):
+    if missing == "paths":
+        section.ui.batchPathsEdit.setPlainText("")
+    elif missing == "output":
+        section.ui.batchOutputEdit.text = ""
+    else:
+        pythonqt.click(section.ui.noneButton)
+    pythonqt.click(section.ui.batchButton)
+    expected = {"paths": "No images", "output": "Choose a folder", "tasks": "Tick at least one task"}
+    assert expected[missing] in dialogs.texts("error")[-1]
+    assert not section.panel.batchSection.isRunning
+    assert not (tmp_path / "results").exists()
+
+
+def test_closing_the_module_ends_the_batch(section):
+    pythonqt.click(section.ui.batchButton)
+    section.cleanup()
+    assert not section.panel.batchSection.isRunning
+    assert section.panel.batchSection.client.pid is None
