@@ -18,6 +18,7 @@ from PartialSegLib.phantom import (
     add_lesions,
     make_phantom,
     make_tissues,
+    random_appearance,
     structure_mask,
 )
 
@@ -135,3 +136,11 @@ def test_a_smooth_field_does_not_depend_on_the_grid_it_is_evaluated_on() -> None
     whole = field(axis, axis, axis)
     assert np.allclose(whole[5:9, 2:4, ::3], field(axis[5:9], axis[2:4], axis[::3]), atol=1e-5)
     assert whole.std() > 0.5
+
+
+def test_lesion_contrast_scales_the_difference_to_the_organ() -> None:
+    def difference(contrast: float) -> float:
+        mean = random_appearance(np.random.default_rng(3), lesion_contrast=contrast).mean
+        return float(mean[Tissue.LIVER_TUMOR] - mean[Tissue.LIVER])
+
+    assert difference(2.0) == pytest.approx(2 * difference(1.0), rel=1e-4)

@@ -80,7 +80,7 @@ class Appearance:
 
 
 def random_appearance(
-    rng: np.random.Generator, phase: str | None = None, strength: float = 1.0
+    rng: np.random.Generator, phase: str | None = None, strength: float = 1.0, lesion_contrast: float = 1.0
 ) -> Appearance:
     """Draw an appearance.
 
@@ -88,6 +88,7 @@ def random_appearance(
         rng: random generator.
         phase: one of `PHASES`; None draws one, and mixes it with another.
         strength: 1 for realistic spread of the HU between patients; more for domain randomisation.
+        lesion_contrast: multiplies the difference between tumours and the organ around them.
     """
     weights = np.zeros(4)
     if phase is None:
@@ -101,7 +102,7 @@ def random_appearance(
         texture[tissue] = row[5] * rng.uniform(0.5, 1.5)
     if rng.random() < 0.15:  # fatty liver
         mean[Tissue.LIVER] -= rng.uniform(10, 50)
-    _separate_lesions(mean, rng)
+    _separate_lesions(mean, rng, lesion_contrast)
     contents = {tissue: _content(rng) for tissue in (Tissue.STOMACH, Tissue.SMALL_BOWEL, Tissue.COLON)}
     contents[Tissue.COLON] = _content(rng, gas=0.45, stool=0.7)
     blur = rng.uniform(0.6, 2.2)
@@ -116,7 +117,7 @@ def random_appearance(
     )
 
 
-def _separate_lesions(mean: np.ndarray, rng: np.random.Generator) -> None:
+def _separate_lesions(mean: np.ndarray, rng: np.random.Generator, contrast: float) -> None:
     """Keep lesions apart from the tissue around them, mostly darker, sometimes brighter."""
     for lesion, organ in (
         (Tissue.LIVER_TUMOR, Tissue.LIVER),
@@ -124,7 +125,7 @@ def _separate_lesions(mean: np.ndarray, rng: np.random.Generator) -> None:
         (Tissue.KIDNEY_TUMOR, Tissue.KIDNEY_CORTEX),
     ):
         difference = rng.uniform(18, 70) * (-1 if rng.random() < 0.85 else 1)
-        mean[lesion] = mean[organ] + difference
+        mean[lesion] = mean[organ] + contrast * difference
 
 
 def _content(rng: np.random.Generator, gas: float = 0.25, stool: float = 0.15) -> tuple[float, float, float]:

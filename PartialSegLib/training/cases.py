@@ -70,7 +70,7 @@ class SyntheticCases(Dataset[Cases]):
         tissues, axes = self._patient(rng)
         add_lesions(tissues, config.spacing, rng, dict.fromkeys(LESION_KINDS, config.lesion_probability))
         strength = 1.0 if rng.random() < 0.75 else 3.0
-        image = render(tissues, axes, rng, random_appearance(rng, strength=strength))
+        image = render(tissues, axes, rng, random_appearance(rng, None, strength, config.lesion_contrast))
         _cut_field_of_view(image, tissues, rng)
         image = np.clip(image, *config.clip)
         tensor = torch.from_numpy(((image - config.subtract) / config.divide).astype(np.float32))

@@ -28,6 +28,7 @@ class TrainingConfig:
         atlas: label map of `training.atlas`; None trains on phantoms alone.
         atlas_share: share of images made from the atlas.
         lesion_probability: for each kind of lesion, in every image.
+        lesion_contrast: of tumours to the organ around them, relative to the phantom's.
         cases_per_image: one-task cases made of each image; features are computed once for all of them.
         batch_size: images a step; gradients are accumulated.
         optimizer: "sgd" with Nesterov momentum, as in the paper, or "adamw".
@@ -64,6 +65,7 @@ class TrainingConfig:
     atlas: str | None = None
     atlas_share: float = 0.4
     lesion_probability: float = 0.4
+    lesion_contrast: float = 1.0
     cases_per_image: int = 1
     batch_size: int = 2
     optimizer: str = "sgd"
