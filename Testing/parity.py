@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Iterator, Mapping
 from typing import cast
 
 import numpy as np
+import parity_nnunet
 import parity_rules
+import parity_transdodnet
 import torch
+from parity_data import DATA, PRECISIONS, official_weights
 from torch import Tensor
 
 from PartialSegLib.importers.checkpoint import renamed_weights
@@ -19,7 +20,6 @@ from PartialSegLib.model import build_network
 from PartialSegLib.networks import DoDNet
 from PartialSegLib.networks.dodnet import DoDNetFeatures
 
-DATA = Path(__file__).parent / "data"
 DODNET_VECTORS = "dodnet_seed11.npz"
 
 
@@ -29,14 +29,7 @@ def official_dodnet_weights() -> dict[str, Tensor]:
     Raises:
         ValueError: the generator does not give the numbers the reference vectors were made with.
     """
-    layout = json.loads((DATA / "dodnet_state_dict.json").read_text())["state_dict"]
-    weights = {name: parity_rules.reference_weight(name, shape) for name, shape, _ in layout}
-    expected = json.loads((DATA / "dodnet_weights_sha256.json").read_text())["sha256"]
-    if parity_rules.weights_digest(weights) != expected:
-        raise ValueError(
-            "The reference weights differ from those behind the vectors; check NumPy's generator."
-        )
-    return {name: torch.from_numpy(values) for name, values in weights.items()}
+    return official_weights("dodnet")
 
 
 def reference_dodnet() -> DoDNet:
@@ -75,16 +68,27 @@ def dodnet_comparisons(network: DoDNet, dtype: torch.dtype) -> list[parity_rules
     return [parity_rules.compare(vectors, name, outputs[name].numpy()) for name in vectors["names"].tolist()]
 
 
-def main() -> int:
-    """Print the table; 0 when every output agrees."""
+def all_comparisons() -> Iterator[tuple[str, parity_rules.Comparison]]:
+    """File and result for every output of every network in both precisions."""
     network = reference_dodnet()
-    rows = [row for dtype in (torch.float32, torch.float64) for row in dodnet_comparisons(network, dtype)]
-    line = "{:<18} {:<30} {:<8} {:>13} {:>10}  {}\n"
-    sys.stdout.write(line.format("vector", "output", "dtype", "largest error", "tolerance", "ok"))
-    for row in rows:
-        figures = f"{row.largest_error:.2e}", f"{row.tolerance:.2e}", "yes" if row.agrees else "NO"
-        sys.stdout.write(line.format(DODNET_VECTORS, row.output, row.dtype, *figures))
-    return 0 if all(row.agrees for row in rows) else 1
+    for dtype in PRECISIONS:
+        yield from ((DODNET_VECTORS, row) for row in dodnet_comparisons(network, dtype))
+    yield from parity_transdodnet.all_comparisons()
+    yield from parity_nnunet.all_comparisons()
+
+
+def main() -> int:
+    """Print the table, errors and tolerances also relative to the largest value; 0 when all outputs agree."""
+    line = "{:<32} {:<30} {:<8} {:>13} {:>10} {:>10} {:>10}  {}\n"
+    titles = "largest error", "tolerance", "relative", "tolerance", "ok"
+    sys.stdout.write(line.format("vector", "output", "dtype", *titles))
+    agree = True
+    for vector, row in all_comparisons():
+        absolute = row.largest_error, row.tolerance
+        figures = [f"{figure:.2e}" for figure in (*absolute, *(value / row.scale for value in absolute))]
+        sys.stdout.write(line.format(vector, row.output, row.dtype, *figures, "yes" if row.agrees else "NO"))
+        agree = agree and row.agrees
+    return 0 if agree else 1
 
 
 if __name__ == "__main__":

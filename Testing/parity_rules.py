@@ -50,13 +50,17 @@ def weights_digest(weights: Mapping[str, Array]) -> str:
 
 @dataclass(frozen=True)
 class Comparison:
-    """One output against its reference: the largest error and the tolerance that holds where it occurs."""
+    """One output against its reference: the largest error and the tolerance that holds where it occurs.
+
+    `scale` is the largest reference value; errors relative to it compare between outputs.
+    """
 
     output: str
     dtype: str
     largest_error: float
     tolerance: float
     agrees: bool
+    scale: float = 1.0
 
 
 def compare(vectors: Mapping[str, Array], name: str, output: Array) -> Comparison:
@@ -81,7 +85,9 @@ def compare(vectors: Mapping[str, Array], name: str, output: Array) -> Compariso
         and np.sqrt((errors[0] ** 2).mean()) <= mean_tolerance
         and _statistics_agree(output, vectors[f"{name}/stats{suffix}"], mean_tolerance)
     )
-    return Comparison(name, str(output.dtype), float(errors[worst].max()), tolerances[worst], bool(agrees))
+    return Comparison(
+        name, str(output.dtype), float(errors[worst].max()), tolerances[worst], bool(agrees), scale
+    )
 
 
 def _stored_parts(vectors: Mapping[str, Array], name: str, output: Array) -> dict[str, Array]:

@@ -11,10 +11,14 @@ from ..manifest import Manifest
 from ..model import save_model
 from .checkpoint import ImportedModel
 from .dodnet import import_dodnet
+from .transdodnet import import_transdodnet
 
 __all__ = ["IMPORTERS", "ImportedModel", "import_checkpoint"]
 
-IMPORTERS: dict[str, Callable[[Path], ImportedModel]] = {"dodnet": import_dodnet}
+IMPORTERS: dict[str, Callable[[Path], ImportedModel]] = {
+    "dodnet": import_dodnet,
+    "transdodnet": import_transdodnet,
+}
 
 
 def import_checkpoint(name: str, checkpoint: str | Path, output_folder: str | Path) -> Manifest:

@@ -4,7 +4,25 @@ from __future__ import annotations
 
 from .dodnet import DoDNet
 from .partial_label_network import PartialLabelNetwork
+from .residual_encoder_unet import ResidualEncoderUNet
+from .stunet import STUNet
+from .transdodnet import TransDoDNet
+from .unet import UNet
 
-__all__ = ["NETWORKS", "DoDNet", "PartialLabelNetwork"]
+__all__ = [
+    "NETWORKS",
+    "DoDNet",
+    "PartialLabelNetwork",
+    "ResidualEncoderUNet",
+    "STUNet",
+    "TransDoDNet",
+    "UNet",
+]
 
-NETWORKS: dict[str, type[PartialLabelNetwork]] = {"DoDNet": DoDNet}
+NETWORKS: dict[str, type[PartialLabelNetwork]] = {
+    "DoDNet": DoDNet,
+    "ResidualEncoderUNet": ResidualEncoderUNet,
+    "STUNet": STUNet,
+    "TransDoDNet": TransDoDNet,
+    "UNet": UNet,
+}

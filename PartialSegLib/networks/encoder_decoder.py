@@ -1,0 +1,123 @@
+"""What U-Nets with one head for all classes share: encoder, skip connections, decoder, heads.
+
+MultiTalent (Ulrich et al., MICCAI 2023, section 2.2) gives every class of every data set its own channel, so
+the tasks' heads are rows of one 1x1x1 convolution. A network with a softmax over all classes has one task.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Iterator, Sequence
+from itertools import accumulate
+from typing import NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+
+from .dynamic_head import apply_dynamic_head
+from .instance_norm_blocks import Triple
+from .partial_label_network import PartialLabelNetwork
+
+
+class DecoderFeatures(NamedTuple):
+    """What all tasks share.
+
+    Attributes:
+        decoder: what the decoder gives at full resolution (B, widths[0], D, H, W).
+    """
+
+    decoder: Tensor
+
+
+class EncoderDecoder(PartialLabelNetwork):
+    """A U-Net whose parts a subclass builds.
+
+    The features are the last map of the decoder: the 1x1x1 convolution behind it is less than a hundredth of
+    the arithmetic, MultiTalent's map has fewer channels (30) than its heads together (47), and a task pays
+    for its own channels only.
+
+    Input size: multiples of `patch_multiple` on each axis, with more than one voxel left at the bottleneck,
+    because one voxel has no variance to normalise with.
+
+    Args:
+        encoder: one module for each stage; stage s maps widths[s - 1] channels to widths[s].
+        upsampling: one module for each decoder step, coarsest first; maps to size and width of the skip.
+        decoder: one module for each step; maps the up-sampled channels, then those of the skip, to its width.
+        widths: channels of the stages, from full resolution to the bottleneck.
+        strides: of the stages; the first one works at full resolution.
+        task_channels: number of output channels of each task, in their order; `forward_head` counts the
+            channels of each task from 0.
+        head_bias: whether the heads have one.
+        stem: what comes before the first stage, if anything.
+    """
+
+    def __init__(
+        self,
+        encoder: Sequence[nn.Module],
+        upsampling: Sequence[nn.Module],
+        decoder: Sequence[nn.Module],
+        *,
+        widths: Sequence[int],
+        strides: Sequence[Triple],
+        task_channels: Sequence[int],
+        head_bias: bool = True,
+        stem: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        self.num_tasks = len(task_channels)
+        self.num_structures = max(task_channels)
+        self.feature_channels = widths[0]
+        self.patch_multiple = cast(Triple, tuple(math.prod(axis) for axis in zip(*strides, strict=True)))
+        self.task_ends = tuple(accumulate(task_channels))
+        self.stem = nn.Identity() if stem is None else stem
+        self.encoder = nn.ModuleList(encoder)
+        self.upsampling = nn.ModuleList(upsampling)
+        self.decoder = nn.ModuleList(decoder)
+        self.heads = nn.ModuleList(
+            nn.Conv3d(width, self.task_ends[-1], 1, bias=head_bias) for width in reversed(widths[:-1])
+        )
+
+    def forward_features(self, patch: Tensor) -> DecoderFeatures:
+        """Encode and decode patch (B, C, D, H, W) without knowing the task."""
+        return DecoderFeatures(deque(self.decoder_maps(patch), maxlen=1).pop())
+
+    def forward_head(self, features: DecoderFeatures, task_index: int) -> Tensor:
+        """Logits (B, channels of the task, D, H, W) of one task, of the type of the weights.
+
+        The finest head is a dynamic head of one layer with the same kernel for every sample, and runs in the
+        same blocks.
+        """
+        start, end = (0, *self.task_ends)[task_index : task_index + 2]
+        head = cast(nn.Conv3d, self.heads[-1])
+        weight = head.weight[start:end]
+        bias = weight.new_zeros(end - start) if head.bias is None else head.bias[start:end]
+        parameters = torch.cat([weight.flatten(), bias]).expand(len(features.decoder), -1)
+        return apply_dynamic_head(features.decoder, parameters, (self.feature_channels, end - start))
+
+    def initialize_head(self, logit: float) -> None:
+        """Start the untrained heads from about this logit everywhere.
+
+        Raises:
+            ValueError: the heads have no bias to hold it.
+        """
+        for head in self.heads:
+            if head.bias is None:
+                raise ValueError("Heads without bias cannot start from a logit.")
+            nn.init.normal_(cast(nn.Conv3d, head).weight, std=1e-2)
+            nn.init.constant_(cast(Tensor, head.bias), logit)
+
+    def decoder_maps(self, patch: Tensor) -> Iterator[Tensor]:
+        """The map (B, width, d, h, w) after each decoder step, coarsest first, as `heads` read them.
+
+        Deep supervision trains all heads, and official checkpoints hold them; inference needs the last one.
+        """
+        x = self.stem(patch)
+        skips = []
+        for stage in self.encoder:
+            x = stage(x)
+            skips.append(x)
+        x = skips.pop()
+        for upsample, stage in zip(self.upsampling, self.decoder, strict=True):
+            x = stage(torch.cat([upsample(x), skips.pop()], dim=1))
+            yield x
