@@ -87,6 +87,17 @@ def test_a_weight_standardised_convolution_ignores_scale_and_offset_of_its_filte
     assert torch.allclose(before, convolution(x), atol=1e-4)
 
 
+def test_group_norm_of_a_channels_last_patch_is_exact_to_float32() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(1, 16, 48, 96, 96).contiguous(memory_format=torch.channels_last_3d)
+    norm = GroupNorm(8, 16).requires_grad_(False)
+    with torch.inference_mode():
+        found = norm(x)
+        expected = torch.nn.GroupNorm(8, 16).double()(x.double())
+    assert found.is_contiguous(memory_format=torch.channels_last_3d)
+    assert (found - expected).abs().max() < 2e-6
+
+
 @pytest.mark.parametrize("shape", [(2, 16, 4, 8, 8), (1, 8, 3, 5, 7)])
 def test_group_norm_has_the_gradient_of_pytorch(shape: tuple[int, ...]) -> None:
     torch.manual_seed(1)

@@ -1,6 +1,6 @@
 """Group normalisation whose gradient is fast on CPUs for channels-last images.
 
-The forward pass is PyTorch's own. Its backward pass reduces over voxels one channel at a time; here the
+The forward pass is PyTorch's own, with channels first where float32 results need it. Its backward pass reduces over voxels one channel at a time; here the
 reductions are matrix products, which makes a training step of a small DoDNet on two cores about 1.4 times
 faster.
 """
@@ -21,9 +21,21 @@ class GroupNorm(nn.GroupNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         """Give each group of channels of each sample zero mean and unit variance, then scale and shift."""
-        if not torch.is_grad_enabled() or x.device.type != "cpu":
+        if x.device.type != "cpu":
             return super().forward(x)
+        if not torch.is_grad_enabled():
+            return _exact(super().forward, x) if x.dtype == torch.float32 else super().forward(x)
         return _channels_last_group_norm(x, self.weight, self.bias, self.num_groups, self.eps)
+
+
+def _exact(normalize: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """Normalise with channels first: for channels last PyTorch 2.13 adds up float32 voxels one by one.
+
+    On a patch of 64 x 192 x 192 voxels its result is off by 2e-3, with channels first by 5e-7.
+    """
+    if x.is_contiguous():
+        return normalize(x)
+    return normalize(x.contiguous()).contiguous(memory_format=torch.channels_last_3d)
 
 
 class _ChannelsLastGroupNorm(torch.autograd.Function):
