@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -66,6 +67,7 @@ class PartialSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.logic: PartialSegLogic | None = None
         self.panel: Any = None
         self._watched: Any = None
+        self._importing = False
 
     def setup(self) -> None:
         """Load the .ui and connect it."""
@@ -78,20 +80,24 @@ class PartialSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         uiWidget.setMRMLScene(slicer.mrmlScene)
         self.logic = PartialSegLogic()
         self.panel = Panel(self.ui, self.logic.segmenter)
-        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.onSceneStartClose)
-        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self.onSceneEndClose)
+        scene = slicer.mrmlScene
+        self.addObserver(scene, scene.StartCloseEvent, self.onSceneStartClose)
+        self.addObserver(scene, scene.EndCloseEvent, self.onSceneEndClose)
+        self.addObserver(scene, scene.StartImportEvent, self.onSceneStartImport)
+        self.addObserver(scene, scene.EndBatchProcessEvent, self.onSceneEndBatch)
+        self.addObserver(scene, scene.NodeRemovedEvent, self.onNodeRemoved)
         slicer.app.connect("aboutToQuit()", self.logic.cleanup)
         self._useParameterNode()
 
     def enter(self) -> None:
         """The module is shown."""
         self._useParameterNode()
+        self.panel.software.checkUnlessReady()
 
     def cleanup(self) -> None:
         """The module is closed or reloaded."""
         if self.panel is not None:
-            self.panel.stop()
-            self.panel.batchSection.stop()
+            self.panel.close()
             self.panel.setParameters(None)
         if self.logic is not None:
             self.logic.cleanup()
@@ -106,6 +112,23 @@ class PartialSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def onSceneEndClose(self, caller: Any, event: Any) -> None:
         """Begin again in the empty scene, if the module is shown."""
         if self.parent.isEntered:
+            self._useParameterNode()
+
+    def onSceneStartImport(self, caller: Any, event: Any) -> None:
+        """Let go of the settings while a file brings new ones; a run goes on."""
+        self._observe(None)
+        self._importing = True
+
+    def onSceneEndBatch(self, caller: Any, event: Any) -> None:
+        """Show the settings that a file has brought; only now do the selectors know its nodes."""
+        if self._importing:
+            self._importing = False
+            self._useParameterNode()
+
+    def onNodeRemoved(self, caller: Any, event: Any) -> None:
+        """Begin with new settings if somebody has deleted the old ones."""
+        parameters = self.panel.parameters
+        if parameters is not None and parameters.node.GetScene() is None:
             self._useParameterNode()
 
     def _useParameterNode(self) -> None:
@@ -315,35 +338,96 @@ class PartialSegLogic(ScriptedLoadableModuleLogic):
 
 
 class PartialSegTest(ScriptedLoadableModuleTest):
-    """Self test, run by Reload and Test in Slicer: the phantom, the bundled model, the real worker."""
+    """Self test, run by Reload and Test in Slicer: a coarse phantom, the bundled model, the real worker."""
 
     def setUp(self) -> None:
-        """Start in an empty scene."""
-        slicer.mrmlScene.Clear()
-
-    def runTest(self) -> None:
-        """Run the tests."""
-        self.setUp()
-        self.test_PhantomIsSegmented()
-
-    def test_PhantomIsSegmented(self) -> None:
-        """Liver and spleen of the phantom are found, and the second task encodes nothing."""
+        """Start in a scene with nothing but a phantom."""
         from PartialSegSlicer.sampleData import addPhantom
 
+        if importlib.util.find_spec("torch") is None:
+            self.skipTest("PyTorch is not installed; the module offers to install it")
+        slicer.mrmlScene.Clear()
         self.delayDisplay("Making a phantom")
-        volumeNode = addPhantom()
-        logic = PartialSegLogic()
+        self.volumeNode = addPhantom(seed=2, spacing=[8.0, 4.0, 4.0], shape=[48, 96, 104])
+        self.logic = PartialSegLogic()
+
+    def tearDown(self) -> None:
+        """End the worker."""
+        self.logic.cleanup()
+
+    def runTest(self) -> None:
+        """Run the tests, with one phantom and one worker."""
+        self.setUp()
         try:
-            node = logic.segment(volumeNode, "liver")
-            node = logic.segment(volumeNode, "spleen", node)
+            self.test_CancelLeavesTheSceneAsItWas()
+            self.test_PhantomIsSegmented()
         finally:
-            logic.cleanup()
-        names = [segment.GetName() for segment in _segments(node)]
-        assert "liver" in names
-        assert "spleen" in names
+            self.tearDown()
         self.delayDisplay("Test passed")
 
+    def test_CancelLeavesTheSceneAsItWas(self) -> None:
+        """A cancelled run tells so and adds no node."""
+        self.delayDisplay("Cancelling a segmentation")
+        before = _nodeIds()
+        answers = self._answers(self.logic.segmenter.cancel, "liver")
+        assert [getattr(answer, "kind", answer) for answer in answers] == ["Cancelled"]
+        assert _nodeIds() == before
 
-def _segments(node: slicer.vtkMRMLSegmentationNode) -> list[Any]:
-    segmentation = node.GetSegmentation()
-    return [segmentation.GetNthSegment(number) for number in range(segmentation.GetNumberOfSegments())]
+    def test_PhantomIsSegmented(self) -> None:
+        """Liver and spleen of the phantom are found where they are, and the second task encodes nothing."""
+        self.delayDisplay("Segmenting liver and spleen")
+        liver = self._segment("liver", None)
+        node = liver.segmentationNode
+        spleen = self._segment("spleen", node)
+        assert liver.reply["patches_encoded"] > 0
+        assert spleen.reply["patches_encoded"] == 0
+        assert spleen.segmentationNode is node
+        self._checkOrgan(node, "liver", "10200004", (800, 1700), side=1)
+        self._checkOrgan(node, "spleen", "78961009", (40, 150), side=-1)
+
+    def _segment(self, task: str, segmentationNode: Any) -> Any:
+        answers = self._answers(lambda: None, task, segmentationNode)
+        assert len(answers) == 1, f"{task} was not segmented"
+        if isinstance(answers[0], Exception):
+            raise answers[0]
+        return answers[0]
+
+    def _answers(self, whenStarted: Callable[[], object], *request: Any) -> list[Any]:
+        answers: list[Any] = []
+        callbacks = {"onFinished": answers.append, "onFailed": answers.append}
+        self.logic.segmentAsync(self.volumeNode, *request, **callbacks)
+        whenStarted()
+        self.logic.segmenter.wait()
+        return answers
+
+    def _checkOrgan(self, node: Any, name: str, code: str, ml: tuple[float, float], side: int) -> None:
+        """Check an organ of the phantom.
+
+        Args:
+            node: the segmentation.
+            name: of task and structure.
+            code: of the structure in SNOMED CT.
+            ml: least and greatest volume.
+            side: 1 if it lies in the patient's right half, -1 for the left.
+        """
+        from PartialSegSlicer.provenance import tagOf
+
+        segmentId = f"PartialSeg_{name}_{name}"
+        segment = node.GetSegmentation().GetSegment(segmentId)
+        assert segment is not None, f"there is no {name}"
+        assert code in tagOf(segment, segment.GetTerminologyEntryTagName())
+        mask = slicer.util.arrayFromSegmentBinaryLabelmap(node, segmentId, self.volumeNode) > 0
+        spacing = self.volumeNode.GetSpacing()
+        volume = mask.sum() * spacing[0] * spacing[1] * spacing[2] / 1000
+        assert ml[0] < volume < ml[1], f"{name}: {volume:.0f} ml"
+        intensity = slicer.util.arrayFromVolume(self.volumeNode)[mask].mean()
+        assert 50 < intensity < 250, f"{name}: {intensity:.0f} HU"
+        ijkToRas = vtk.vtkMatrix4x4()
+        self.volumeNode.GetIJKToRASMatrix(ijkToRas)
+        center = ijkToRas.MultiplyPoint([*(axis.mean() for axis in mask.nonzero()[::-1]), 1])
+        assert side * center[0] > 20, f"{name} lies on the wrong side"  # the phantom stands in the middle
+
+
+def _nodeIds() -> list[str]:
+    scene = slicer.mrmlScene
+    return [scene.GetNthNode(number).GetID() for number in range(scene.GetNumberOfNodes())]

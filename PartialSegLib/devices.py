@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 from torch.nn import functional
@@ -35,15 +36,52 @@ def choose_device(name: str = "auto") -> torch.device:
     return device
 
 
+@dataclass(frozen=True)
+class GraphicsCard:
+    """A device beside the processor that can be computed on.
+
+    Attributes:
+        device: cuda:N or mps.
+        title: the maker's name of it.
+        memory_bytes: of the card, or what may be taken of the shared memory; 0 where PyTorch does not say.
+    """
+
+    device: str
+    title: str
+    memory_bytes: int
+
+
+def graphics_cards() -> list[GraphicsCard]:
+    """The graphics cards on which a tiny convolution runs."""
+    devices = [torch.device("cuda", number) for number in range(torch.cuda.device_count())]
+    cards = [_cuda_card(device) for device in devices if _works(device)]
+    if _works(torch.device("mps")):
+        limit = getattr(torch.mps, "recommended_max_memory", int)  # absent before PyTorch 2.4
+        cards.append(GraphicsCard("mps", "Apple GPU", limit()))
+    return cards
+
+
+def _cuda_card(device: torch.device) -> GraphicsCard:
+    properties = torch.cuda.get_device_properties(device)
+    return GraphicsCard(str(device), properties.name, properties.total_memory)
+
+
 def _works(device: torch.device) -> bool:
     """Whether a tiny 3-D convolution runs: drivers, old GPUs and missing kernels show only then."""
-    if device.type != "cpu" and not getattr(torch, device.type).is_available():
+    if not _is_available(device):
         return False
     try:
         image = torch.ones(1, 1, 3, 3, 3, device=device)
         return bool(functional.conv3d(image, image).item() == 27)
     except (RuntimeError, AssertionError, NotImplementedError):
         return False
+
+
+def _is_available(device: torch.device) -> bool:
+    """Whether PyTorch says so; `torch.mps` itself does not say in older versions."""
+    if device.type == "mps":
+        return torch.backends.mps.is_available()
+    return device.type == "cpu" or torch.cuda.is_available()
 
 
 def choose_precision(device: torch.device, precision: str = "auto") -> torch.dtype:

@@ -17,11 +17,17 @@ from .package_files import check_contents, refuse_to_overwrite
 from .package_sources import PackageArchive, PackageFolder
 from .packages import BUNDLED_MODELS, model_folders
 
-__all__ = ["Progress", "delete_package", "install_package"]
+__all__ = ["AlreadyInstalledError", "Progress", "delete_package", "install_package"]
 
 MAX_MANIFEST_BYTES = 4 << 20
 
 Package = PackageArchive | PackageFolder
+
+
+class AlreadyInstalledError(InputError):
+    """A package of that name is there; it may be replaced."""
+
+
 Progress = Callable[[int, int], object]
 """Called with the bytes done and the bytes in total; may raise `Cancelled`."""
 
@@ -50,8 +56,9 @@ def install_package(
         The folder of the installed package.
 
     Raises:
-        InputError: the source is no sound package, a package of its name is installed already, or the folder
-            cannot be written to; what was installed before is still there.
+        AlreadyInstalledError: a package of its name is installed already.
+        InputError: the source is no sound package, or the folder cannot be written to; what was installed
+            before is still there.
     """
     place = model_folders()[0] if folder is None else Path(folder).expanduser()
     with contextlib.closing(_opened(Path(source).expanduser())) as package:
@@ -123,7 +130,7 @@ def _target(place: Path, manifest: Manifest, replace: bool) -> Path:
     bundled = _packages_in(BUNDLED_MODELS).get(manifest.name)
     existing = target if (target / MANIFEST_FILE).exists() else bundled
     if existing and not replace:
-        raise InputError(
+        raise AlreadyInstalledError(
             f"The model {manifest.name} is installed already, in {existing}; "
             "choose to replace it, or delete it first."
         )

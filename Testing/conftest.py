@@ -36,6 +36,27 @@ def dialogs(scene):
         yield dialogs
 
 
+@pytest.fixture
+def widget(dialogs):
+    """The panel, shown in the empty scene."""
+    from panel_steps import makeWidget
+
+    widget = makeWidget()
+    yield widget
+    widget.cleanup()
+
+
+@pytest.fixture
+def volumeNode(widget):
+    """A coarse phantom CT, chosen in the panel."""
+    import pythonqt
+    from panel_steps import addPhantomNode
+
+    node = addPhantomNode()
+    pythonqt.choose(widget.ui.inputSelector, "Phantom")
+    return node
+
+
 @pytest.fixture(scope="module")
 def worker_client():
     """One worker for a whole file: starting it takes most of the time."""

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import pythonqt
-from test_panel import itemNamed, picture, widget  # noqa: F401 - a fixture
+from panel_steps import itemNamed, picture
 
 from PartialSegLib import write_volume
 from PartialSegLib.phantom import make_phantom
@@ -21,12 +21,12 @@ def images(tmp_path_factory):
     return folder
 
 
-def waitForEnd(widget):  # noqa: F811
+def waitForEnd(widget):
     pythonqt.wait_until(lambda: not widget.panel.batchSection.isRunning, 120)
 
 
 @pytest.fixture
-def section(widget, images, dialogs, tmp_path):  # noqa: F811
+def section(widget, images, dialogs, tmp_path):
     pythonqt.click(widget.ui.batchCollapsibleButton)
     pythonqt.tick(widget.ui.taskTree, itemNamed(widget, "spleen"))
     dialogs.choose_path(images, tmp_path / "results")

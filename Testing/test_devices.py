@@ -1,8 +1,16 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from PartialSegLib import devices
-from PartialSegLib.devices import choose_device, choose_precision, explained_memory_errors
+from PartialSegLib.devices import (
+    GraphicsCard,
+    choose_device,
+    choose_precision,
+    explained_memory_errors,
+    graphics_cards,
+)
 from PartialSegLib.errors import DeviceError, InputError
 
 
@@ -27,7 +35,7 @@ def test_unknown_devices_are_refused_with_the_choices(name):
 @pytest.mark.parametrize("name", ["mps", "cuda:999"])
 def test_a_missing_device_is_a_device_error(monkeypatch, name):
     if name == "mps":
-        monkeypatch.setattr(torch.mps, "is_available", lambda: False)
+        monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     with pytest.raises(DeviceError, match=f"Device {name} does not work"):
         choose_device(name)
 
@@ -40,6 +48,34 @@ def test_a_gpu_on_which_no_kernel_runs_does_not_count(monkeypatch):
     monkeypatch.setattr(devices.functional, "conv3d", fail)
     with pytest.raises(DeviceError):
         choose_device("cuda")
+
+
+def test_a_pytorch_that_does_not_know_whether_mps_is_available_is_no_obstacle(monkeypatch):
+    monkeypatch.delattr(torch.mps, "is_available", raising=False)  # as in PyTorch 2.2
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert choose_device("auto").type in ("cpu", "mps")
+
+
+def test_only_cards_that_work_are_listed(monkeypatch):
+    """Two NVIDIA cards, of which PyTorch has kernels for one; the cards are simulated."""
+    properties = SimpleNamespace(name="NVIDIA H200", total_memory=139 << 30)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
+    monkeypatch.setattr(devices, "_works", lambda device: device == torch.device("cuda:1"))
+    assert graphics_cards() == [GraphicsCard("cuda:1", "NVIDIA H200", 139 << 30)]
+
+
+def test_an_apple_gpu_is_listed(monkeypatch):
+    monkeypatch.setattr(torch.mps, "recommended_max_memory", lambda: 12 << 30)
+    monkeypatch.setattr(devices, "_works", lambda device: device.type == "mps")
+    assert graphics_cards() == [GraphicsCard("mps", "Apple GPU", 12 << 30)]
+
+
+@pytest.mark.gpu
+def test_a_real_card_is_listed_and_chosen():
+    first, *_ = graphics_cards()
+    assert first.memory_bytes > 1 << 30
+    assert choose_device("auto").type == choose_device(first.device).type
 
 
 @pytest.mark.parametrize(("name", "dtype"), list(devices.PRECISIONS.items()))

@@ -10,10 +10,10 @@ import pytest
 
 LIBRARY = Path(__file__).parents[1] / "PartialSegLib"
 LAYERS = {
-    0: "affine batch batch_images dicom_series errors evaluation failures image_header itk_image json_fields"
-    " label_maps manifest nifti nrrd output_files overview overview_scene package_files package_installation package_sources packages"
-    " phantom protocol region report seg_nrrd segmentation"
-    " structures surface_distance surface_view task task_request volume voxel_type",
+    0: "affine batch batch_images dicom_series errors evaluation failures image_header itk_image"
+    " json_fields label_maps manifest nifti nrrd output_files overview overview_scene package_files"
+    " package_installation package_sources packages phantom protocol region report seg_nrrd"
+    " segmentation structures surface_distance surface_view task task_request volume voxel_type",
     1: "networks",
     2: "devices feature_cache postprocessing preprocessing resampling session_image sliding_window",
     3: "model network_runner",

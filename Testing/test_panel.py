@@ -1,74 +1,12 @@
 """The panel as a person uses it: real widget, .ui, worker and model; Slicer's widgets are stand-ins."""
 
-import os
-from pathlib import Path
-
-import numpy as np
-import pytest
 import pythonqt
 import slicer
+from panel_steps import itemNamed, nodeIds, picture, segmentationNode, waitForEnd
 from scene_nodes import segmentIds
 from small_packages import write_package, zip_package
 
-from PartialSegLib.phantom import make_phantom
-
 from PartialSegSlicer.parameters import Parameters
-
-PICTURES = os.environ.get("PARTIALSEG_PICTURES")
-"""Folder for screenshots; none are kept without it."""
-SPACING, SHAPE = (8.0, 4.0, 4.0), (48, 96, 104)
-
-
-@pytest.fixture(scope="module")
-def phantom():
-    return make_phantom(5, SPACING, SHAPE).volume
-
-
-@pytest.fixture
-def widget(dialogs):
-    import PartialSeg
-
-    parent = pythonqt.module_parent()
-    widget = PartialSeg.PartialSegWidget(parent)
-    widget.setup()
-    parent.resize(420, 900)
-    parent.show()
-    yield widget
-    widget.panel.stop()
-    widget.cleanup()
-
-
-@pytest.fixture
-def volumeNode(widget, phantom):
-    slicer.mrmlScene.GetSubjectHierarchyNode()  # in the application there always is one
-    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "Phantom")
-    slicer.util.updateVolumeFromArray(node, np.array(phantom.array))
-    node.SetIJKToRASMatrix(slicer.util.vtkMatrixFromArray(phantom.affine[:, [2, 1, 0, 3]]))
-    pythonqt.choose(widget.ui.inputSelector, "Phantom")
-    return node
-
-
-def itemNamed(widget, task):
-    return widget.panel.taskTree._tasks[task]
-
-
-def picture(widget, name):
-    if PICTURES:
-        pythonqt.grab(widget.parent, Path(PICTURES) / f"{name}.png")
-
-
-def waitForEnd(widget):
-    pythonqt.wait_until(lambda: not widget.panel.segmenter.isBusy, 120)
-    pythonqt.wait_until(lambda: widget.ui.applyButton.text == "Apply", 10)
-
-
-def nodeIds():
-    scene = slicer.mrmlScene
-    return [scene.GetNthNode(number).GetID() for number in range(scene.GetNumberOfNodes())]
-
-
-def segmentationNode():
-    return slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLSegmentationNode")
 
 
 def test_without_a_volume_the_tooltip_says_what_to_do(widget):
@@ -178,7 +116,7 @@ def test_the_software_is_checked_in_a_child_process(widget):
     pythonqt.click(widget.ui.advancedCollapsibleButton)
     pythonqt.click(widget.ui.installButton)
     assert widget.ui.softwareLabel.text == "Checking…"
-    pythonqt.wait_until(lambda: widget.panel.software.report is not None, 120)
+    pythonqt.wait_until(lambda: widget.panel.software.report.isComplete, 120)
     assert widget.ui.softwareLabel.text.startswith("Ready: torch")
 
 

@@ -20,9 +20,9 @@ from full_disk import full_disk
 from tiny_model import write_tiny_model
 
 from PartialSegLib import InferenceSession, InputError, Volume, load_model
+from PartialSegLib.failures import describe_failure
 from PartialSegLib.manifest import Preprocessing, Task
 from PartialSegLib.protocol import LINE_LIMIT
-from PartialSegLib.failures import describe_failure
 from PartialSegLib.worker.scratch import ScratchFolder
 from PartialSegLib.worker.wire import read_lines
 

@@ -1,41 +1,31 @@
 """What the worker needs installed: looked for in a child process, installed only when asked to.
 
 Slicer itself never imports torch. An installation that only looks complete (an interrupted pip) is found out
-because the child process runs a small convolution; then torch is offered for repair.
+because the child process runs a small convolution; then it is offered for repair. Graphics cards count only
+if a small convolution runs on them.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
+import tempfile
+import threading
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from slicer.i18n import tr as _
 
-from .workerProcess import workerCommand
+from .workerProcess import libraryFolder, workerCommand, workerEnvironment
 
 REQUIREMENTS_FILE = Path(__file__).resolve().parents[1] / "Resources" / "requirements.txt"
 
-_PROBE = """
-import importlib.metadata, json
-found = {}
-for name in ("torch", "safetensors"):
-    try:
-        found[name] = importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        found[name] = None
-error = None
-try:
-    import safetensors.torch, torch
-    image = torch.ones(1, 1, 3, 3, 3)
-    assert torch.nn.functional.conv3d(image, image).item() == 27
-except Exception as problem:
-    error = f"{type(problem).__name__}: {problem}"
-print(json.dumps({"versions": found, "error": error}))
-"""
+LIMIT_SECONDS = 300.0
+"""How long a check may take; only a hanging driver, or a very slow disk, takes so long."""
 
 
 class DependencyError(RuntimeError):
@@ -47,12 +37,18 @@ class DependencyReport:
     """What was found.
 
     Attributes:
-        versions: by package; None where it is not installed.
-        error: what the test computation failed with; None when all is well.
+        versions: by package; None where it is not installed; empty if not even that was found out.
+        error: what the trial failed with; None when all is well.
+        broken: the package that is there but does not work.
+        automatic: the device that "auto" stands for; None if nothing works.
+        cards: of each graphics card on which a small computation ran, what to call it, by its device.
     """
 
     versions: dict[str, str | None]
-    error: str | None
+    error: str | None = None
+    broken: str | None = None
+    automatic: str | None = None
+    cards: dict[str, str] = field(default_factory=dict)
 
     @property
     def isComplete(self) -> bool:
@@ -60,22 +56,40 @@ class DependencyReport:
         return self.error is None
 
     @property
-    def torchIsBroken(self) -> bool:
-        """Whether torch is there but does not work."""
-        return self.error is not None and self.versions.get("torch") is not None and not self.missing
-
-    @property
     def missing(self) -> list[str]:
         """Packages that are not installed."""
         return [name for name, version in self.versions.items() if version is None]
 
+    @property
+    def torchIsBroken(self) -> bool:
+        """Whether torch is there but does not work."""
+        return self.broken == "torch"
+
+    @property
+    def canBeMended(self) -> bool:
+        """Whether installing something may help."""
+        return bool(self.missing) or self.broken is not None
+
+    def lacks(self, device: str) -> bool:
+        """Whether it is known that nothing can be computed on a device here."""
+        known = {"auto", "cpu", self.automatic, *self.cards}
+        return self.isComplete and device not in known and (device != "cuda" or "cuda:0" not in self.cards)
+
     def sentence(self) -> str:
         """What to tell the user."""
         if self.isComplete:
-            return _("Ready: torch {version}.").format(version=self.versions["torch"])
+            cards = _("usable graphics cards: {count}").format(count=len(self.cards))
+            return _("Ready: torch {version}; {cards}.").format(version=self.versions["torch"], cards=cards)
         if self.missing:
             return _("Not installed yet: {packages}.").format(packages=", ".join(self.missing))
-        return _("PyTorch is installed but does not work ({error}); repair it.").format(error=self.error)
+        if self.broken is not None:
+            return _("{package} is installed but does not work ({error}); repair it.").format(
+                package=self.broken, error=self.error
+            )
+        return _("Nothing can be computed on this computer: {error}").format(error=self.error)
+
+
+NOT_CHECKED = DependencyReport({}, _("Not checked yet"))
 
 
 class DependencyCheck:
@@ -83,46 +97,91 @@ class DependencyCheck:
 
     Args:
         python: program; the worker's Python when None.
+        limitSeconds: a child that takes longer is ended.
     """
 
-    def __init__(self, python: str | None = None) -> None:
-        self._process = subprocess.Popen(
-            [python or workerCommand()[0], "-c", _PROBE],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            encoding="utf-8",
-            creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
-        )
+    def __init__(self, python: str | None = None, limitSeconds: float = LIMIT_SECONDS) -> None:
+        self._limitSeconds = limitSeconds
+        self._end = time.monotonic() + limitSeconds
+        with contextlib.ExitStack() as files:  # files instead of pipes, which get full
+            self._output = files.enter_context(tempfile.TemporaryFile())
+            self._errors = files.enter_context(tempfile.TemporaryFile())
+            self._process = subprocess.Popen(
+                [python or workerCommand()[0], "-m", "PartialSegLib.worker.probe"],
+                stdin=subprocess.DEVNULL,
+                stdout=self._output,
+                stderr=self._errors,
+                cwd=libraryFolder(),
+                env=workerEnvironment(),
+                creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
+            )
+            self._files = files.pop_all()
 
     def poll(self) -> DependencyReport | None:
-        """The report, or None while the child is still looking."""
-        return None if self._process.poll() is None else self.wait()
+        """The report, or None while the child is still looking; at most one report comes."""
+        if self._process.poll() is not None:
+            with self._files:
+                return _reportOf(_lines(self._output), _lines(self._errors), self._process.returncode)
+        if time.monotonic() < self._end:
+            return None
+        self.stop()
+        error = _("PyTorch did not answer within {count} s.").format(count=round(self._limitSeconds))
+        return DependencyReport({}, error)
 
-    def wait(self) -> DependencyReport:
-        """The report, when the child has finished."""
-        output, errors = self._process.communicate()
-        try:
-            answer = json.loads(output.strip().splitlines()[-1])
-        except (ValueError, IndexError):
-            last = errors.strip().splitlines()[-1:] or [f"exit code {self._process.returncode}"]
-            return DependencyReport({}, last[0])
-        return DependencyReport(answer["versions"], answer["error"])
+    def stop(self) -> None:
+        """End the child, without waiting for it."""
+        self._process.kill()
+        threading.Thread(target=self._process.wait, name="PartialSeg check", daemon=True).start()
+        self._files.close()
+
+
+def _lines(file: IO[bytes]) -> list[str]:
+    file.seek(0)
+    return file.read().decode("utf-8", "replace").strip().splitlines()
+
+
+def _reportOf(output: list[str], errors: list[str], exitCode: int) -> DependencyReport:
+    """The report from what the child has written; from its last words where it did not come to the end."""
+    answer: dict[str, Any] = {}
+    for line in output:
+        with contextlib.suppress(ValueError, TypeError):  # a library may print too
+            answer.update(json.loads(line))
+    cards = {card["device"]: _cardTitle(card) for card in answer.get("cards", [])}
+    versions = answer.get("versions", {})
+    if "automatic" in answer:
+        return DependencyReport(versions, automatic=answer["automatic"], cards=cards)
+    died = errors[-1] if errors else _("exit code {code}").format(code=exitCode)
+    broken = answer.get("broken", "torch") if all(versions.values()) and versions else None
+    return DependencyReport(versions, answer.get("error", died), broken)
+
+
+def _cardTitle(card: dict[str, Any]) -> str:
+    size = card["memory_bytes"] / 2**30
+    return _("{title}, {size:.0f} GB").format(title=card["title"], size=size) if size else card["title"]
 
 
 def installDependencies(report: DependencyReport, log: Callable[[str], object] = lambda line: None) -> None:
-    """Install what is missing, or torch anew where it is broken; on the main thread, after a click.
+    """Install what is missing, or anew what is broken; on the main thread, after a click.
 
     Raises:
         DependencyError: what Slicer needs for this is absent, or the installation failed.
     """
-    if report.torchIsBroken or "torch" in report.missing or not report.versions:
-        _installTorch(repair=report.torchIsBroken, log=log)
-    others = [line for line in _otherRequirements() if _packageName(line) in report.missing]
-    if others:
-        log(_("Installing {packages}").format(packages=", ".join(others)))
-        _packaging().pip_ensure(others, requester="PartialSeg", prompt_install=False)
+    try:
+        if "torch" in report.missing or report.torchIsBroken:
+            _installTorch(repair=report.torchIsBroken, log=log)
+        needed = {*report.missing, report.broken}
+        others = [line for line in _otherRequirements() if _packageName(line) in needed]
+        if others:
+            log(_("Installing {packages}").format(packages=", ".join(others)))
+            _installOthers(others, repair=report.broken is not None)
+    except DependencyError:
+        raise
+    except Exception as error:  # of pip, or of the other extension: nobody knows which
+        raise DependencyError(
+            _(
+                "The installation failed ({error}); see the Python console, restart Slicer and try again."
+            ).format(error=error)
+        ) from error
 
 
 def _installTorch(repair: bool, log: Callable[[str], object]) -> None:
@@ -141,16 +200,18 @@ def _installTorch(repair: bool, log: Callable[[str], object]) -> None:
         raise DependencyError(_("PyTorch could not be installed; see the Python console for the reason."))
 
 
-def _packaging() -> Any:
+def _installOthers(requirements: list[str], repair: bool) -> None:
     try:
         import slicer.packaging
     except ImportError:
         raise DependencyError(
             _(
                 "This Slicer is too old to install {packages}; use Slicer 5.12 or install them by hand."
-            ).format(packages=", ".join(_otherRequirements()))
+            ).format(packages=", ".join(requirements))
         ) from None
-    return slicer.packaging
+    if repair:
+        slicer.packaging.pip_uninstall(" ".join(_packageName(line) for line in requirements))
+    slicer.packaging.pip_ensure(requirements, requester="PartialSeg", prompt_install=False)
 
 
 def _torchRange() -> str:

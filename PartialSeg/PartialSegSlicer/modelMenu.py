@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import tempfile
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -13,10 +14,10 @@ import slicer
 from slicer.i18n import tr as _
 
 from PartialSegLib.errors import InputError
-from PartialSegLib.package_installation import delete_package, install_package
+from PartialSegLib.package_installation import AlreadyInstalledError, delete_package, install_package
 from PartialSegLib.packages import MODEL_DIR_VARIABLE, model_folders
 
-from .workerProcess import libraryFolder, workerCommand
+from .workerProcess import libraryFolder, workerCommand, workerEnvironment
 
 FOLDER_SETTING = "PartialSeg/modelFolder"
 
@@ -49,7 +50,7 @@ class ModelMenu:
         self._currentModel = currentModel
         self._onChanged = onChanged
         self._log = log
-        self._work: _BackgroundWork | None = None
+        self._work: _Work | None = None
         self._timer = qt.QTimer()
         self._timer.setInterval(100)
         self._timer.connect("timeout()", self._poll)
@@ -88,7 +89,8 @@ class ModelMenu:
         def work() -> str:
             return _("Installed in {folder}.").format(folder=install_package(source, replace=replace))
 
-        self._start(work)
+        self._log(_("Installing {source}…").format(source=source))
+        self._start(_Work(work, whenReplacing=lambda: self.install(source, replace=True)))
 
     def chooseCheckpoint(self) -> None:
         """Ask for an official checkpoint and turn it into a package."""
@@ -98,27 +100,20 @@ class ModelMenu:
         if path:
             self.importCheckpoint("dodnet", path)
 
-    def importCheckpoint(self, kind: str, path: str) -> None:
-        """Import a checkpoint in a child process: reading it needs torch, which Slicer itself never loads."""
-        target = model_folders()[0] / Path(path).stem
+    def importCheckpoint(self, kind: str, path: str, replace: bool = False) -> None:
+        """Turn a checkpoint into an installed package in the background."""
+        child = _Import(kind, path, replace)
+        self._log(_("Importing {path}…").format(path=path))
+        self._start(
+            _Work(child, lambda: self.importCheckpoint(kind, path, replace=True), whenStopped=child.stop)
+        )
 
-        def work() -> str:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            command = [workerCommand()[0], "-m", "PartialSegLib", "import", kind, path, "-o", str(target)]
-            done = subprocess.run(
-                command,
-                cwd=libraryFolder(),
-                capture_output=True,
-                text=True,
-                encoding="utf-8",
-                stdin=subprocess.DEVNULL,
-                creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
-            )
-            if done.returncode != 0:
-                raise InputError((done.stderr.strip().splitlines() or [_("The import failed.")])[-1])
-            return done.stdout.strip()
-
-        self._start(work)
+    def stop(self) -> None:
+        """Give up what is under way; a package that is being copied is still copied wholly."""
+        self._timer.stop()
+        if self._work is not None:
+            self._work.whenStopped()
+            self._work = None
 
     def deleteCurrent(self) -> None:
         """Delete the chosen model, after asking."""
@@ -146,11 +141,12 @@ class ModelMenu:
         if path:
             self.install(path)
 
-    def _start(self, work: Callable[[], str]) -> None:
+    def _start(self, work: _Work) -> None:
         if self._work is not None:
             slicer.util.errorDisplay(_("Another model is being installed; wait until it is ready."))
             return
-        self._work = _BackgroundWork(work)
+        self._work = work
+        work.start()
         self._timer.start()
 
     def _poll(self) -> None:
@@ -159,22 +155,41 @@ class ModelMenu:
             return
         self._timer.stop()
         self._work = None
-        if work.error is not None:
-            self._log(work.error)
-            slicer.util.errorDisplay(work.error)
-        else:
-            self._log(work.answer)
+        self._log(work.answer if work.error is None else str(work.error))
+        if isinstance(work.error, AlreadyInstalledError):
+            if slicer.util.confirmOkCancelDisplay(str(work.error), _("Replace the model?")):
+                work.whenReplacing()
+        elif work.error is not None:
+            slicer.util.errorDisplay(str(work.error))
         self._onChanged()
 
 
-class _BackgroundWork:
-    """A function in a thread of its own; files only, no Qt and no scene."""
+class _Work:
+    """A function in a thread of its own; files only, no Qt and no scene.
 
-    def __init__(self, function: Callable[[], str]) -> None:
+    Args:
+        function: does the work and returns a sentence.
+        whenReplacing: called when the user agrees to replace what is installed already.
+        whenStopped: called when nobody waits for the answer any more.
+
+    Attributes:
+        answer: what the function has returned.
+        error: what it has raised; None if all went well.
+    """
+
+    def __init__(
+        self,
+        function: Callable[[], str],
+        whenReplacing: Callable[[], object],
+        whenStopped: Callable[[], object] = lambda: None,
+    ) -> None:
         self.answer = ""
-        self.error: str | None = None
+        self.error: Exception | None = None
+        self.whenReplacing, self.whenStopped = whenReplacing, whenStopped
         self._function = function
         self._thread = threading.Thread(target=self._run, name="PartialSeg models", daemon=True)
+
+    def start(self) -> None:
         self._thread.start()
 
     @property
@@ -184,5 +199,42 @@ class _BackgroundWork:
     def _run(self) -> None:
         try:
             self.answer = self._function()
-        except (InputError, OSError) as error:
-            self.error = str(error)
+        except Exception as error:  # told by whoever waits
+            self.error = error
+
+
+class _Import:
+    """Imports a checkpoint in a child process: reading it needs torch, which Slicer itself never loads."""
+
+    def __init__(self, kind: str, path: str, replace: bool) -> None:
+        self._arguments = ["-m", "PartialSegLib", "import", kind, path, "-o"]
+        self._replace = replace
+        self._process: subprocess.Popen[bytes] | None = None
+        self._stopped = False
+
+    def __call__(self) -> str:
+        with tempfile.TemporaryDirectory(prefix="PartialSeg-", ignore_cleanup_errors=True) as folder:
+            package = Path(folder) / "package"
+            self._runChild(package)
+            return _("Installed in {folder}.").format(folder=install_package(package, replace=self._replace))
+
+    def stop(self) -> None:
+        self._stopped = True
+        if self._process is not None:
+            self._process.kill()
+
+    def _runChild(self, package: Path) -> None:
+        with subprocess.Popen(
+            [workerCommand()[0], *self._arguments, str(package)],
+            cwd=libraryFolder(),
+            env=workerEnvironment(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
+        ) as self._process:
+            if self._stopped:
+                self._process.kill()
+            lines = self._process.communicate()[1].decode("utf-8", "replace").strip().splitlines()
+        if self._process.returncode != 0:
+            raise InputError(lines[-1] if lines else _("The import failed."))

@@ -17,6 +17,7 @@ from PartialSegLib.packages import installed_packages
 
 from . import checks, expectedTime
 from .batchSection import BatchChoice, BatchSection
+from .dependencies import DependencyReport
 from .modelMenu import ModelMenu
 from .parameterBinding import ParameterBinding
 from .parameters import Parameters
@@ -43,10 +44,11 @@ class Panel:
         self.taskTree = TaskTree(ui.taskTree, self._onTicked, self.runTask)
         self.modelMenu = ModelMenu(ui.modelMenuButton, self._modelName, self.refreshModels, self.log)
         self.batchSection = BatchSection(ui, self._batchChoice, self.log)
-        self.software = SoftwareRow(ui, lambda report: self._showWhatCanBeDone(), self.log)
+        self.software = SoftwareRow(ui, self._onChecked, self.log)
         self._models: dict[str, tuple[Path, Manifest]] = {}
         self._startedAt = 0.0
         self._features = False
+        self._started: _Started | None = None
         self._timer = qt.QTimer()
         self._timer.setInterval(POLL_MILLISECONDS)
         self._timer.connect("timeout()", self.poll)
@@ -118,6 +120,13 @@ class Panel:
         self.ui.statusLabel.text = ""
         self._showWhatCanBeDone()
 
+    def close(self) -> None:
+        """End everything: the panel goes away."""
+        self.stop()
+        self.batchSection.stop()
+        self.modelMenu.stop()
+        self.software.stop()
+
     @property
     def manifest(self) -> Manifest | None:
         """Of the chosen model; None if it is not installed."""
@@ -140,6 +149,7 @@ class Panel:
         options = self._modelOptions(parameters)
         self._startedAt = time.monotonic()
         self._features = volumeNode is not None and self.segmenter.keepsFeatures(volumeNode, options)
+        self._started = _Started(parameters, self.manifest)
         try:
             self.segmenter.start(
                 Request(
@@ -188,22 +198,22 @@ class Panel:
 
     def _onFinished(self, result: Result) -> None:
         seconds = time.monotonic() - self._startedAt
-        parameters, manifest = self.parameters, self.manifest
+        started, parameters = self._started, self.parameters
+        assert started is not None
         self.ui.progressBar.visible = False
-        if parameters is None or manifest is None:
-            return
-        parameters.segmentation = result.segmentationNode
-        if not self._features and parameters.regionOfInterest is None:
-            device = str(result.reply["provenance"]["device"])
-            expectedTime.remember(
-                manifest, device, seconds, expectedTime.megavoxels(parameters.inputVolume, manifest)
-            )
-        if parameters.show3D and result.segmentIds:
-            result.segmentationNode.CreateClosedSurfaceRepresentation()
         self.ui.statusLabel.text = _summary(result, seconds)
         self.log(self.ui.statusLabel.text)
-        if not parameters.keepWorker:
+        if not self._features and started.size > 0:
+            device = str(result.reply["provenance"]["device"])
+            expectedTime.remember(started.manifest, device, seconds, started.size)
+        if started.show3D and result.segmentIds:
+            result.segmentationNode.CreateClosedSurfaceRepresentation()
+        if not started.keepWorker:
             self.segmenter.client.stop()
+        if parameters is None:
+            return
+        if started.isStillChosen(parameters):
+            parameters.segmentation = result.segmentationNode
         self._showModel()
 
     def _onFailed(self, error: WorkerError) -> None:
@@ -229,7 +239,10 @@ class Panel:
 
     def _expectedDevice(self) -> str:
         assert self.parameters is not None
-        return "cpu" if self.parameters.device == "auto" else self.parameters.device.split(":")[0]
+        device = self.parameters.device
+        if device == "auto":
+            device = self.software.report.automatic or "cpu"
+        return device.split(":")[0]
 
     def _showWhatCanBeDone(self) -> None:
         """Enable the buttons, or say why they are not."""
@@ -251,12 +264,21 @@ class Panel:
         if self.parameters is None or self.manifest is None:
             return _("Choose a model that is installed.")
         parameters = self.parameters
-        return checks.findProblem(
+        return self._softwareProblem(parameters.device) or checks.findProblem(
             parameters.inputVolume,
             parameters.regionOfInterest,
             tempfile.gettempdir(),
             parameters.segmentation,
         )
+
+    def _softwareProblem(self, device: str) -> str | None:
+        report = self.software.report
+        if report.canBeMended:
+            return _("{finding} The button is in Advanced, Software.").format(finding=report.sentence())
+        if report.lacks(device):
+            sentence = _("The device {device} is not on this computer; choose another one in Advanced.")
+            return sentence.format(device=device)
+        return None
 
     def _modelOptions(self, parameters: Parameters) -> dict[str, Any]:
         """Parameters of the worker's `load_model`; the model by its folder."""
@@ -266,11 +288,13 @@ class Panel:
         """What a batch shall look for.
 
         Raises:
-            InputError: no task is ticked, or the model is not installed.
+            InputError: no task is ticked, or model, software or device are not there.
         """
         parameters, manifest = self.parameters, self.manifest
         if parameters is None or manifest is None:
             raise InputError(_("Choose a model that is installed."))
+        if (problem := self._softwareProblem(parameters.device)) is not None:
+            raise InputError(problem)
         if not self.taskTree.ticked:
             raise InputError(_("Tick at least one task."))
         structures = {
@@ -282,6 +306,12 @@ class Panel:
         }
         return BatchChoice(self._modelOptions(parameters), self.taskTree.ticked, list(structures))
 
+    def _onChecked(self, report: DependencyReport) -> None:
+        self.binding.fillDevices(report)
+        if report.canBeMended:
+            self.ui.advancedCollapsibleButton.collapsed = False
+        self.update()
+
     def _onTicked(self) -> None:
         if self.parameters is not None:
             self.parameters.tasks = self.taskTree.ticked
@@ -289,6 +319,26 @@ class Panel:
 
     def _modelName(self) -> str:
         return self.parameters.model if self.parameters is not None else ""
+
+
+class _Started:
+    """What was set when a run began: the user may set something else while it goes on."""
+
+    def __init__(self, parameters: Parameters, manifest: Manifest) -> None:
+        self.manifest = manifest
+        self.show3D, self.keepWorker = parameters.show3D, parameters.keepWorker
+        whole = parameters.regionOfInterest is None
+        self.size = expectedTime.megavoxels(parameters.inputVolume, manifest) if whole else 0.0
+        self._nodeIds = _nodeIds(parameters)
+
+    def isStillChosen(self, parameters: Parameters) -> bool:
+        """Whether volume and segmentation are those of the run."""
+        return _nodeIds(parameters) == self._nodeIds
+
+
+def _nodeIds(parameters: Parameters) -> list[str | None]:
+    nodes = (parameters.inputVolume, parameters.segmentation)
+    return [node.GetID() if node is not None else None for node in nodes]
 
 
 def _summary(result: Result, seconds: float) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 
 from slicer.i18n import tr as _
 
+from .dependencies import NOT_CHECKED, DependencyReport
 from .parameters import Parameters
 
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
@@ -35,6 +36,8 @@ class ParameterBinding:
         self.ui = ui
         self.parameters: Parameters | None = None
         self._showing = False
+        self._report = NOT_CHECKED
+        self._offered = 0
         self._fillChoices()
         self._connect(NODES, "currentNodeChanged(vtkMRMLNode*)")
         self._connect(NUMBERS, "valueChanged(int)")
@@ -54,6 +57,7 @@ class ParameterBinding:
         self._showing = True
         for widget, name in NODES.items():
             getattr(self.ui, widget).setCurrentNode(getattr(parameters, name))
+        self._offerForeignDevice(parameters.device)
         for widget, name in CHOICES.items():
             box = getattr(self.ui, widget)
             box.setCurrentIndex(box.findData(getattr(parameters, name)))
@@ -72,9 +76,28 @@ class ParameterBinding:
         self._showing = False
         self.show()
 
+    def fillDevices(self, report: DependencyReport) -> None:
+        """Offer the devices that a check has found to work."""
+        self._report = report
+        self._showing = True
+        self.ui.deviceComboBox.clear()
+        for device, title in _deviceTitles(report).items():
+            self.ui.deviceComboBox.addItem(title, device)
+        self._offered = self.ui.deviceComboBox.count
+        self._showing = False
+        self.show()
+
+    def _offerForeignDevice(self, device: str) -> None:
+        """Show a device that a scene from another computer names, only while it is the chosen one."""
+        box = self.ui.deviceComboBox
+        if box.count > self._offered:
+            box.removeItem(self._offered)
+        if box.findData(device) < 0:
+            title = _("{device} (not on this computer)") if self._report.lacks(device) else "{device}"
+            box.addItem(title.format(device=device), device)
+
     def _fillChoices(self) -> None:
-        self.ui.deviceComboBox.addItem(_("Automatic"), "auto")
-        self.ui.deviceComboBox.addItem(_("Processor (CPU)"), "cpu")
+        self.fillDevices(self._report)
         for precision in PRECISIONS:
             self.ui.precisionComboBox.addItem(_("Automatic") if precision == "auto" else precision, precision)
 
@@ -87,3 +110,13 @@ class ParameterBinding:
             return
         if value != getattr(self.parameters, name):
             setattr(self.parameters, name, value)
+
+
+def _deviceTitles(report: DependencyReport) -> dict[str, str]:
+    """What the list of devices says, by device."""
+    titles = {"auto": _("Automatic"), "cpu": _("Processor (CPU)")}
+    titles.update({device: f"{title} ({device})" for device, title in report.cards.items()})
+    if report.automatic is not None:
+        device = "cuda:0" if report.automatic == "cuda" else report.automatic
+        titles["auto"] = _("Automatic: {device}").format(device=titles.get(device, device))
+    return titles

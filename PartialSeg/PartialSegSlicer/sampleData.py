@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import tempfile
 from collections.abc import Callable
@@ -11,16 +12,16 @@ from typing import Any
 import slicer
 from slicer.i18n import tr as _
 
-from .workerProcess import libraryFolder, workerCommand
+from .workerProcess import libraryFolder, workerCommand, workerEnvironment
 
 NAME = "PartialSegPhantom"
 SEED = 1
 _THUMBNAIL = Path(__file__).resolve().parents[1] / "Resources" / "Icons" / "PartialSegPhantom.png"
 _PROGRAM = """
-import sys
+import json, sys
 from PartialSegLib import write_volume
 from PartialSegLib.phantom import make_phantom
-write_volume(sys.argv[1], make_phantom(int(sys.argv[2])).volume)
+write_volume(sys.argv[1], make_phantom(**json.loads(sys.argv[2])).volume)
 """
 
 
@@ -37,21 +38,22 @@ def register() -> None:
 
 
 def addPhantom(
-    seed: int = SEED, runProgram: Callable[..., Any] = subprocess.run
+    seed: int = SEED, runProgram: Callable[..., Any] = subprocess.run, **options: Any
 ) -> slicer.vtkMRMLScalarVolumeNode:
     """Compute the phantom in a child process and load it.
 
     Args:
         seed: of the patient.
         runProgram: `subprocess.run`, or something like it.
+        options: of `PartialSegLib.phantom.make_phantom`, such as spacing and shape.
 
     Returns:
         A CT of the trunk, 384 x 384 x 432 mm, portal venous phase, with lesions.
     """
     with tempfile.TemporaryDirectory(prefix="PartialSeg-") as folder:
         path = Path(folder) / f"{NAME}.nii.gz"
-        command = [workerCommand()[0], "-c", _PROGRAM, str(path), str(seed)]
-        runProgram(command, cwd=libraryFolder(), check=True)
+        command = [workerCommand()[0], "-c", _PROGRAM, str(path), json.dumps({"seed": seed, **options})]
+        runProgram(command, cwd=libraryFolder(), env=workerEnvironment(), check=True)
         node = slicer.util.loadVolume(str(path), {"name": _("Phantom CT")})
         node.SetAndObserveStorageNodeID(None)  # its file goes away
     return node

@@ -179,16 +179,32 @@ class Segmenter:
             node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", name)
         mrml.prepareSegmentation(node, volumeNode)
         result = Result(node, reply=reply)
-        for segment in wanted:
-            segmentId = mrml.addSegment(node, volumeNode, segment, reply["provenance"])
-            if segmentId is None:
-                result.notFound.append((segment.task, segment.structure))
-            else:
-                result.segmentIds.append(segmentId)
-            yield
-        if request.makeTable:
-            yield from volumesTableSteps(node)
+        for step in _addingSteps(result, volumeNode, wanted, request.makeTable):
+            yield step
+            if volumeNode.GetScene() is None or node.GetScene() is None:
+                sentence = _("The volume or the segmentation was deleted while segments were added.")
+                request.onFailed(WorkerError("InputError", sentence))
+                return
         request.onFinished(result)
+
+
+def _addingSteps(
+    result: Result,
+    volumeNode: slicer.vtkMRMLScalarVolumeNode,
+    segments: Iterable[FoundSegment],
+    makeTable: bool,
+) -> Iterator[None]:
+    """Add one segment to the node in each step, then make the table."""
+    node = result.segmentationNode
+    for segment in segments:
+        segmentId = mrml.addSegment(node, volumeNode, segment, result.reply["provenance"])
+        if segmentId is None:
+            result.notFound.append((segment.task, segment.structure))
+        else:
+            result.segmentIds.append(segmentId)
+        yield
+    if makeTable:
+        yield from volumesTableSteps(node)
 
 
 def imageKey(volumeNode: slicer.vtkMRMLScalarVolumeNode) -> tuple[object, ...]:

@@ -9,7 +9,7 @@ import qt
 import slicer
 from slicer.i18n import tr as _
 
-from .dependencies import DependencyCheck, DependencyError, DependencyReport, installDependencies
+from .dependencies import NOT_CHECKED, DependencyCheck, DependencyError, DependencyReport, installDependencies
 
 
 class SoftwareRow:
@@ -24,7 +24,7 @@ class SoftwareRow:
     def __init__(
         self, ui: Any, onChecked: Callable[[DependencyReport], object], log: Callable[[str], object]
     ) -> None:
-        self.report: DependencyReport | None = None
+        self.report = NOT_CHECKED
         self._label, self._button = ui.softwareLabel, ui.installButton
         self._onChecked = onChecked
         self._log = log
@@ -34,17 +34,27 @@ class SoftwareRow:
         self._timer.connect("timeout()", self._poll)
         self._button.connect("clicked(bool)", lambda checked=False: self.onButton())
 
+    def checkUnlessReady(self) -> None:
+        """Look, unless a check has found already that all is well."""
+        if not self.report.isComplete:
+            self.check()
+
     def check(self) -> None:
-        """Look, in a child process, what is installed and whether it works."""
-        if self._check is None:
+        """Look, in a child process, what is installed, whether it works, and on which devices."""
+        if self._check is not None:
+            return
+        self._label.text = _("Checking…")
+        self._button.enabled = False
+        try:
             self._check = DependencyCheck()
-            self._label.text = _("Checking…")
-            self._button.enabled = False
+        except OSError as error:
+            self._show(DependencyReport({}, str(error)))
+        else:
             self._timer.start()
 
     def onButton(self) -> None:
         """Check, or install what a check has found to be missing."""
-        if self.report is None or self.report.isComplete:
+        if not self.report.canBeMended:
             self.check()
             return
         question = _("{finding} Install it now? It takes some minutes and needs the internet.").format(
@@ -52,9 +62,11 @@ class SoftwareRow:
         )
         if not slicer.util.confirmOkCancelDisplay(question):
             return
+        self._label.text = _("Installing…")
+        self._button.enabled = False  # events are handled while pip works
         try:
             installDependencies(self.report, self._log)
-        except (DependencyError, RuntimeError) as error:
+        except DependencyError as error:
             self._log(str(error))
             slicer.util.errorDisplay(str(error))
         self.check()
@@ -62,18 +74,25 @@ class SoftwareRow:
     def stop(self) -> None:
         """Give up a check."""
         self._timer.stop()
-        self._check = None
+        if self._check is not None:
+            self._check.stop()
+            self._check = None
+            self._label.text = NOT_CHECKED.error
+            self._button.enabled = True
 
     def _poll(self) -> None:
         report = self._check.poll() if self._check is not None else None
-        if report is None:
-            return
-        self.stop()
+        if report is not None:
+            self._timer.stop()
+            self._check = None
+            self._show(report)
+
+    def _show(self, report: DependencyReport) -> None:
         self.report = report
         self._label.text = report.sentence()
         self._button.enabled = True
-        if report.isComplete:
-            self._button.text = _("Check")
+        if report.canBeMended:
+            self._button.text = _("Install") if report.missing else _("Repair")
         else:
-            self._button.text = _("Repair") if report.torchIsBroken else _("Install")
+            self._button.text = _("Check")
         self._onChecked(report)

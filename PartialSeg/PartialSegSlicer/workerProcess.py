@@ -36,6 +36,11 @@ def workerCommand() -> list[str]:
     return [shutil.which("PythonSlicer") or sys.executable, "-m", "PartialSegLib.worker"]
 
 
+def workerEnvironment() -> dict[str, str]:
+    """Environment variables of the worker, and of whatever looks whether the worker would run."""
+    return {**os.environ, "PYTHONUTF8": "1", "PYTHONNOUSERSITE": "1"}
+
+
 class WorkerProcess:
     """A running worker and its scratch folder.
 
@@ -60,7 +65,7 @@ class WorkerProcess:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 cwd=libraryFolder(),
-                env={**os.environ, "PYTHONUTF8": "1", "PYTHONNOUSERSITE": "1"},
+                env=workerEnvironment(),
                 creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
             )
         except OSError:

@@ -1,8 +1,8 @@
 """Group normalisation whose gradient is fast on CPUs for channels-last images.
 
-The forward pass is PyTorch's own, with channels first where float32 results need it. Its backward pass reduces over voxels one channel at a time; here the
-reductions are matrix products, which makes a training step of a small DoDNet on two cores about 1.4 times
-faster.
+The forward pass is PyTorch's own, with channels first where float32 results need it. Its backward pass
+reduces over voxels one channel at a time; here the reductions are matrix products, which makes a training
+step of a small DoDNet on two cores about 1.4 times faster.
 """
 
 from __future__ import annotations

@@ -1,0 +1,106 @@
+"""Importing an official checkpoint and replacing models from the panel's menu; the children are real."""
+
+import tempfile
+
+import parity
+import pytest
+import pythonqt
+import torch
+from small_packages import assert_sound, write_package, zip_package
+
+IMPORT = "Import an official checkpoint…"
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """A DoDNet checkpoint of full size as the official code saves it, with random weights."""
+    path = tmp_path_factory.mktemp("checkpoints é") / "MOTS_DynConv.pth"
+    torch.save(parity.official_dodnet_weights(), path)
+    return path
+
+
+@pytest.fixture
+def scratch(tmp_path, monkeypatch):
+    """The folder for temporary files, of this test alone."""
+    folder = tmp_path / "scratch"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    return folder
+
+
+def choosePath(widget, dialogs, path, entry=IMPORT):
+    dialogs.choose_path(path)
+    pythonqt.choose(widget.ui.modelMenuButton.menu(), entry)
+
+
+def waitForMenu(widget):
+    pythonqt.wait_until(lambda: not widget.panel.modelMenu.isBusy, 120)
+
+
+def listed(widget):
+    return [widget.ui.modelComboBox.itemData(row) for row in range(widget.ui.modelComboBox.count)]
+
+
+def test_an_official_checkpoint_becomes_a_model_after_asking_in_place_of_an_older_one(
+    widget, dialogs, models, scratch, checkpoint
+):
+    write_package(models / "dodnet-mots", name="dodnet-mots", title="The old one")
+    choosePath(widget, dialogs, checkpoint)
+    assert "MOTS_DynConv.pth" in widget.ui.logText.toPlainText()
+    waitForMenu(widget)
+    (question,) = [shown for shown in dialogs.shown if shown.kind != "file"]
+    assert question.title == "Replace the model?"
+    assert "dodnet-mots is installed already" in question.text
+    assert listed(widget) == ["dodnet-mots", "trunk-7tasks"]
+    assert_sound(models / "dodnet-mots")
+    assert list(scratch.iterdir()) == []
+    widget.ui.modelComboBox.setCurrentIndex(0)
+    assert not widget.ui.modelComboBox.currentText.startswith("The old one")
+    assert widget.panel.taskTree.names[:2] == ["liver", "kidney"]
+    assert widget.panel.parameters.model == "dodnet-mots"
+
+
+def test_a_wrong_file_is_refused_in_one_sentence_and_nothing_is_left(
+    widget, dialogs, models, scratch, tmp_path
+):
+    (tmp_path / "wrong.pth").write_bytes(b"\x80\x02no checkpoint\xff\xfe")
+    choosePath(widget, dialogs, tmp_path / "wrong.pth")
+    waitForMenu(widget)
+    (message,) = dialogs.texts("error")
+    assert "wrong.pth is damaged or not a PyTorch checkpoint" in message
+    assert "\n" not in message
+    assert not models.exists()
+    assert list(scratch.iterdir()) == []
+    assert listed(widget) == ["trunk-7tasks"]
+
+
+@pytest.mark.parametrize(("replace", "version"), [(True, "2.0.0"), (False, "1.0.0")])
+def test_a_zip_of_an_installed_model_replaces_it_only_after_asking(
+    widget, dialogs, models, archive, tmp_path, replace, version
+):
+    entry = "Install from a zip file…"
+    choosePath(widget, dialogs, archive, entry)
+    waitForMenu(widget)
+    newer = zip_package(write_package(tmp_path / "newer", version="2.0.0"), tmp_path / "newer.zip")
+    dialogs.answer(replace)
+    choosePath(widget, dialogs, newer, entry)
+    waitForMenu(widget)
+    assert "tiny is installed already" in dialogs.shown[-1].text
+    assert_sound(models / "tiny", version)
+
+
+def test_a_second_installation_waits_for_the_first(widget, dialogs, models, archive):
+    widget.panel.modelMenu.install(str(archive))
+    widget.panel.modelMenu.install(str(archive))
+    assert dialogs.texts("error") == ["Another model is being installed; wait until it is ready."]
+    waitForMenu(widget)
+    assert_sound(models / "tiny")
+
+
+def test_closing_the_module_ends_an_import(widget, dialogs, models, scratch, checkpoint):
+    choosePath(widget, dialogs, checkpoint)
+    pythonqt.wait_until(lambda: list(scratch.iterdir()))
+    widget.cleanup()
+    pythonqt.wait_until(lambda: list(scratch.iterdir()) == [])
+    assert not models.exists()
+    assert dialogs.texts("error") == []

@@ -1,0 +1,81 @@
+"""Panels that come and go: two at once, one closed while the other works, reload during a run."""
+
+import pytest
+import pythonqt
+import slicer
+from panel_steps import SHAPE, SPACING, addPhantomNode, itemNamed, makeWidget, segmentationNode, waitForEnd
+from scene_nodes import segmentIds
+
+from PartialSegLib.evaluation import dice
+from PartialSegLib.phantom import make_phantom
+
+SEEDS = {"first": 5, "second": 7}
+
+
+@pytest.fixture
+def pair(dialogs):
+    """Two panels and their volumes by name; the panels share the settings in the scene, not the worker."""
+    pair = {name: (makeWidget(), addPhantomNode(name, seed)) for name, seed in SEEDS.items()}
+    yield pair
+    for widget, _ in pair.values():
+        widget.cleanup()
+
+
+def startBoth(pair):
+    for name, (widget, _) in pair.items():
+        pythonqt.choose(widget.ui.inputSelector, name)
+        pythonqt.click(widget.panel.taskTree._buttons["liver"])
+    assert all(widget.panel.segmenter.isBusy for widget, _ in pair.values())
+
+
+def assertRight(name, volumeNode):
+    node = slicer.mrmlScene.GetFirstNodeByName(f"{name} segmentation")
+    found = slicer.util.arrayFromSegmentBinaryLabelmap(node, "PartialSeg_liver_liver", volumeNode) > 0
+    scores = {
+        other: dice(found, make_phantom(seed, SPACING, SHAPE).mask("liver")) for other, seed in SEEDS.items()
+    }
+    assert scores[name] > 0.7
+    assert max(scores, key=scores.get) == name
+
+
+def test_two_panels_work_at_the_same_time_and_closing_one_leaves_the_other_at_work(pair):
+    startBoth(pair)
+    (first, firstVolume), (second, secondVolume) = pair.values()
+    assert first.panel.segmenter.client.pid != second.panel.segmenter.client.pid
+    waitForEnd(first)
+    waitForEnd(second)
+    assertRight("first", firstVolume)
+    assertRight("second", secondVolume)
+    chosen = first.panel.parameters
+    assert chosen.inputVolume is secondVolume
+    assert chosen.segmentation.GetName() == "second segmentation"
+    for volumeNode in (firstVolume, secondVolume):
+        slicer.util.arrayFromVolumeModified(volumeNode)  # everything is computed again
+        slicer.mrmlScene.RemoveNode(slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLSegmentationNode"))
+    startBoth(pair)
+    first.cleanup()
+    waitForEnd(second)
+    assertRight("second", secondVolume)
+    assert slicer.mrmlScene.GetFirstNodeByName("first segmentation") is None
+
+
+def test_reload_during_a_run_ends_it_and_a_new_panel_works(dialogs):
+    widget, volumeNode = makeWidget(), addPhantomNode()
+    pythonqt.choose(widget.ui.inputSelector, "Phantom")
+    before = slicer.mrmlScene.GetNumberOfNodes()
+    pythonqt.tick(widget.ui.taskTree, itemNamed(widget, "spleen"))
+    pythonqt.click(widget.ui.applyButton)
+    widget.enter()  # a check is under way, too
+    process = widget.panel.segmenter.client._process
+    widget.cleanup()
+    widget.parent.close()
+    widget.parent.deleteLater()
+    new = makeWidget()
+    assert new.panel.parameters.tasks == ["spleen"]
+    assert new.ui.inputSelector.currentNode() is volumeNode
+    pythonqt.wait_until(lambda: not process.isRunning)
+    assert slicer.mrmlScene.GetNumberOfNodes() == before
+    pythonqt.click(new.ui.applyButton)
+    waitForEnd(new)
+    assert segmentIds(segmentationNode()) == ["PartialSeg_spleen_spleen"]
+    new.cleanup()

@@ -1,0 +1,355 @@
+"""What the panel says of PyTorch and graphics cards, and what it installs; children are real Pythons."""
+
+import importlib.metadata
+import os
+import subprocess
+import sys
+import time
+import venv
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+import pytest
+import pythonqt
+import slicer
+import slicer_scene
+
+slicer_scene.boot()
+
+from PartialSegSlicer import dependencies, expectedTime, softwareRow  # noqa: E402
+from PartialSegSlicer.dependencies import DependencyCheck, DependencyReport  # noqa: E402
+
+SITE_PACKAGES = Path(importlib.metadata.distribution("torch").locate_file(""))
+INTERRUPTED = (SITE_PACKAGES / "torch" / "__init__.py").read_text(encoding="utf-8")
+"""What pip leaves of torch when it is interrupted early."""
+CARDS = {"cuda:0": "NVIDIA H200, 139 GB", "cuda:1": "NVIDIA T4, 15 GB"}
+TWO_CARDS = DependencyReport({"torch": "2.9.1"}, automatic="cuda", cards=CARDS)
+NO_CARD = DependencyReport({"torch": "2.9.1"}, automatic="cpu")
+
+needs_links = pytest.mark.skipif(os.name == "nt", reason="Windows lets not everybody make links")
+
+
+@pytest.fixture
+def makePython(tmp_path):
+    """A function that makes a Python with the packages of this one, but for some.
+
+    Args of it: names of packages to leave out; torch, the text of another `torch/__init__.py`.
+    """
+
+    def make(*absent, torch=None):
+        venv.create(tmp_path / "python", symlinks=True)
+        (target,) = (tmp_path / "python" / "lib").glob("*/site-packages")
+        for entry in SITE_PACKAGES.iterdir():
+            name = entry.name.split("-")[0].lower()
+            if name not in absent and (torch is None or entry.name != "torch"):
+                (target / entry.name).symlink_to(entry)
+        if torch is not None:
+            (target / "torch").mkdir()
+            (target / "torch" / "__init__.py").write_text(torch, encoding="utf-8")
+        return str(tmp_path / "python" / "bin" / "python")
+
+    return make
+
+
+def reportOf(python, **options):
+    check = DependencyCheck(python, **options)
+    end = time.monotonic() + 120
+    while (report := check.poll()) is None:
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    return report
+
+
+@needs_links
+def test_a_python_without_torch(makePython):
+    report = reportOf(makePython("torch"))
+    assert report.missing == ["torch"]
+    assert report.sentence() == "Not installed yet: torch."
+    assert report.canBeMended
+    assert not report.isComplete
+
+
+@needs_links
+def test_a_python_without_safetensors(makePython):
+    report = reportOf(makePython("safetensors"))
+    assert report.missing == ["safetensors"]
+    assert not report.torchIsBroken
+    assert report.sentence() == "Not installed yet: safetensors."
+
+
+@needs_links
+@pytest.mark.parametrize(
+    ("torch", "error"),
+    [
+        (INTERRUPTED, "ModuleNotFoundError: No module named 'torch."),
+        ("import os; os.abort()", "exit code -6"),
+        (
+            "import os; [os.write(file, b'noise' * 50_000) for file in (1, 2)]; raise OSError('no DLL')",
+            "OSError: no DLL",
+        ),
+    ],
+    ids=["interrupted", "crashing", "noisy"],
+)
+def test_a_torch_that_does_not_work_is_to_be_repaired(makePython, torch, error):
+    report = reportOf(makePython(torch=torch))
+    assert report.torchIsBroken
+    assert report.missing == []
+    assert report.sentence().startswith(f"torch is installed but does not work ({error}")
+    assert report.sentence().endswith("; repair it.")
+
+
+@needs_links
+def test_a_child_that_hangs_is_given_up(makePython):
+    report = reportOf(makePython(torch="import time; time.sleep(600)"), limitSeconds=0.5)
+    assert "did not answer" in report.sentence()
+    assert not report.canBeMended
+
+
+def test_a_python_that_does_not_start_is_told(widget, monkeypatch, tmp_path):
+    monkeypatch.setattr(dependencies, "workerCommand", lambda: [str(tmp_path / "none")])
+    pythonqt.click(widget.ui.advancedCollapsibleButton)
+    pythonqt.click(widget.ui.installButton)
+    assert widget.ui.softwareLabel.text.startswith("Nothing can be computed on this computer: ")
+    assert widget.ui.installButton.text == "Check"
+
+
+class Calls(list):
+    """Stand-ins for PyTorchUtils and slicer.packaging, which record their calls in this list.
+
+    They have the functions, and the names of parameters, of Slicer 5.12 and of the extension PyTorch.
+
+    Args:
+        onTorch: called when torch is to be installed.
+    """
+
+    def __init__(self, monkeypatch, onTorch=lambda: None):
+        super().__init__()
+        calls = self
+
+        class PyTorchUtilsLogic:
+            def installTorch(
+                self, askConfirmation=False, forceComputationBackend=None, torchVersionRequirement=None
+            ):
+                calls.append(("installTorch", askConfirmation, torchVersionRequirement))
+                onTorch()
+                return ModuleType("torch")
+
+            def uninstallTorch(self, askConfirmation=False, forceComputationBackend=None):
+                calls.append(("uninstallTorch",))
+
+        def pip_ensure(requirements, prompt_install=True, requester=None, **options):
+            calls.append(("pip_ensure", requirements, prompt_install, requester))
+
+        utils, packaging = ModuleType("PyTorchUtils"), ModuleType("slicer.packaging")
+        utils.PyTorchUtilsLogic = PyTorchUtilsLogic
+        packaging.pip_ensure = pip_ensure
+        packaging.pip_uninstall = lambda requirements: calls.append(("pip_uninstall", requirements))
+        monkeypatch.setitem(sys.modules, "PyTorchUtils", utils)
+        monkeypatch.setitem(sys.modules, "slicer.packaging", packaging)
+        monkeypatch.setattr(slicer, "packaging", packaging, raising=False)
+
+
+@pytest.fixture
+def checked(widget, makePython, monkeypatch):
+    """A function that makes a Python like `makePython`, lets the panel check it, and returns its ui."""
+
+    def check(*absent, **options):
+        python = makePython(*absent, **options)
+        monkeypatch.setattr(dependencies, "workerCommand", lambda: [python])
+        pythonqt.click(widget.ui.advancedCollapsibleButton)
+        pythonqt.click(widget.ui.installButton)
+        waitForCheck(widget)
+        return widget.ui
+
+    return check
+
+
+def waitForCheck(widget):
+    pythonqt.wait_until(lambda: widget.ui.installButton.enabled, 120)
+
+
+TORCH = ("installTorch", False, ">=2.2")
+OTHERS = ("pip_ensure", ["safetensors>=0.4"], False, "PartialSeg")
+
+
+@needs_links
+def test_what_is_missing_is_installed_torch_first_and_checked_again(
+    widget, checked, dialogs, monkeypatch, volumeNode
+):
+    ui = checked("torch", "safetensors")
+    assert ui.installButton.text == "Install"
+    assert "Not installed yet: torch, safetensors." in ui.applyButton.toolTip
+    real = lambda: [sys.executable]  # noqa: E731
+    calls = Calls(monkeypatch, lambda: monkeypatch.setattr(dependencies, "workerCommand", real))
+    pythonqt.click(ui.installButton)
+    assert calls == [TORCH, OTHERS]
+    assert "Install it now?" in dialogs.shown[-1].text
+    waitForCheck(widget)
+    assert ui.softwareLabel.text.startswith("Ready: torch")
+    assert ui.installButton.text == "Check"
+    assert ui.applyButton.toolTip == "Tick at least one task."
+
+
+@needs_links
+def test_repairing_removes_torch_first(checked, monkeypatch):
+    ui = checked(torch=INTERRUPTED)
+    assert ui.installButton.text == "Repair"
+    calls = Calls(monkeypatch)
+    pythonqt.click(ui.installButton)
+    assert calls == [("uninstallTorch",), TORCH]
+
+
+def test_a_broken_safetensors_is_removed_first_too(monkeypatch):
+    calls = Calls(monkeypatch)
+    versions = {"torch": "2.9.1", "safetensors": "0.4.0"}
+    dependencies.installDependencies(DependencyReport(versions, "ImportError", "safetensors"))
+    assert calls == [("pip_uninstall", "safetensors"), OTHERS]
+
+
+@needs_links
+def test_who_declines_gets_nothing_installed(checked, dialogs, monkeypatch):
+    """So it is in Slicer's testing mode too, where confirmOkCancelDisplay returns False."""
+    ui = checked("torch")
+    calls = Calls(monkeypatch)
+    dialogs.answer(False)
+    pythonqt.click(ui.installButton)
+    assert calls == []
+    assert ui.softwareLabel.text == "Not installed yet: torch."
+    assert ui.installButton.enabled
+
+
+def fail():
+    raise subprocess.CalledProcessError(1, "light_the_torch")
+
+
+@needs_links
+def test_what_prevents_an_installation_is_told_in_one_sentence(widget, checked, dialogs, monkeypatch):
+    ui = checked("torch", "safetensors")
+    for prepare, sentence in (
+        (lambda: monkeypatch.setitem(sys.modules, "PyTorchUtils", None), "The extension PyTorch is absent"),
+        (lambda: Calls(monkeypatch, fail), "The installation failed (Command 'light_the_torch'"),
+        (
+            lambda: (Calls(monkeypatch), monkeypatch.setitem(sys.modules, "slicer.packaging", None)),
+            "This Slicer is too old to install safetensors>=0.4",
+        ),
+    ):
+        prepare()
+        dialogs.shown.clear()
+        pythonqt.click(ui.installButton)
+        (message,) = dialogs.texts("error")
+        assert message.startswith(sentence)
+        waitForCheck(widget)
+        assert ui.softwareLabel.text == "Not installed yet: torch, safetensors."
+
+
+@pytest.fixture
+def finding(monkeypatch):
+    """A function that sets what checks find: a stand-in for the child process, for cards nobody has here."""
+
+    def find(report):
+        check = SimpleNamespace(poll=lambda: report, stop=lambda: None)
+        monkeypatch.setattr(softwareRow, "DependencyCheck", lambda: check)
+
+    return find
+
+
+def devices(ui):
+    return {
+        ui.deviceComboBox.itemData(row): ui.deviceComboBox.itemText(row)
+        for row in range(ui.deviceComboBox.count)
+    }
+
+
+def enter(widget):
+    widget.enter()
+    waitForCheck(widget)
+
+
+def test_entering_the_module_lists_the_cards(widget, finding):
+    assert devices(widget.ui) == {"auto": "Automatic", "cpu": "Processor (CPU)"}
+    finding(TWO_CARDS)
+    enter(widget)
+    assert devices(widget.ui) == {
+        "auto": "Automatic: NVIDIA H200, 139 GB (cuda:0)",
+        "cpu": "Processor (CPU)",
+        "cuda:0": "NVIDIA H200, 139 GB (cuda:0)",
+        "cuda:1": "NVIDIA T4, 15 GB (cuda:1)",
+    }
+    assert widget.panel.parameters.device == "auto"
+    assert widget.ui.softwareLabel.text == "Ready: torch 2.9.1; usable graphics cards: 2."
+    pythonqt.click(widget.ui.advancedCollapsibleButton)
+    pythonqt.choose(widget.ui.deviceComboBox, "NVIDIA T4, 15 GB (cuda:1)")
+    assert widget.panel.parameters.device == "cuda:1"
+
+
+def test_what_is_ready_is_not_checked_again(widget, finding):
+    finding(NO_CARD)
+    enter(widget)
+    finding(TWO_CARDS)
+    enter(widget)
+    assert devices(widget.ui) == {"auto": "Automatic: Processor (CPU)", "cpu": "Processor (CPU)"}
+
+
+def test_the_device_of_another_computer_is_kept_but_not_run(widget, volumeNode, finding):
+    widget.panel.parameters.tasks = ["spleen"]
+    widget.panel.parameters.device = "cuda:1"
+    assert widget.ui.deviceComboBox.currentText == "cuda:1"
+    assert widget.ui.applyButton.enabled
+    finding(NO_CARD)
+    enter(widget)
+    assert widget.panel.parameters.device == "cuda:1"
+    assert widget.ui.deviceComboBox.currentText == "cuda:1 (not on this computer)"
+    assert not widget.ui.applyButton.enabled
+    assert widget.ui.applyButton.toolTip.startswith("The device cuda:1 is not on this computer")
+    pythonqt.click(widget.ui.batchCollapsibleButton)
+    pythonqt.click(widget.ui.batchButton)
+    assert "cuda:1 is not on this computer" in widget.ui.batchStatusLabel.text
+    pythonqt.click(widget.ui.advancedCollapsibleButton)
+    pythonqt.choose(widget.ui.deviceComboBox, "Processor (CPU)")
+    assert list(devices(widget.ui)) == ["auto", "cpu"]
+    assert widget.ui.applyButton.enabled
+
+
+@pytest.mark.parametrize(
+    ("device", "report", "lacking"),
+    [
+        ("cuda", TWO_CARDS, False),
+        ("cuda", NO_CARD, True),
+        ("mps", NO_CARD, True),
+        ("cuda:2", TWO_CARDS, True),
+        ("cuda:2", dependencies.NOT_CHECKED, False),
+    ],
+)
+def test_only_what_is_known_to_lack_is_refused(device, report, lacking):
+    assert report.lacks(device) == lacking
+
+
+def test_the_expected_time_is_that_of_the_device_that_automatic_takes(widget, volumeNode, finding):
+    manifest = widget.panel.manifest
+    size = expectedTime.megavoxels(volumeNode, manifest)
+    expectedTime.remember(manifest, "cuda", 7.0, size)
+    expectedTime.remember(manifest, "cpu", 70.0, size)
+    finding(TWO_CARDS)
+    enter(widget)
+    assert widget.ui.modelLabel.text.endswith("Expected time: 7 s.")
+    widget.panel.parameters.device = "cpu"
+    assert widget.ui.modelLabel.text.endswith("Expected time: 70 s.")
+
+
+def test_missing_software_is_shown_without_a_click(widget, volumeNode, finding):
+    finding(DependencyReport({"torch": None, "safetensors": "0.4.0"}, "ModuleNotFoundError"))
+    enter(widget)
+    assert not widget.ui.advancedCollapsibleButton.collapsed
+    assert widget.ui.applyButton.toolTip.startswith("Not installed yet: torch.")
+
+
+@needs_links
+def test_closing_the_module_ends_the_check(widget, makePython, monkeypatch):
+    python = makePython(torch="import time; time.sleep(600)")
+    monkeypatch.setattr(dependencies, "workerCommand", lambda: [python])
+    start = time.perf_counter()
+    widget.enter()
+    assert time.perf_counter() - start < 0.5  # a child is started, not waited for
+    process = widget.panel.software._check._process
+    widget.cleanup()
+    pythonqt.wait_until(lambda: process.poll() is not None)
