@@ -7,10 +7,10 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from .dicom_series import is_dicom
 from .errors import InputError
-from .volume import IMAGE_SUFFIXES
+from .volume import IMAGE_SUFFIXES, image_suffix
 
-_DICOM_MAGIC_OFFSET = 128
 _FILES_LOOKED_AT = 3  # of a folder, to find out whether it holds DICOM
 
 
@@ -49,18 +49,17 @@ def _images_in(folder: Path) -> Iterator[Path]:
 
 
 def _is_image(name: str) -> bool:
-    lower = name.lower()
-    return lower.endswith(IMAGE_SUFFIXES) and not lower.endswith(".seg.nrrd") and not name.startswith(".")
+    is_segmentation = name.lower().endswith(".seg.nrrd")
+    return bool(image_suffix(Path(name))) and not is_segmentation and not name.startswith(".")
 
 
 def _holds_dicom(folder: Path, files: list[str]) -> bool:
-    """Look at the first files for the mark of DICOM (PS3.10, section 7.1)."""
+    """Look at the first files."""
     names = sorted(name for name in files if name != "DICOMDIR" and not name.startswith("."))
     for name in names[:_FILES_LOOKED_AT]:
         try:
-            with (folder / name).open("rb") as file:
-                if file.read(_DICOM_MAGIC_OFFSET + 4)[_DICOM_MAGIC_OFFSET:] == b"DICM":
-                    return True
+            if is_dicom(folder / name):
+                return True
         except OSError:
             continue
     return False
@@ -99,9 +98,8 @@ def case_names(images: list[Path]) -> list[str]:
 
 
 def _stem(image: Path) -> str:
-    lower = image.name.lower()
-    suffix = next((end for end in IMAGE_SUFFIXES if lower.endswith(end) and not image.is_dir()), "")
-    return image.name[: len(lower) - len(suffix)]
+    suffix = "" if image.is_dir() else image_suffix(image)
+    return image.name[: len(image.name) - len(suffix)]
 
 
 def _last_parts(folder: Path, number: int) -> tuple[str, ...]:

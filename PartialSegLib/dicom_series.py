@@ -108,14 +108,18 @@ def _list_series(folder: Path) -> dict[str, tuple[str, ...]]:
         SimpleITK.ProcessObject.SetGlobalWarningDisplay(shown)
 
 
+def is_dicom(path: Path) -> bool:
+    """Whether a file has the mark of DICOM (PS3.10, section 7.1)."""
+    with open(path, "rb") as file:
+        return file.read(_MAGIC_OFFSET + 4)[_MAGIC_OFFSET:] == b"DICM"
+
+
 def _check_no_file_was_dropped(folder: Path, names: set[str]) -> None:
     """GDCM passes over DICOM files that it cannot parse; at either end of a scan nobody would notice."""
     for path in sorted(folder.iterdir()):
         if path.name in names or path.name == "DICOMDIR" or not path.is_file():
             continue
-        with open(path, "rb") as file:
-            is_dicom = file.read(_MAGIC_OFFSET + 4)[_MAGIC_OFFSET:] == b"DICM"
-        if is_dicom:
+        if is_dicom(path):
             raise InputError(f"{path.name} is truncated or damaged; copy the DICOM series again.")
 
 

@@ -11,6 +11,9 @@ from .structures import load_structures
 NEEDED_FIELD = {"include": "other", "mask_by": "other", "keep_largest": "count", "drop_small": "voxels"}
 
 
+Connectivity = Literal[6, 18, 26]
+
+
 @dataclass(frozen=True)
 class PostprocessingStep:
     """One step of the clean-up of a task's masks; steps run in the order of the manifest.
@@ -32,7 +35,7 @@ class PostprocessingStep:
     count: int | None = None
     voxels: int | None = None
     only_if_several: bool = False
-    connectivity: Literal[6, 18, 26] = 6
+    connectivity: Connectivity = 6
 
     def __post_init__(self) -> None:
         """Refuse a step without the number or structure it needs, or with one it does not use."""

@@ -165,7 +165,7 @@ def write_volume(path: str | Path, volume: Volume) -> None:
     from .nifti import write_nifti
     from .nrrd import nrrd_geometry, write_nrrd
 
-    suffix = _suffix(Path(path))
+    suffix = image_suffix(Path(path))
     if suffix not in _WRITABLE_SUFFIXES:
         raise InputError(
             f"{path}: A volume is written as {', '.join(_WRITABLE_SUFFIXES)}; choose one of these."
@@ -222,7 +222,7 @@ def _read(path: Path, any_modality: bool) -> tuple[np.ndarray, np.ndarray]:
         raise InputError("There is no such file or folder; check the path.")
     if path.stat().st_size == 0:
         raise InputError("The file is empty; copy or download it again.")
-    match _suffix(path):
+    match image_suffix(path):
         case ".nii" | ".nii.gz":
             return read_nifti(path)
         case "":
@@ -234,6 +234,6 @@ def _read(path: Path, any_modality: bool) -> tuple[np.ndarray, np.ndarray]:
             return read_itk_image(path)
 
 
-def _suffix(path: Path) -> str:
+def image_suffix(path: Path) -> str:
     """Which of the image suffixes a name ends with, or nothing."""
     return next((suffix for suffix in IMAGE_SUFFIXES if path.name.lower().endswith(suffix)), "")

@@ -7,12 +7,11 @@ import time
 
 import numpy as np
 import pytest
-from tiny_model import write_tiny_model
+from tiny_model import TASKS, write_tiny_model
 
 from PartialSegLib import InputError, Volume, read_segmentation, read_volume, write_volume
-from PartialSegLib.manifest import Preprocessing, Task
+from PartialSegLib.manifest import Preprocessing
 
-TASKS = (Task("liver", {"liver": 0, "liver_tumor": 1}), Task("spleen", {"spleen": 0}))
 TIMEOUT_SECONDS = 120
 
 

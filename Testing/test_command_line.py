@@ -12,14 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from full_disk import full_disk
-from tiny_model import write_tiny_model
+from tiny_model import TASKS, write_tiny_model
 
 from PartialSegLib import InputError, Volume, __main__, read_segmentation, read_volume, write_volume
-from PartialSegLib.manifest import Preprocessing, Task
+from PartialSegLib.manifest import Preprocessing
 
 ROOT = Path(__file__).parents[1]
-ARGUMENTS = {"num_tasks": 2, "widths": (16, 16, 16), "depths": (1, 1, 1)}
-TASKS = (Task("liver", {"liver": 0, "liver_tumor": 1}), Task("spleen", {"spleen": 0}))
 AFFINE = np.array([[0, 0, -4.0, 40], [0, 4.0, 0, -30], [5.0, 0, 0, 100], [0, 0, 0, 1]])
 
 

@@ -8,13 +8,12 @@ import time
 
 import numpy as np
 import pytest
-from tiny_model import write_tiny_model
+from tiny_model import TASKS, write_tiny_model
 
 from PartialSegLib import Volume, __main__, read_segmentation, write_volume
-from PartialSegLib.manifest import Preprocessing, Task
+from PartialSegLib.manifest import Preprocessing
 
 AFFINE = np.array([[0, 0, -4.0, 40], [0, 4.0, 0, -30], [5.0, 0, 0, 100], [0, 0, 0, 1]])
-TASKS = (Task("liver", {"liver": 0, "liver_tumor": 1}), Task("spleen", {"spleen": 0}))
 
 
 @pytest.fixture(scope="module")

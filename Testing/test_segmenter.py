@@ -9,16 +9,15 @@ import numpy as np
 import pytest
 import torch
 from scene_nodes import ctNode, expectedPoints, obliqueAffine, segmentationNode, segmentIds, segmentPoints
-from tiny_model import write_tiny_model
+from tiny_model import TASKS, write_tiny_model
 
 from PartialSegLib import InferenceSession, InputError, Volume, load_model
-from PartialSegLib.manifest import Preprocessing, Task
+from PartialSegLib.manifest import Preprocessing
 
 from PartialSegSlicer.provenance import provenanceOf
 from PartialSegSlicer.segmenter import Request, Segmenter
 from PartialSegSlicer.workerClient import FoundSegment
 
-TASKS = (Task("liver", {"liver": 0, "liver_tumor": 1}), Task("spleen", {"spleen": 0}))
 TIMEOUT_SECONDS = 120
 KILLS = 50
 

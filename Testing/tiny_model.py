@@ -10,6 +10,7 @@ from PartialSegLib.model import save_model
 from PartialSegLib.networks import DoDNet
 
 ARGUMENTS = {"num_tasks": 2, "widths": (16, 16, 16), "depths": (1, 1, 1)}
+TASKS = (Task("liver", {"liver": 0, "liver_tumor": 1}), Task("spleen", {"spleen": 0}))
 
 
 def write_tiny_model(

@@ -20,7 +20,7 @@ from typing import IO, Any
 
 from slicer.i18n import tr as _
 
-from .workerProcess import libraryFolder, workerCommand, workerEnvironment
+from .workerProcess import childOptions, workerCommand
 
 REQUIREMENTS_FILE = Path(__file__).resolve().parents[1] / "Resources" / "requirements.txt"
 
@@ -111,9 +111,7 @@ class DependencyCheck:
                 stdin=subprocess.DEVNULL,
                 stdout=self._output,
                 stderr=self._errors,
-                cwd=libraryFolder(),
-                env=workerEnvironment(),
-                creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
+                **childOptions(),
             )
             self._files = files.pop_all()
 

@@ -17,7 +17,7 @@ from PartialSegLib.errors import InputError
 from PartialSegLib.package_installation import AlreadyInstalledError, delete_package, install_package
 from PartialSegLib.packages import MODEL_DIR_VARIABLE, model_folders
 
-from .workerProcess import libraryFolder, workerCommand, workerEnvironment
+from .workerProcess import childOptions, workerCommand
 
 FOLDER_SETTING = "PartialSeg/modelFolder"
 
@@ -226,12 +226,10 @@ class _Import:
     def _runChild(self, package: Path) -> None:
         with subprocess.Popen(
             [workerCommand()[0], *self._arguments, str(package)],
-            cwd=libraryFolder(),
-            env=workerEnvironment(),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
-            creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
+            **childOptions(),
         ) as self._process:
             if self._stopped:
                 self._process.kill()

@@ -12,7 +12,7 @@ from typing import Any
 import slicer
 from slicer.i18n import tr as _
 
-from .workerProcess import libraryFolder, workerCommand, workerEnvironment
+from .workerProcess import childOptions, workerCommand
 
 NAME = "PartialSegPhantom"
 SEED = 1
@@ -53,7 +53,7 @@ def addPhantom(
     with tempfile.TemporaryDirectory(prefix="PartialSeg-") as folder:
         path = Path(folder) / f"{NAME}.nii.gz"
         command = [workerCommand()[0], "-c", _PROGRAM, str(path), json.dumps({"seed": seed, **options})]
-        runProgram(command, cwd=libraryFolder(), env=workerEnvironment(), check=True)
+        runProgram(command, check=True, **childOptions())
         node = slicer.util.loadVolume(str(path), {"name": _("Phantom CT")})
         node.SetAndObserveStorageNodeID(None)  # its file goes away
     return node

@@ -15,6 +15,7 @@ import sys
 import tempfile
 import threading
 from pathlib import Path
+from typing import Any
 
 _LIBRARY_ROOT = Path(__file__).resolve().parents[1]
 _KEPT_LOG_LINES = 40
@@ -36,9 +37,13 @@ def workerCommand() -> list[str]:
     return [shutil.which("PythonSlicer") or sys.executable, "-m", "PartialSegLib.worker"]
 
 
-def workerEnvironment() -> dict[str, str]:
-    """Environment variables of the worker, and of whatever looks whether the worker would run."""
-    return {**os.environ, "PYTHONUTF8": "1", "PYTHONNOUSERSITE": "1"}
+def childOptions() -> dict[str, Any]:
+    """Options of `subprocess` for every child that imports PartialSegLib: folder, environment, no window."""
+    return {
+        "cwd": libraryFolder(),
+        "env": {**os.environ, "PYTHONUTF8": "1", "PYTHONNOUSERSITE": "1"},
+        "creationflags": getattr(subprocess, "CREATE_NO_WINDOW", 0),
+    }
 
 
 class WorkerProcess:
@@ -64,9 +69,7 @@ class WorkerProcess:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
-                cwd=libraryFolder(),
-                env=workerEnvironment(),
-                creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
+                **childOptions(),
             )
         except OSError:
             shutil.rmtree(self.scratch, ignore_errors=True)

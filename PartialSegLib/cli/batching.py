@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from argparse import Namespace
-from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING
 
@@ -14,7 +13,7 @@ from ..failures import describe_failure, is_fault_of_ours
 from ..manifest import read_manifest
 from ..packages import find_package
 from ..segmentation import write_segmentation
-from .segmenting import bundled_model, check_folder, read_ct
+from .segmenting import bundled_model, check_folder, open_session, read_ct
 from .terminal import progress_bar, write_line
 
 if TYPE_CHECKING:
@@ -40,7 +39,7 @@ def batch(options: Namespace) -> None:
     if earlier := len(todo.cases) - len(todo.left):
         write_line(f"{earlier} of {len(todo.cases)} cases were done before.")
     if todo.left:
-        session = _open_session(folder, options)
+        session = open_session(options, {})
         for number, case in enumerate(todo.left, 1):
             outcome = _try(case, session, options)
             todo.record(case, outcome)
@@ -54,25 +53,15 @@ def batch(options: Namespace) -> None:
         )
 
 
-def _open_session(folder: Path, options: Namespace) -> InferenceSession:
-    from ..model import load_model
-    from ..session import InferenceSession
-
-    model = load_model(folder)
-    return InferenceSession(
-        model, options.device, cache_bytes=0, overlap=options.overlap, mirror=options.mirror
-    )
-
-
 def _try(case: BatchCase, session: InferenceSession, options: Namespace) -> Outcome:
     """Segment one image; whatever goes wrong with it alone is its outcome."""
     start = perf_counter()
     try:
         volumes = _segment(case, session, options)
-    except (Cancelled, DeviceError) as error:
-        if not isinstance(error, OutOfMemoryError):
-            raise
+    except OutOfMemoryError as error:  # another image may be smaller
         return _failure(error, start)
+    except (Cancelled, DeviceError):
+        raise
     except Exception as error:
         if is_fault_of_ours(error):
             logger.warning("%s:", case.name, exc_info=error)

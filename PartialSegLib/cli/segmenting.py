@@ -43,7 +43,7 @@ def segment(options: Namespace) -> None:
     seconds: Seconds = {}
     with _timed(seconds, "read"):
         volume = read_ct(options.input, options.force)
-    session = _open_session(options, seconds)
+    session = open_session(options, seconds)
     segmentation = _predict(session, volume, options, seconds)
     with _timed(seconds, "write"):
         write_segmentation(options.output, segmentation)
@@ -63,7 +63,7 @@ def demo(options: Namespace) -> None:
     else:
         source = f"phantom {PHANTOM_SEED}"
         volume, reference = _make_phantom(seconds)
-    session = _open_session(options, seconds)
+    session = open_session(options, seconds)
     segmentation = _predict(session, volume, options, seconds)
     with _timed(seconds, "write"):
         write_segmentation(folder / "segmentation.seg.nrrd", segmentation)
@@ -78,8 +78,17 @@ def demo(options: Namespace) -> None:
     )
 
 
-def _open_session(options: Namespace, seconds: Seconds) -> InferenceSession:
-    """Load the model; features are not kept, since all tasks run in one pass over the patches."""
+def open_session(options: Namespace, seconds: Seconds) -> InferenceSession:
+    """Load the model; features are not kept, since all tasks run in one pass over the patches.
+
+    Args:
+        options: of the command line: model, task, structure, device, overlap, mirror.
+        seconds: gets the time that it took.
+
+    Raises:
+        InputError: unknown model, task or structure.
+        DeviceError: the device is missing.
+    """
     with _timed(seconds, "load_model"):
         from ..model import load_model
         from ..session import InferenceSession

@@ -62,6 +62,34 @@ def read_checkpoint(path: Path) -> Any:
         ) from None
 
 
+def refuse_unknown_keys(container: Mapping[str, Any], weights_key: str, known: set[str]) -> None:
+    """Refuse a container that holds more than the weights and what is known to lie beside them.
+
+    Raises:
+        InputError: naming the first unknown key.
+    """
+    unknown = sorted(map(str, container.keys() - known))
+    if unknown:
+        raise InputError(
+            f"the key {unknown[0]!r} beside {weights_key!r} is unknown; choose the file that training saved."
+        )
+
+
+def named_weights(contents: Any, place: str = "") -> dict[str, Any]:
+    """The contents, if they are a dictionary with names for keys.
+
+    Args:
+        contents: what should be the weights.
+        place: where they should be, for the message.
+
+    Raises:
+        InputError: they are something else, or there are none.
+    """
+    if not isinstance(contents, dict) or not contents or not all(isinstance(key, str) for key in contents):
+        raise InputError(f"it holds no named weights{place}; choose the file that training saved.")
+    return contents
+
+
 def without_parallel_prefix(weights: Mapping[str, Any]) -> dict[str, Any]:
     """Strip "module." from the keys if every key has it."""
     if all(key.startswith(PARALLEL_PREFIX) for key in weights):

@@ -13,7 +13,16 @@ from ..errors import InputError
 from ..manifest import Inference, Manifest, NetworkSpec, PostprocessingStep, Preprocessing, Task
 from ..model import build_network
 from ..package_files import file_sha256
-from .checkpoint import ImportedModel, read_checkpoint, renamed_weights, without_parallel_prefix
+from ..task import Connectivity
+from .checkpoint import (
+    ImportedModel,
+    named_weights,
+    read_checkpoint,
+    refuse_unknown_keys,
+    renamed_weights,
+    without_parallel_prefix,
+)
+from .clean_up import keep_largest, tumor_in_organ
 
 SOURCE_URL = "https://github.com/jianpengz/DoDNet"
 
@@ -30,6 +39,8 @@ version 3. Cite: {CITATION}
 """
 
 MOTS_NETWORK = NetworkSpec("DoDNet", {"num_tasks": 7})
+
+NEIGHBORS: Connectivity = 6
 
 OFFICIAL_NAMES = {
     r"^stem\.": "conv1.",
@@ -66,15 +77,9 @@ def import_dodnet(path: Path) -> ImportedModel:
 def _weights_of(contents: Any) -> dict[str, Any]:
     """The weights of either container; training's optimiser and loss scaler are known and left behind."""
     if isinstance(contents, dict) and isinstance(contents.get("model"), dict):
-        unknown = sorted(map(str, contents.keys() - {"model", "optimizer", "amp"}))
-        if unknown:
-            raise InputError(
-                f"the key {unknown[0]!r} beside 'model' is unknown; choose the file that training saved."
-            )
+        refuse_unknown_keys(contents, "model", {"model", "optimizer", "amp"})
         contents = contents["model"]
-    if not isinstance(contents, dict) or not contents or not all(isinstance(key, str) for key in contents):
-        raise InputError("it holds no named weights; choose the file that training saved.")
-    return contents
+    return named_weights(contents)
 
 
 def mots_manifest(source: dict[str, str]) -> Manifest:
@@ -103,21 +108,8 @@ def mots_manifest(source: dict[str, str]) -> Manifest:
     )
 
 
-def _keep(structure: str, count: int) -> PostprocessingStep:
-    return PostprocessingStep("keep_largest", structure, count=count)
-
-
 def _drop_specks(structure: str) -> PostprocessingStep:
     return PostprocessingStep("drop_small", structure, voxels=50, only_if_several=True)
-
-
-def _tumor_in_organ(organ: str, tumor: str, organs: int) -> tuple[PostprocessingStep, ...]:
-    """The organ includes its tumour and keeps its largest components; the tumour stays inside them."""
-    return (
-        PostprocessingStep("include", organ, other=tumor),
-        _keep(organ, organs),
-        PostprocessingStep("mask_by", tumor, other=organ),
-    )
 
 
 MOTS_TASKS = (
@@ -125,13 +117,13 @@ MOTS_TASKS = (
         "liver",
         {"liver": 0, "liver_tumor": 1},
         "Liver and tumour",
-        (*_tumor_in_organ("liver", "liver_tumor", 1), _drop_specks("liver_tumor")),
+        (*tumor_in_organ("liver", "liver_tumor", 1, NEIGHBORS), _drop_specks("liver_tumor")),
     ),
     Task(
         "kidney",
         {"kidney": 0, "kidney_tumor": 1},
         "Kidneys and tumour",
-        (*_tumor_in_organ("kidney", "kidney_tumor", 2), _keep("kidney_tumor", 1)),
+        (*tumor_in_organ("kidney", "kidney_tumor", 2, NEIGHBORS), keep_largest("kidney_tumor", 1, NEIGHBORS)),
     ),
     Task(
         "hepatic vessel",
@@ -143,9 +135,9 @@ MOTS_TASKS = (
         "pancreas",
         {"pancreas": 0, "pancreas_tumor": 1},
         "Pancreas and tumour",
-        (*_tumor_in_organ("pancreas", "pancreas_tumor", 1), _drop_specks("pancreas_tumor")),
+        (*tumor_in_organ("pancreas", "pancreas_tumor", 1, NEIGHBORS), _drop_specks("pancreas_tumor")),
     ),
-    Task("colon", {"colon_tumor": 1}, "Colon tumour", (_keep("colon_tumor", 1),)),
-    Task("lung", {"lung_tumor": 1}, "Lung tumour", (_keep("lung_tumor", 1),)),
-    Task("spleen", {"spleen": 0}, "Spleen", (_keep("spleen", 1),)),
+    Task("colon", {"colon_tumor": 1}, "Colon tumour", (keep_largest("colon_tumor", 1, NEIGHBORS),)),
+    Task("lung", {"lung_tumor": 1}, "Lung tumour", (keep_largest("lung_tumor", 1, NEIGHBORS),)),
+    Task("spleen", {"spleen": 0}, "Spleen", (keep_largest("spleen", 1, NEIGHBORS),)),
 )

@@ -17,7 +17,16 @@ from ..errors import InputError
 from ..manifest import Inference, Manifest, NetworkSpec, PostprocessingStep, Preprocessing, Task
 from ..model import build_network
 from ..package_files import file_sha256
-from .checkpoint import ImportedModel, read_checkpoint, renamed_weights, without_parallel_prefix
+from ..task import Connectivity
+from .checkpoint import (
+    ImportedModel,
+    named_weights,
+    read_checkpoint,
+    refuse_unknown_keys,
+    renamed_weights,
+    without_parallel_prefix,
+)
+from .clean_up import keep_largest, tumor_in_organ
 
 SOURCE_URL = "https://github.com/jianpengz/DoDNet"
 
@@ -35,6 +44,8 @@ Cite: {CITATION}
 
 CONTAINER_KEYS = {"state_dict", "optimizer", "epoch", "amp"}
 PREFIX = "ResCNN_DeformTR."
+
+NEIGHBORS: Connectivity = 18
 
 OFFICIAL_NAMES = {
     r"^encoder\.stem\.0\.": "backbone.conv1.",
@@ -102,14 +113,9 @@ def import_transdodnet(path: Path) -> ImportedModel:
 
 def _weights_of(contents: Any) -> dict[str, Any]:
     """The weights; the optimiser, the epoch and apex's state are known and left behind."""
-    weights = contents.get("state_dict") if isinstance(contents, dict) else None
-    if not isinstance(weights, dict) or not weights or not all(isinstance(key, str) for key in weights):
-        raise InputError("it holds no named weights under 'state_dict'; choose the file that training saved.")
-    unknown = sorted(map(str, contents.keys() - CONTAINER_KEYS))
-    if unknown:
-        raise InputError(
-            f"the key {unknown[0]!r} beside 'state_dict' is unknown; choose the file that training saved."
-        )
+    inside = contents.get("state_dict") if isinstance(contents, dict) else None
+    weights = named_weights(inside, " under 'state_dict'")
+    refuse_unknown_keys(contents, "state_dict", CONTAINER_KEYS)
     return weights
 
 
@@ -178,19 +184,6 @@ def mots_manifest(source: dict[str, str], network: NetworkSpec) -> Manifest:
     )
 
 
-def _keep(structure: str, count: int) -> PostprocessingStep:
-    return PostprocessingStep("keep_largest", structure, count=count, connectivity=18)
-
-
-def _tumor_in_organ(organ: str, tumor: str, organs: int) -> tuple[PostprocessingStep, ...]:
-    """The organ includes its tumour and keeps its largest components; the tumour stays inside them."""
-    return (
-        PostprocessingStep("include", organ, other=tumor),
-        _keep(organ, organs),
-        PostprocessingStep("mask_by", tumor, other=organ),
-    )
-
-
 # Not reproduced, because they reach beyond a task or its anatomy: tumours of the hepatic vessels are cut off
 # at the liver that the first query finds, and the columns of the spleen from 250 on are erased.
 MOTS_TASKS = (
@@ -199,7 +192,7 @@ MOTS_TASKS = (
         {"liver": 0, "liver_tumor": 1},
         "Liver and tumour",
         (
-            *_tumor_in_organ("liver", "liver_tumor", 1),
+            *tumor_in_organ("liver", "liver_tumor", 1, NEIGHBORS),
             PostprocessingStep("drop_small", "liver_tumor", voxels=50, connectivity=18),
         ),
     ),
@@ -207,16 +200,16 @@ MOTS_TASKS = (
         "kidney",
         {"kidney": 0, "kidney_tumor": 1},
         "Kidneys and tumour",
-        (*_tumor_in_organ("kidney", "kidney_tumor", 2), _keep("kidney_tumor", 1)),
+        (*tumor_in_organ("kidney", "kidney_tumor", 2, NEIGHBORS), keep_largest("kidney_tumor", 1, NEIGHBORS)),
     ),
     Task("hepatic vessel", {"hepatic_vessel": 0, "liver_tumor": 1}, "Hepatic vessels and tumour"),
     Task(
         "pancreas",
         {"pancreas": 0, "pancreas_tumor": 1},
         "Pancreas and tumour",
-        _tumor_in_organ("pancreas", "pancreas_tumor", 1),
+        tumor_in_organ("pancreas", "pancreas_tumor", 1, NEIGHBORS),
     ),
-    Task("colon", {"colon_tumor": 1}, "Colon tumour", (_keep("colon_tumor", 1),)),
-    Task("lung", {"lung_tumor": 1}, "Lung tumour", (_keep("lung_tumor", 1),)),
-    Task("spleen", {"spleen": 0}, "Spleen", (_keep("spleen", 1),)),
+    Task("colon", {"colon_tumor": 1}, "Colon tumour", (keep_largest("colon_tumor", 1, NEIGHBORS),)),
+    Task("lung", {"lung_tumor": 1}, "Lung tumour", (keep_largest("lung_tumor", 1, NEIGHBORS),)),
+    Task("spleen", {"spleen": 0}, "Spleen", (keep_largest("spleen", 1, NEIGHBORS),)),
 )
