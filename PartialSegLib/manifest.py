@@ -14,6 +14,7 @@ from typing import Any, Final, Literal
 
 from .errors import InputError
 from .json_fields import from_json, require, to_json
+from .structures import load_structures
 from .task import PostprocessingStep, Task
 
 __all__ = [
@@ -66,13 +67,20 @@ class NetworkSpec:
 class Preprocessing:
     """How the image becomes the network's input: orient, resample, clip, then (HU - subtract) / divide.
 
+    Scores come back to the input's grid by linear interpolation, anti-aliased if the intensities were.
+
     Attributes:
         orientation: the direction in which each array axis (z, y, x) grows, three letters such as "SPL".
         spacing: distance of voxel centres along (z, y, x) in mm.
         clip: lowest and highest intensity in HU.
         subtract: HU taken off after clipping.
         divide: HU that become 1.
-        resampling: "linear", anti-aliased, or "cubic" B-splines (the official DoDNet).
+        resampling: "linear", anti-aliased; or "trilinear" or "cubic" B-splines, which are not.
+        grid: whether size * spacing / target is rounded or truncated to whole voxels.
+        clip_first: clip before resampling, as nnU-Net version 2 does, and again after it.
+        separate_above: where the largest spacing of the image, else of the network, is more than this many
+            times its smallest, the axis with the largest spacing is not interpolated: the nearest slice is
+            taken, there and back (nnU-Net: 3). None interpolates always.
         pad_value: HU outside the image.
         crop_to_body: look only at the box around the body unless told otherwise.
     """
@@ -82,7 +90,10 @@ class Preprocessing:
     clip: tuple[float, float]
     subtract: float = 0.0
     divide: float = 1.0
-    resampling: Literal["linear", "cubic"] = "linear"
+    resampling: Literal["linear", "trilinear", "cubic"] = "linear"
+    grid: Literal["rounded", "truncated"] = "rounded"
+    clip_first: bool = False
+    separate_above: float | None = None
     pad_value: float = 0.0
     crop_to_body: bool = False
 
@@ -99,6 +110,10 @@ class Preprocessing:
         )
         require(self.clip[0] < self.clip[1], f"clip: expected [lowest, highest] in HU, got {list(self.clip)}")
         require(self.divide > 0, f"divide: expected a number above 0, got {self.divide}")
+        require(
+            self.separate_above is None or self.separate_above >= 1,
+            f"separate_above: expected a ratio of 1 or more, got {self.separate_above}",
+        )
 
 
 @dataclass(frozen=True)
@@ -111,7 +126,9 @@ class Inference:
         activation: what turns logits into scores.
         blend: whether scores ("probabilities") or logits are averaged where patches overlap.
         mirror_axes: axes (0 = z, 1 = y, 2 = x) that mirroring, an option of the session, may flip.
-        patch_positions: "stride" places patches at multiples of the stride, the last one at the border.
+        patch_positions: "stride" places patches at multiples of the stride, the last one at the border;
+            "even" at equal distances of at most the stride, as nnU-Net does.
+        padding: where an axis shorter than the patch is filled up: at its "end", or on "both sides".
     """
 
     patch_size: tuple[int, int, int]
@@ -119,7 +136,8 @@ class Inference:
     activation: Literal["sigmoid", "softmax"] = "sigmoid"
     blend: Literal["probabilities", "logits"] = "probabilities"
     mirror_axes: tuple[int, ...] = ()
-    patch_positions: Literal["stride"] = "stride"
+    patch_positions: Literal["stride", "even"] = "stride"
+    padding: Literal["end", "both sides"] = "end"
 
     def __post_init__(self) -> None:
         """Refuse values that no package can mean."""
@@ -139,6 +157,7 @@ class Manifest:
         name: short name typed by users, such as dodnet-mots.
         source: where the weights come from (url, sha256 of the original file).
         tasks: in the order of the network's task indices.
+        uncoded: structures of the tasks that structures.json does not know; they show as plain tissue.
         training: free record of data, recipe, seed and measured figures.
         files: the package's files by their path inside it; filled by `save_model`.
     """
@@ -156,6 +175,7 @@ class Manifest:
     preprocessing: Preprocessing
     inference: Inference
     tasks: tuple[Task, ...]
+    uncoded: tuple[str, ...] = ()
     training: dict[str, Any] = field(default_factory=dict)
     files: dict[str, FileEntry] = field(default_factory=dict)
 
@@ -170,6 +190,16 @@ class Manifest:
         require(
             len(set(names)) == len(names), f"tasks: every task needs its own name, got {', '.join(names)}"
         )
+        for structure in self.uncoded:
+            require(
+                re.fullmatch("[a-z0-9][a-z0-9_]*", structure) is not None,
+                f"uncoded: expected names of lower-case letters, digits and '_', got {structure!r}",
+            )
+        for index, task in enumerate(self.tasks):
+            try:
+                task.check_structures((*load_structures(), *self.uncoded))
+            except InputError as error:
+                raise InputError(f"tasks[{index}].{error}") from None
         for path in self.files:
             require(
                 is_inside(path),

@@ -58,11 +58,12 @@ class NetworkRunner:
     def structure_scores(self, blended: Tensor, task: Task) -> dict[str, Tensor]:
         """Per structure of a task the scores (D, H, W) that are compared with `threshold`.
 
-        For sigmoid the probability; for softmax its lead over the best other channel, to decide like argmax.
+        For sigmoid the probability; for softmax the lead, of the probability or the logit as they were
+        blended, over the best other channel: both decide like argmax.
         """
-        if self.inference.blend == "logits":
-            blended = self._activate(blended.float())
         if self.inference.activation == "sigmoid":
+            if self.inference.blend == "logits":
+                blended = blended.float().sigmoid()
             return dict(zip(task.structures, blended, strict=True))
         best, second = blended.topk(2, dim=0).values
         return {

@@ -6,6 +6,7 @@ its own axes. Order, direction and spacing thus are three small matrices, and no
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import ceil
 
@@ -21,7 +22,9 @@ from .resampling import (
     bounding_box,
     cubic_weights,
     linear_weights,
+    nearest_weights,
     resample_by_slabs,
+    trilinear_weights,
     used_columns,
     used_rows,
 )
@@ -30,6 +33,13 @@ from .volume import Volume
 
 BODY_THRESHOLD_HU = -300  # between air or lung and fat
 BODY_MARGIN_MM = 10.0
+
+WEIGHTS = {
+    "linear": linear_weights,
+    "trilinear": trilinear_weights,
+    "cubic": cubic_weights,
+    "nearest": nearest_weights,
+}
 
 EMPTY_BOX: Box = (slice(0, 0), slice(0, 0), slice(0, 0))
 
@@ -43,21 +53,24 @@ class AxisMap:
         flipped: whether the network's index runs against the input's.
         input_size: voxels along the input axis.
         network_size: voxels along the network axis; both cover the same millimetres.
+        method: how intensities are interpolated, a key of `WEIGHTS`.
     """
 
     network_axis: int
     flipped: bool
     input_size: int
     network_size: int
+    method: str = "linear"
 
-    def to_network(self, method: str, device: torch.device) -> Tensor:
-        """Weights (network, input) that resample intensities; "linear" is anti-aliased, "cubic" is not."""
-        weights = (cubic_weights if method == "cubic" else linear_weights)(self.input_size, self.network_size)
+    def to_network(self, device: torch.device) -> Tensor:
+        """Weights (network, input) that resample intensities."""
+        weights = WEIGHTS[self.method](self.input_size, self.network_size)
         return _tensor(np.flip(weights, 0) if self.flipped else weights, device)
 
     def to_input(self, device: torch.device) -> Tensor:
-        """Weights (input, network) that bring scores back, linear and never negative."""
-        weights = linear_weights(self.network_size, self.input_size)
+        """Weights (input, network) that bring scores back, never negative."""
+        method = "trilinear" if self.method == "cubic" else self.method
+        weights = WEIGHTS[method](self.network_size, self.input_size)
         return _tensor(np.flip(weights, 1) if self.flipped else weights, device)
 
 
@@ -99,9 +112,8 @@ def preprocess(
 ) -> PreparedImage:
     """Orient, resample, crop, clip and scale a volume.
 
-    The network grid has round(size * spacing / target) voxels along an axis for linear resampling; for cubic
-    the quotient is truncated, as in the official DoDNet. It is computed slab by slab, never from a
-    floating-point copy of the volume.
+    The network grid has size * spacing / target voxels along an axis, rounded or truncated as the manifest
+    says. It is computed slab by slab, never from a floating-point copy of the volume.
 
     Args:
         volume: in HU, any orientation.
@@ -120,9 +132,10 @@ def preprocess(
     in_input_order = hounsfield.permute([axis.network_axis for axis in axes])
 
     def read(planes: slice) -> Tensor:
-        return _tensor(volume.array[planes], device)
+        hounsfield = _tensor(volume.array[planes], device)
+        return hounsfield.clamp_(*preprocessing.clip) if preprocessing.clip_first else hounsfield
 
-    z, y, x = (axis.to_network(preprocessing.resampling, device) for axis in axes)
+    z, y, x = (axis.to_network(device) for axis in axes)
     for planes, slab in resample_by_slabs(read, (z, y, x)):
         in_input_order[planes] = slab
     if not hounsfield.isfinite().all():
@@ -167,16 +180,30 @@ def restore(scores: Tensor, prepared: PreparedImage, threshold: float) -> tuple[
 def _map_axes(volume: Volume, preprocessing: Preprocessing) -> tuple[AxisMap, AxisMap, AxisMap]:
     """Pair each input axis with the network axis that runs along the same axis of the patient."""
     patient_axes, signs = closest_axes(volume.affine)
-    maps = []
-    for axis, (patient_axis, sign) in enumerate(zip(patient_axes, signs, strict=True)):
+    pairs = []
+    for patient_axis, sign in zip(patient_axes, signs, strict=True):
         letters = AXIS_LETTERS[patient_axis]
         letter, opposite = tuple(letters if sign > 0 else letters[::-1])
         flipped = opposite in preprocessing.orientation
-        network_axis = preprocessing.orientation.index(opposite if flipped else letter)
-        size = volume.shape[axis] * volume.spacing[axis] / preprocessing.spacing[network_axis]
-        rounded = int(size + 1e-6) if preprocessing.resampling == "cubic" else round(size)
-        maps.append(AxisMap(network_axis, flipped, volume.shape[axis], max(1, rounded)))
+        pairs.append((preprocessing.orientation.index(opposite if flipped else letter), flipped))
+    target = [preprocessing.spacing[network_axis] for network_axis, _ in pairs]
+    separate = _separate_axis((volume.spacing, target), preprocessing.separate_above)
+    maps = []
+    for axis, (network_axis, flipped) in enumerate(pairs):
+        size = volume.shape[axis] * volume.spacing[axis] / target[axis]
+        voxels = int(size + 1e-6) if preprocessing.grid == "truncated" else round(size)
+        method = "nearest" if axis == separate else preprocessing.resampling
+        maps.append(AxisMap(network_axis, flipped, volume.shape[axis], max(1, voxels), method))
     return maps[0], maps[1], maps[2]
+
+
+def _separate_axis(spacings: Iterable[Sequence[float]], ratio: float | None) -> int | None:
+    """The one axis with the largest spacing, in the first spacings that differ by more than a ratio."""
+    for spacing in spacings:
+        if ratio is not None and max(spacing) > ratio * min(spacing):
+            coarse = [axis for axis, step in enumerate(spacing) if step == max(spacing)]
+            return coarse[0] if len(coarse) == 1 else None
+    return None
 
 
 def _body_box(hounsfield: Tensor, spacing: tuple[float, float, float]) -> Box:

@@ -39,6 +39,30 @@ def linear_weights(old_size: int, new_size: int) -> np.ndarray:
 
 
 @cache
+def trilinear_weights(old_size: int, new_size: int) -> np.ndarray:
+    """Linear interpolation without anti-aliasing: `interpolate(mode="trilinear")`, skimage's order 1.
+
+    Returns:
+        Float32 weights (new, old), not negative, rows summing to 1.
+    """
+    centers = np.clip((np.arange(new_size) + 0.5) * (old_size / new_size) - 0.5, 0, old_size - 1)
+    distances = np.abs(np.arange(old_size) - centers[:, None])
+    return _normalized(np.maximum(1 - distances, 0))
+
+
+@cache
+def nearest_weights(old_size: int, new_size: int) -> np.ndarray:
+    """The nearest voxel; of two at the same distance the later one (`ndimage.map_coordinates(order=0)`).
+
+    Returns:
+        Float32 weights (new, old), one 1 in each row.
+    """
+    centers = (np.arange(new_size) + 0.5) * (old_size / new_size) - 0.5
+    nearest = np.clip(np.floor(centers + 0.5), 0, old_size - 1)
+    return _normalized(np.arange(old_size) == nearest[:, None])
+
+
+@cache
 def cubic_weights(old_size: int, new_size: int) -> np.ndarray:
     """Interpolating cubic B-splines without anti-aliasing: `skimage.transform.resize(order=3, mode="edge")`.
 

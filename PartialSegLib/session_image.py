@@ -12,7 +12,8 @@ from .errors import InputError
 from .manifest import Manifest
 from .preprocessing import PreparedImage, preprocess
 from .region import Region
-from .sliding_window import Patch, pad_to_patch, plan_patches
+from .segmentation import Box
+from .sliding_window import Patch, missing_voxels, pad_to_patch, plan_patches
 from .volume import Volume
 
 
@@ -24,11 +25,13 @@ class SessionImage:
         prepared: the image on the network's grid, and the way back.
         tensor: `prepared.tensor`, padded to at least one patch.
         patches: they cover `tensor`.
+        place: where `prepared.tensor` lies in `tensor`.
     """
 
     prepared: PreparedImage
     tensor: Tensor
     patches: list[Patch]
+    place: Box
 
     @classmethod
     def prepare(
@@ -39,10 +42,14 @@ class SessionImage:
         Raises:
             InputError: voxels are NaN or infinite.
         """
-        patch_size = manifest.inference.patch_size
+        inference = manifest.inference
         prepared = preprocess(volume, manifest.preprocessing, device, crop_to_body)
-        tensor = pad_to_patch(prepared.tensor, patch_size, prepared.background)
-        return cls(prepared, tensor, plan_patches(tensor.shape, patch_size, overlap))
+        z, y, x = missing_voxels(prepared.tensor.shape, inference.patch_size)
+        before = (z // 2, y // 2, x // 2) if inference.padding == "both sides" else (0, 0, 0)
+        tensor = pad_to_patch(prepared.tensor, inference.patch_size, prepared.background, before)
+        patches = plan_patches(tensor.shape, inference.patch_size, overlap, inference.patch_positions)
+        place = [slice(n, n + size) for n, size in zip(before, prepared.tensor.shape, strict=True)]
+        return cls(prepared, tensor, patches, (place[0], place[1], place[2]))
 
     def kept_voxels(self, region: Region) -> np.ndarray:
         """The voxels of `tensor` that scores inside the region are interpolated from, as a boolean array.
@@ -52,12 +59,11 @@ class SessionImage:
         """
         kept = np.zeros(tuple(self.tensor.shape), dtype=bool)
         box = region.voxel_box(self.prepared.affine, self.prepared.input_shape)
-        kept[self.prepared.network_box(box)] = True
+        kept[self.place][self.prepared.network_box(box)] = True
         if not kept.any():
             raise InputError("The region of interest lies outside the body, to which the image was cropped.")
         return kept
 
     def unpad(self, scores: Tensor) -> Tensor:
         """Cut scores (D, H, W) of `tensor` to the shape of `prepared.tensor`."""
-        depth, height, width = self.prepared.tensor.shape
-        return scores[:depth, :height, :width]
+        return scores[self.place]

@@ -38,32 +38,56 @@ class Patch:
         return bool(kept[self.slices[: kept.ndim]].any())
 
 
-def plan_patches(shape: Sequence[int], patch_size: Size, overlap: float) -> list[Patch]:
+def plan_patches(
+    shape: Sequence[int], patch_size: Size, overlap: float, positions: str = "stride"
+) -> list[Patch]:
     """Cover an image with patches, in ascending order of their start.
 
-    Along each axis they lie at multiples of the stride ceil(patch * (1 - overlap)); the last one is
-    shifted back to the border. This is the official DoDNet's plan, whose overlap is 0.5.
+    Along each axis they lie at multiples of the stride ceil(patch * (1 - overlap)), and the last one is
+    shifted back to the border (the official DoDNet); or they lie "even", at equal distances of at most
+    patch * (1 - overlap), rounded to voxels (nnU-Net). Both have an overlap of 0.5.
 
     Args:
         shape: voxels of the image (z, y, x); a patch sticks out of a shorter image.
         patch_size: voxels of a patch (z, y, x).
         overlap: shared fraction of neighbouring patches, in [0, 1).
+        positions: "stride" or "even".
     """
-    positions = [_positions(length, size, overlap) for length, size in zip(shape, patch_size, strict=True)]
-    return [Patch((z, y, x), patch_size) for z, y, x in product(*positions)]
+    place = _even_positions if positions == "even" else _stride_positions
+    starts = [place(length, size, overlap) for length, size in zip(shape, patch_size, strict=True)]
+    return [Patch((z, y, x), patch_size) for z, y, x in product(*starts)]
 
 
-def _positions(length: int, size: int, overlap: float) -> list[int]:
+def _stride_positions(length: int, size: int, overlap: float) -> list[int]:
     stride = max(1, ceil(round(size * (1 - overlap), 6)))  # 10 * (1 - 0.7) is a little more than 3
     last = max(0, length - size)
     return [min(step * stride, last) for step in range(ceil(last / stride) + 1)]
 
 
-def pad_to_patch(image: Tensor, patch_size: Size, value: float) -> Tensor:
-    """Fill an image (D, H, W) with a value at the end of each axis that is shorter than the patch."""
-    missing = [max(0, size - length) for size, length in zip(patch_size, image.shape, strict=True)]
-    depth, height, width = missing
-    return functional.pad(image, (0, width, 0, height, 0, depth), value=value) if any(missing) else image
+def _even_positions(length: int, size: int, overlap: float) -> list[int]:
+    last = max(0, length - size)
+    steps = ceil(round(last / (size * (1 - overlap)), 6))
+    return sorted({round(step * last / max(steps, 1)) for step in range(steps + 1)})
+
+
+def missing_voxels(shape: Sequence[int], patch_size: Size) -> Size:
+    """How many voxels an image lacks along (z, y, x) to hold a patch."""
+    z, y, x = (max(0, size - length) for size, length in zip(patch_size, shape, strict=True))
+    return z, y, x
+
+
+def pad_to_patch(image: Tensor, patch_size: Size, value: float, before: Size = (0, 0, 0)) -> Tensor:
+    """Fill an image (D, H, W) with a value along each axis that is shorter than the patch.
+
+    Args:
+        image: (D, H, W).
+        patch_size: voxels of a patch.
+        value: of the new voxels.
+        before: how many of the missing voxels lie before the image; the others lie behind it.
+    """
+    missing = missing_voxels(image.shape, patch_size)
+    widths = [n for axis in (2, 1, 0) for n in (before[axis], missing[axis] - before[axis])]
+    return functional.pad(image, widths, value=value) if any(missing) else image
 
 
 def gaussian_weight(patch_size: Size) -> Tensor:

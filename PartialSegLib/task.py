@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from .json_fields import require, suggestion
-from .structures import load_structures
 
 NEEDED_FIELD = {"include": "other", "mask_by": "other", "keep_largest": "count", "drop_small": "voxels"}
 
@@ -62,15 +62,10 @@ class Task:
     postprocessing: tuple[PostprocessingStep, ...] = ()
 
     def __post_init__(self) -> None:
-        """Refuse unknown structures, shared channels and steps on structures of other tasks."""
+        """Refuse a task without name or structures, and shared channels."""
         require(bool(self.name.strip()), "name: expected the name of the task, got an empty text")
         require(bool(self.structures), "structures: expected at least one structure, got none")
-        known = load_structures()
         for structure, channel in self.structures.items():
-            require(
-                structure in known,
-                f"structures.{structure}: unknown structure; {suggestion(structure, known)}",
-            )
             require(
                 channel >= 0, f"structures.{structure}: expected an output channel from 0 on, got {channel}"
             )
@@ -78,6 +73,16 @@ class Task:
             len(set(self.structures.values())) == len(self.structures),
             "structures: two structures share an output channel",
         )
+
+    def check_structures(self, known: Sequence[str]) -> None:
+        """Refuse structures that are not known, and steps on structures of other tasks.
+
+        Raises:
+            InputError: it starts with the place in the task, as in "structures.livre: unknown structure; …".
+        """
+        for structure in self.structures:
+            advice = f"{suggestion(structure, list(known))}, or list it under uncoded"
+            require(structure in known, f"structures.{structure}: unknown structure; {advice}")
         for number, step in enumerate(self.postprocessing):
             for name in ("structure", "other"):
                 used = getattr(step, name)

@@ -126,11 +126,42 @@ def test_nothing_found_is_an_empty_mask():
     assert all(extent.start == extent.stop for extent in box)
 
 
-@pytest.mark.parametrize(("resampling", "voxels"), [("linear", 3), ("cubic", 2)])
-def test_sizes_are_rounded_for_linear_and_truncated_for_cubic(resampling, voxels):
+@pytest.mark.parametrize(("grid", "voxels"), [("rounded", 3), ("truncated", 2)])
+def test_sizes_are_rounded_or_truncated(grid, voxels):
     volume = volume_of((11, 11, 11), (1, 1, 1))
-    prepared = preprocess(volume, recipe(resampling=resampling), CPU)
+    prepared = preprocess(volume, recipe(grid=grid), CPU)
     assert prepared.tensor.shape == (voxels, voxels, voxels)
+
+
+def test_clipping_first_changes_what_is_interpolated():
+    volume = volume_of((8, 8, 8), (1, 1, 1))
+    volume.array[:] = -1000
+    volume.array[:, :, 4:] = 1000
+    after, before = (
+        preprocess(volume, recipe(spacing=(1, 1, 0.5), clip=(-100, 100), clip_first=first), CPU).tensor
+        for first in (False, True)
+    )
+    assert len(after.unique()) == 2
+    assert len(before.unique()) == 4
+
+
+@pytest.mark.parametrize(
+    ("image", "network", "separate"),
+    [
+        ((5, 1, 1), (2, 1, 1), 0),  # nnU-Net: the image decides if it is anisotropic
+        ((2, 1, 1), (5, 1, 1), 0),  # otherwise the network
+        ((2, 1, 1), (2.5, 1, 1), None),
+        ((5, 5, 1), (5, 1, 1), None),  # two coarse axes are interpolated
+    ],
+)
+def test_the_coarse_axis_takes_the_nearest_slice(image, network, separate):
+    volume = volume_of((10, 12, 12), image)
+    prepared = preprocess(volume, recipe(spacing=network, resampling="cubic", separate_above=3.0), CPU)
+    methods = [axis.method for axis in prepared.axes]
+    assert methods == ["nearest" if axis == separate else "cubic" for axis in range(3)]
+    for axis in prepared.axes:
+        back = axis.to_input(CPU)
+        assert bool(((back > 0).sum(1) <= (1 if axis.method == "nearest" else 2)).all())
 
 
 def test_half_precision_scores_are_accepted():

@@ -5,13 +5,21 @@ from scipy import ndimage
 from torch.nn import functional
 
 from PartialSegLib import resampling
-from PartialSegLib.resampling import cubic_weights, linear_weights, resample_by_slabs, used_columns, used_rows
+from PartialSegLib.resampling import (
+    cubic_weights,
+    linear_weights,
+    nearest_weights,
+    resample_by_slabs,
+    trilinear_weights,
+    used_columns,
+    used_rows,
+)
 
 SIZES = [(1, 1), (1, 5), (7, 1), (10, 10), (10, 4), (11, 4), (4, 11), (100, 37), (37, 100)]
 
 
 @pytest.mark.parametrize(("old", "new"), SIZES)
-@pytest.mark.parametrize("weights", [linear_weights, cubic_weights])
+@pytest.mark.parametrize("weights", [linear_weights, trilinear_weights, cubic_weights])
 def test_rows_sum_to_one_and_mirror(weights, old, new):
     matrix = weights(old, new)
     assert matrix.shape == (new, old)
@@ -27,6 +35,20 @@ def test_linear_is_the_antialiased_interpolation_of_torch(old, new):
     assert torch.allclose(torch.from_numpy(linear_weights(old, new)) @ signal[0, 0], expected, atol=1e-5)
 
 
+@pytest.mark.parametrize(("old", "new"), SIZES)
+def test_trilinear_is_the_plain_interpolation_of_torch(old, new):
+    signal = torch.randn(1, 1, old, generator=torch.Generator().manual_seed(0))
+    expected = functional.interpolate(signal, size=new, mode="linear")[0, 0]
+    assert torch.allclose(torch.from_numpy(trilinear_weights(old, new)) @ signal[0, 0], expected, atol=1e-4)
+
+
+@pytest.mark.parametrize(("old", "new"), [*SIZES, (45, 90), (6, 4), (3, 9), (90, 45)])
+def test_nearest_is_spline_interpolation_of_order_zero(old, new):
+    centers = (np.arange(new) + 0.5) * (old / new) - 0.5
+    expected = ndimage.map_coordinates(np.arange(old, dtype=float), [centers], order=0, mode="nearest")
+    np.testing.assert_array_equal(nearest_weights(old, new) @ np.arange(old), expected)
+
+
 def test_cubic_is_spline_zoom_of_the_whole_volume():
     volume = np.random.default_rng(0).normal(size=(6, 9, 13))
     shape = (11, 5, 13)
@@ -38,7 +60,7 @@ def test_cubic_is_spline_zoom_of_the_whole_volume():
 
 @pytest.mark.parametrize("slab_voxels", [1, 200, 1 << 22])
 @pytest.mark.parametrize("shape", [(12, 5, 6), (3, 4, 5), (40, 8, 7), (12, 10, 3)])
-@pytest.mark.parametrize("weights", [linear_weights, cubic_weights])
+@pytest.mark.parametrize("weights", [linear_weights, trilinear_weights, cubic_weights])
 def test_slabs_equal_the_whole(monkeypatch, weights, shape, slab_voxels):
     monkeypatch.setattr(resampling, "SLAB_VOXELS", slab_voxels)
     volume = torch.randn(12, 10, 6, generator=torch.Generator().manual_seed(1))

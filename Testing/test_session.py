@@ -385,6 +385,19 @@ def test_any_shape_is_segmented(model, shape):
     assert all(found[key].shape == shape for key in found)
 
 
+@pytest.mark.parametrize("shape", [(1, 1, 1), (3, 2, 50), (70, 5, 5)])
+def test_padding_on_both_sides_puts_every_mask_in_its_place(model, shape):
+    volume = Volume(
+        np.random.default_rng(0).integers(-300, 300, shape).astype(np.float32), np.eye(4) * [2, 2, 2, 1]
+    )
+    options = {"padding": "both sides", "patch_positions": "even"}
+    session = session_with(with_inference(model, **options), volume, precision="float32")
+    found = session.predict()
+    assert all(found[key].shape == shape for key in found)
+    image = session._require_image()
+    assert torch.equal(image.unpad(image.tensor), image.prepared.tensor)
+
+
 @pytest.mark.parametrize("orientation", ["SAR", "LIP", "PRS"])
 def test_the_same_patient_in_another_orientation(model, volume, reference, orientation):
     found = session_with(model, reorient(volume, orientation)).predict()

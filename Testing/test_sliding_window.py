@@ -108,3 +108,27 @@ def test_padding_fills_the_end_of_short_axes():
     assert padded.sum() == -7 * (4 * 5 * 4 - 3 * 5 * 2)
     image = torch.zeros(4, 5, 6)
     assert pad_to_patch(image, (4, 4, 4), -7) is image
+
+
+@pytest.mark.parametrize(
+    ("length", "size", "overlap", "starts"),
+    [
+        (64, 64, 0.5, [0]),
+        (30, 64, 0.5, [0]),
+        (110, 64, 0.5, [0, 23, 46]),
+        (128, 64, 0.5, [0, 32, 64]),
+        (129, 64, 0.5, [0, 22, 43, 65]),
+        (100, 48, 0.2, [0, 26, 52]),
+    ],
+)
+def test_even_patches_lie_at_equal_distances(length, size, overlap, starts):
+    patches = plan_patches((length, 8, 8), (size, 8, 8), overlap, "even")
+    assert [patch.start[0] for patch in patches] == starts
+
+
+def test_padding_on_both_sides_has_the_odd_voxel_behind():
+    image = torch.ones(3, 4, 5)
+    padded = pad_to_patch(image, (6, 4, 6), -1.0, (1, 0, 0))
+    assert padded.shape == (6, 4, 6)
+    assert torch.equal(padded[1:4, :, :5], image)
+    assert float(padded.sum()) == image.numel() - (padded.numel() - image.numel())

@@ -101,7 +101,12 @@ def mots_manifest(source: dict[str, str]) -> Manifest:
         source=source,
         network=MOTS_NETWORK,
         preprocessing=Preprocessing(
-            orientation="IPL", spacing=(1.5, 0.8, 0.8), clip=(-325.0, 325.0), divide=325.0, resampling="cubic"
+            orientation="IPL",
+            spacing=(1.5, 0.8, 0.8),
+            clip=(-325.0, 325.0),
+            divide=325.0,
+            resampling="cubic",
+            grid="truncated",
         ),
         inference=Inference(patch_size=(64, 192, 192), overlap=0.5, mirror_axes=(0, 1, 2)),
         tasks=MOTS_TASKS,

@@ -177,6 +177,7 @@ def mots_manifest(source: dict[str, str], network: NetworkSpec) -> Manifest:
             clip=(-325.0, 325.0),
             divide=325.0,
             resampling="cubic",
+            grid="truncated",
             pad_value=-325.0,
         ),
         inference=Inference(patch_size=(64, 192, 192), overlap=0.5, mirror_axes=(0, 1, 2)),

@@ -79,7 +79,8 @@ class SyntheticCases(Dataset[Cases]):
         target, annotated = zip(*(labels[task] for task in chosen), strict=True)
         voxels = np.empty(0, np.int64)
         if config.tissue_weight > 0:
-            voxels = sample_voxels(tissues, config.tissue_voxels, rng, config.tissue_power)
+            how = config.tissue_power, config.lesion_focus
+            voxels = sample_voxels(tissues, config.tissue_voxels, rng, *how)
         return Cases(
             tensor[None],
             torch.tensor(chosen),

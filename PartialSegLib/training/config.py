@@ -42,8 +42,9 @@ class TrainingConfig:
         dice_epsilon, foreground_weight, background_weight: of the loss, see `partial_label_loss`.
         tissue_weight: weight of the auxiliary loss of `TissueHead`; 0 trains on one-task labels alone.
         tissue_iterations: first steps in which nothing but the tissue head is trained.
+        tissue_layer: name of the network's module whose input the tissue head reads; None reads the features.
         tissue_voxels: voxels sampled for it from each image.
-        tissue_power: each tissue gets its share by this power of its volume, see `sample_voxels`.
+        tissue_power, lesion_focus: which voxels they are, see `sample_voxels`.
         ema_decay: decay of the averaged weights that are saved; 0 saves the last ones.
         mixed_precision: bfloat16 convolutions; on CPUs, no stage of the network may see a patch 2 voxels deep
             (torch 2.13 then computes a wrong gradient of the weights).
@@ -84,7 +85,9 @@ class TrainingConfig:
     tissue_weight: float = 0.0
     tissue_iterations: int = 0
     tissue_voxels: int = 32768
+    tissue_layer: str | None = None
     tissue_power: float = 0.5
+    lesion_focus: float = 1.0
     ema_decay: float = 0.0
     mixed_precision: bool = False
     checkpoint_every: int = 100

@@ -87,8 +87,26 @@ def start_run(config: TrainingConfig, arguments: dict[str, object], device: str)
     if config.start_from is not None:
         network.load_state_dict(load_model(config.start_from).network.state_dict())
     average = {name: value.detach().clone() for name, value in network.state_dict().items()}
-    tissue_head = TissueHead(network.feature_channels).to(device)
+    tissue_head = _make_tissue_head(config, network).to(device)
     return Run(network, tissue_head, make_optimizer(config, network, tissue_head), average)
+
+
+def _make_tissue_head(config: TrainingConfig, network: PartialLabelNetwork) -> TissueHead:
+    """A head on the features, or on what flows into the layer `tissue_layer`."""
+    if config.tissue_layer is None:
+        return TissueHead(network.feature_channels)
+    try:
+        layer = network.get_submodule(config.tissue_layer)
+    except AttributeError:
+        names = ", ".join(name for name, _ in network.named_children())
+        raise InputError(
+            f"tissue_layer: {config.network} has no module '{config.tissue_layer}'; its parts are {names}."
+        ) from None
+    if not isinstance(layer, nn.Conv3d):
+        raise InputError(f"tissue_layer: '{config.tissue_layer}' is not a convolution; name one.")
+    head = TissueHead(layer.in_channels)
+    head.watch(layer)
+    return head
 
 
 def _check_patch(config: TrainingConfig, network: PartialLabelNetwork) -> None:

@@ -117,7 +117,8 @@ def _backward(run: Run, cases: Cases, config: TrainingConfig, device: str) -> fl
     loss = torch.zeros((), device=device)
     if config.tissue_weight > 0:
         voxels, tissues = cases.voxels.to(device), cases.tissues.to(device)
-        loss = config.tissue_weight * run.tissue_head.loss(features[0], voxels, tissues)
+        watched = features[0] if run.tissue_head.watched is None else run.tissue_head.watched
+        loss = config.tissue_weight * run.tissue_head.loss(watched, voxels, tissues)
     if run.step >= config.tissue_iterations:
         loss = loss + _one_task_losses(run.network, features, cases, config).mean()
     (loss / config.batch_size).backward()
