@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import cast
 
 import numpy as np
+import parity_meddanet
 import parity_nnunet
 import parity_rules
 import parity_transdodnet
@@ -75,6 +76,7 @@ def all_comparisons() -> Iterator[tuple[str, parity_rules.Comparison]]:
         yield from ((DODNET_VECTORS, row) for row in dodnet_comparisons(network, dtype))
     yield from parity_transdodnet.all_comparisons()
     yield from parity_nnunet.all_comparisons()
+    yield from parity_meddanet.all_comparisons()
 
 
 def main() -> int:

@@ -25,8 +25,8 @@ def official_weights(name: str) -> dict[str, Tensor]:
     layout = json.loads((DATA / f"{name}_state_dict.json").read_text())
     first_names = layout["aliases_same_storage"]
     weights = {
-        key: parity_rules.reference_weight(first_names.get(key, key), shape)
-        for key, shape, _ in layout["state_dict"]
+        key: parity_rules.reference_weight(first_names.get(key, key), shape, dtype)
+        for key, shape, dtype in layout["state_dict"]
     }
     expected = json.loads((DATA / f"{name}_weights_sha256.json").read_text())["sha256"]
     if parity_rules.weights_digest(weights) != expected:
