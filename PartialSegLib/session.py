@@ -20,7 +20,7 @@ from .feature_cache import FeatureCache, Features
 from .model import Model, load_model
 from .network_runner import NetworkRunner
 from .postprocessing import apply_postprocessing
-from .preprocessing import restore
+from .preprocessing import Restored, restore, restore_winners
 from .region import Region
 from .segmentation import Segmentation
 from .session_image import SessionImage
@@ -32,6 +32,7 @@ from .volume import Volume, read_volume
 Progress = Callable[[int, int], object]
 """Called with the patches done and the patches in total; may raise `Cancelled`."""
 Limits = Sequence[float] | Sequence[Sequence[float]]
+LOWEST_SCORE = -6e4  # that float16 can hold
 STAGES = ("preprocess", "encode", "head", "restore")
 
 
@@ -147,9 +148,8 @@ class InferenceSession:
             blenders = self._blend(image, patches, requests, on_progress)
             with self._stage("restore"):
                 for request in requests:
-                    scores = self._clean_scores(image, request.task, blenders.pop(request.number), kept)
-                    for structure in request.structures:
-                        box, mask = restore(scores[structure], image.prepared, self._runner.threshold)
+                    scores = blenders.pop(request.number).scores()
+                    for structure, (box, mask) in self._restored(image, request, scores, kept):
                         if region is not None:
                             region.clear_outside(mask, box, image.prepared.affine)
                         segmentation.add(request.task.name, structure, box, mask)
@@ -197,13 +197,32 @@ class InferenceSession:
 
         return self._cache.get_or_compute((patch.start, flip), encode)
 
+    def _restored(
+        self, image: SessionImage, request: TaskRequest, scores: Tensor, kept: np.ndarray | None
+    ) -> Iterator[tuple[str, Restored]]:
+        """The masks of the wanted structures of a task on the input grid, after the task's clean-up.
+
+        A softmax is decided there, among all channels; a clean-up needs masks before that, one by one.
+        """
+        outside = None if kept is None else torch.from_numpy(~kept).to(self.device)
+        if self._runner.decides_by_winner and not request.task.postprocessing:
+            channels = list(request.task.structures.values())
+            if outside is not None:
+                scores[channels] = scores[channels].masked_fill(outside, LOWEST_SCORE)
+            masks = restore_winners(image.unpad(scores), image.prepared, channels)
+            found = dict(zip(request.task.structures, masks, strict=True))
+            yield from ((structure, found[structure]) for structure in request.structures)
+            return
+        cleaned = self._clean_scores(image, request.task, scores, outside)
+        for structure in request.structures:
+            yield structure, restore(cleaned[structure], image.prepared, self._runner.threshold)
+
     def _clean_scores(
-        self, image: SessionImage, task: Task, blender: PatchBlender, kept: np.ndarray | None
+        self, image: SessionImage, task: Task, blended: Tensor, outside: Tensor | None
     ) -> dict[str, Tensor]:
         """Scores of a task's structures on the grid of the prepared image, after the task's clean-up."""
-        scores = self._runner.structure_scores(blender.scores(), task)
-        if kept is not None:
-            outside = torch.from_numpy(~kept).to(self.device)
+        scores = self._runner.structure_scores(blended, task)
+        if outside is not None:
             scores = {structure: score.masked_fill(outside, 0) for structure, score in scores.items()}
         scores = {structure: image.unpad(score) for structure, score in scores.items()}
         return apply_postprocessing(scores, task.postprocessing, self._runner.threshold)

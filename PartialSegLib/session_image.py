@@ -65,5 +65,5 @@ class SessionImage:
         return kept
 
     def unpad(self, scores: Tensor) -> Tensor:
-        """Cut scores (D, H, W) of `tensor` to the shape of `prepared.tensor`."""
-        return scores[self.place]
+        """Cut scores (…, D, H, W) of `tensor` to the shape of `prepared.tensor`."""
+        return scores[(..., *self.place)]

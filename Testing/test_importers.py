@@ -174,4 +174,4 @@ def test_a_missing_checkpoint_and_an_unknown_importer_are_refused(tmp_path: Path
         import_checkpoint("dodnet", tmp_path / "none.pth", tmp_path / "package")
     with pytest.raises(InputError, match=r"Unknown importer 'dodent'; did you mean dodnet\?"):
         import_checkpoint("dodent", tmp_path / "none.pth", tmp_path / "package")
-    assert list(IMPORTERS) == ["dodnet", "transdodnet"]
+    assert list(IMPORTERS) == ["dodnet", "transdodnet", "multitalent", "stunet", "nnunet"]

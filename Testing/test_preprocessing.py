@@ -9,7 +9,7 @@ import torch
 
 from PartialSegLib.errors import InputError
 from PartialSegLib.manifest import Preprocessing
-from PartialSegLib.preprocessing import preprocess, restore
+from PartialSegLib.preprocessing import preprocess, restore, restore_winners
 from PartialSegLib.volume import Volume, reorient
 
 CPU = torch.device("cpu")
@@ -244,3 +244,27 @@ def test_a_large_ct_is_never_held_in_floating_point():
     used = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
     assert float(used[0]) < 150
     assert float(used[1]) < 250
+
+
+@pytest.mark.parametrize("shape", [(9, 12, 10), (20, 30, 25)])
+def test_winners_are_the_argmax_of_the_interpolated_scores(shape):
+    """As nnU-Net does; and a structure that is second everywhere may win between two others."""
+    prepared = preprocess(volume_of(shape), recipe(resampling="cubic"), CPU)
+    scores = torch.randn((4, *prepared.tensor.shape), generator=torch.Generator().manual_seed(0)).half()
+    plain = weights_between(prepared)
+    in_order = scores.permute([0, *(axis.network_axis + 1 for axis in prepared.axes)]).float().numpy()
+    expected = np.einsum("zi,yj,xk,cijk->czyx", *plain, in_order).argmax(0)
+    masks = list(restore_winners(scores, prepared, [3, 1, 2]))
+    for channel, (box, mask) in zip([3, 1, 2], masks, strict=True):
+        whole = np.zeros(shape, bool)
+        whole[box] = mask
+        assert np.count_nonzero(whole != (expected == channel)) <= 2
+
+
+def test_no_winner_is_an_empty_mask():
+    prepared = preprocess(volume_of((9, 12, 10)), recipe(), CPU)
+    scores = torch.zeros((3, *prepared.tensor.shape))
+    scores[0] = 1
+    for box, mask in restore_winners(scores, prepared, [1, 2]):
+        assert mask.shape == (0, 0, 0)
+        assert all(extent.start == extent.stop for extent in box)

@@ -11,6 +11,9 @@ from ..manifest import Manifest
 from ..model import save_model
 from .checkpoint import ImportedModel
 from .dodnet import import_dodnet
+from .multitalent import import_multitalent
+from .nnunet import import_nnunet
+from .stunet import import_stunet
 from .transdodnet import import_transdodnet
 
 __all__ = ["IMPORTERS", "ImportedModel", "import_checkpoint"]
@@ -18,6 +21,9 @@ __all__ = ["IMPORTERS", "ImportedModel", "import_checkpoint"]
 IMPORTERS: dict[str, Callable[[Path], ImportedModel]] = {
     "dodnet": import_dodnet,
     "transdodnet": import_transdodnet,
+    "multitalent": import_multitalent,
+    "stunet": import_stunet,
+    "nnunet": import_nnunet,
 }
 
 
@@ -28,7 +34,7 @@ def import_checkpoint(name: str, checkpoint: str | Path, output_folder: str | Pa
 
     Args:
         name: a key of `IMPORTERS`.
-        checkpoint: the file as the official training code saved it.
+        checkpoint: the file, or for nnU-Net and STU-Net the folder, as the official training code saved it.
         output_folder: the package's folder.
 
     Returns:

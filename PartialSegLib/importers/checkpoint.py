@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -20,6 +21,12 @@ SAFE_TORCH = (
     2,
     6,
 )  # in older versions a checkpoint can execute code in spite of weights_only (CVE-2025-32434)
+NUMBERS: list[Any] = [  # logs of nnU-Net hold NumPy's numbers
+    (np.float64(0).__reduce__()[0], "numpy.core.multiarray.scalar"),
+    (np.float64(0).__reduce__()[0], "numpy._core.multiarray.scalar"),
+    np.dtype,
+    *(type(np.dtype(kind)) for kind in (np.float64, np.float32, np.int64, np.int32, np.bool_)),
+]
 PARALLEL_PREFIX = "module."  # written by DataParallel and DistributedDataParallel
 
 
@@ -45,8 +52,8 @@ def read_checkpoint(path: Path) -> Any:
             f"PyTorch {torch.__version__} cannot read checkpoints safely; import with 2.6 or newer."
         )
     try:
-        with warnings.catch_warnings():  # torch warns of pickle protocols other than its own
-            warnings.simplefilter("ignore")
+        with warnings.catch_warnings(), torch.serialization.safe_globals(NUMBERS):
+            warnings.simplefilter("ignore")  # torch warns of pickle protocols other than its own
             return torch.load(path, map_location="cpu", weights_only=True)
     except PermissionError:
         raise InputError(f"{path} cannot be read; check its permissions.") from None

@@ -1,4 +1,4 @@
-"""MultiTalent's networks and the official names of their weights.
+"""MultiTalent's checkpoints of nnU-Net version 1, and the manifest of its 13 data sets with 47 classes.
 
 Ulrich, Isensee, Wald, Zenk, Baumgartner, Maier-Hein: MultiTalent: A Multi-Dataset Approach to Medical Image
 Segmentation, MICCAI 2023; https://github.com/MIC-DKFZ/MultiTalent.
@@ -6,7 +6,45 @@ Segmentation, MICCAI 2023; https://github.com/MIC-DKFZ/MultiTalent.
 
 from __future__ import annotations
 
-from ..manifest import NetworkSpec
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError
+from ..manifest import Inference, Manifest, NetworkSpec, Preprocessing, Task
+from ..model import build_network
+from ..package_files import file_sha256
+from .checkpoint import (
+    ImportedModel,
+    named_weights,
+    read_checkpoint,
+    refuse_unknown_keys,
+    renamed_weights,
+    without_parallel_prefix,
+)
+from .nnunet import without_duplicates
+from .nnunet_plans import AXES, SEPARATE_ABOVE, intensity_range
+from .restricted_pickle import read_plain_pickle
+
+SOURCE_URL = "https://github.com/MIC-DKFZ/MultiTalent"
+
+CITATION = (
+    "Ulrich C, Isensee F, Wald T, Zenk M, Baumgartner M, Maier-Hein KH. MultiTalent: A Multi-Dataset "
+    "Approach to Medical Image Segmentation. MICCAI 2023 (arXiv:2303.14444)."
+)
+
+LICENSE_TEXT = f"""\
+The weights in this package were converted from a checkpoint of MultiTalent ({SOURCE_URL}).
+The conversion changes names and container only. The terms under which the authors of the checkpoint gave it
+away still hold; the official repository is published under the Apache License, version 2.0.
+Cite: {CITATION}
+"""
+
+CONTAINER_KEYS = {
+    *("epoch", "state_dict", "optimizer_state_dict", "lr_scheduler_state_dict", "plot_stuff", "best_stuff"),
+    "amp_grad_scaler",
+}
+STAGE = 1  # of the plans: 3d_fullres
 
 UNET = NetworkSpec("UNet", {})
 
@@ -34,3 +72,123 @@ RESIDUAL_ENCODER_UNET_NAMES = {
     r"^upsampling\.": "decoder.tus.",
     r"^heads\.": "decoder.deep_supervision_outputs.",
 }
+
+
+def import_multitalent(path: Path) -> ImportedModel:
+    """Read a fold of MultiTalent: model_final_checkpoint.model, with its plans in the .pkl file beside it.
+
+    Raises:
+        InputError: not such a checkpoint, or other plans than MultiTalent's; the message says what is wrong.
+    """
+    contents = read_checkpoint(path)
+    plans_path = path.with_name(f"{path.name}.pkl")
+    described = read_plain_pickle(plans_path)
+    try:
+        inside = contents.get("state_dict") if isinstance(contents, dict) else None
+        weights = without_parallel_prefix(named_weights(inside, " under 'state_dict'"))
+        refuse_unknown_keys(contents, "state_dict", CONTAINER_KEYS)
+        residual = "encoder.initial_conv.weight" in weights
+        network = RESIDUAL_ENCODER_UNET if residual else UNET
+        names = RESIDUAL_ENCODER_UNET_NAMES if residual else UNET_NAMES
+        state_dict = renamed_weights(without_duplicates(weights), build_network(network), names)
+    except InputError as error:
+        raise InputError(f"{path} is not an official MultiTalent checkpoint: {error}") from None
+    try:
+        source = {"url": SOURCE_URL, "checkpoint": path.name, "sha256": file_sha256(path)}
+        return ImportedModel(multitalent_manifest(source, network, described), state_dict, LICENSE_TEXT)
+    except (InputError, KeyError, IndexError, TypeError, ValueError) as error:
+        reason = error if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
+        raise InputError(f"{plans_path} does not hold MultiTalent's plans ({reason}).") from None
+
+
+def multitalent_manifest(
+    source: dict[str, str], network: NetworkSpec, described: Mapping[str, Any]
+) -> Manifest:
+    """Thirteen tasks, one for each data set; preprocessing and patches as nnU-Net version 1 has them.
+
+    Args:
+        source: where the checkpoint comes from.
+        network: what it is of.
+        described: contents of the .model.pkl file.
+
+    Raises:
+        InputError: the plans are of another network.
+        KeyError, TypeError, ValueError: they lack what plans hold.
+    """
+    plans = described["plans"]
+    stage = plans["plans_per_stage"][STAGE]
+    _check_network(network, stage)
+    spacing, patch_size = _numbers(stage["current_spacing"]), _numbers(stage["patch_size"])
+    return Manifest(
+        name="multitalent" if network == UNET else "multitalent-resenc",
+        version="1.0.0",
+        title="MultiTalent, 47 classes of 13 data sets" + ("" if network == UNET else ", residual encoder"),
+        license="as given by the authors of the checkpoint; the official repository is under Apache-2.0",
+        citation=CITATION,
+        source=source,
+        network=network,
+        preprocessing=Preprocessing(
+            orientation="".join(AXES[int(axis)] for axis in plans.get("transpose_forward", (0, 1, 2))),
+            spacing=(spacing[0], spacing[1], spacing[2]),
+            resampling="cubic",
+            separate_above=SEPARATE_ABOVE,
+            **intensity_range(plans["dataset_properties"]["intensityproperties"][0], "sd"),
+        ),
+        inference=Inference(
+            patch_size=(int(patch_size[0]), int(patch_size[1]), int(patch_size[2])),
+            overlap=0.5,
+            mirror_axes=(0, 1, 2),
+            patch_positions="even",
+            padding="both sides",
+        ),
+        tasks=TASKS,
+    )
+
+
+def _check_network(network: NetworkSpec, stage: Mapping[str, Any]) -> None:
+    """Refuse plans whose strides, which no weight tells, are not those of the network."""
+    built: Any = build_network(network)
+    strides = [[int(step) for step in row] for row in stage["pool_op_kernel_sizes"]]
+    expected = [list(row) for row in built.strides]
+    if strides not in (expected, expected[1:]):
+        raise InputError(f"pool_op_kernel_sizes are {strides}, not {expected}")
+
+
+def _numbers(values: Any) -> list[float]:
+    return [float(value) for value in values]
+
+
+def _task(name: str, title: str, *structures: str) -> Task:
+    return Task(name, {structure: channel for channel, structure in enumerate(structures)}, title)
+
+
+TASKS = (
+    _task("liver", "Liver and tumour (MSD 3)", "liver", "liver_tumor"),
+    _task("lung", "Lung tumour (MSD 6)", "lung_tumor"),
+    _task("pancreas", "Pancreas and tumour (MSD 7)", "pancreas", "pancreas_tumor"),
+    _task("hepatic vessel", "Hepatic vessels and tumour (MSD 8)", "hepatic_vessel", "liver_tumor"),
+    _task("spleen", "Spleen (MSD 9)", "spleen"),
+    _task("colon", "Colon tumour (MSD 10)", "colon_tumor"),
+    _task(
+        "abdomen BTCV",
+        "Abdominal organs (BTCV)",
+        *("spleen", "right_kidney", "left_kidney", "gallbladder", "esophagus", "liver", "stomach", "aorta"),
+        *("inferior_vena_cava", "portal_vein_and_splenic_vein", "pancreas"),
+        *("right_adrenal_gland", "left_adrenal_gland"),
+    ),
+    _task(
+        "abdomen BTCV2",
+        "Abdominal organs (BTCV, second labels)",
+        *("spleen", "left_kidney", "gallbladder", "esophagus", "liver", "stomach", "pancreas", "duodenum"),
+    ),
+    _task(
+        "thorax StructSeg",
+        "Thoracic organs (StructSeg)",
+        *("left_lung", "right_lung", "heart", "esophagus", "bronchus", "spinal_cord"),
+    ),
+    _task("thorax SegTHOR", "Thoracic organs (SegTHOR)", "esophagus", "heart", "trachea", "aorta"),
+    _task("pancreas NIH", "Pancreas (NIH)", "pancreas"),
+    _task("kidney", "Kidneys and tumour (KiTS19)", "kidney", "kidney_tumor"),
+    _task("pelvis BTCV", "Pelvic organs (BTCV cervix)", "urinary_bladder", "uterus", "rectum", "small_bowel"),
+)
+"""The order is that of the network's output channels (`MULTITALENT_TASK_CHANNELS`)."""

@@ -24,13 +24,59 @@ class DecoderFeatures(NamedTuple):
     """What all tasks share.
 
     Attributes:
-        decoder: what the decoder gives at full resolution (B, widths[0], D, H, W).
+        decoder: what the decoder gives at full resolution (B, feature_channels, D, H, W).
     """
 
     decoder: Tensor
 
 
-class EncoderDecoder(PartialLabelNetwork):
+class SharedHeadNetwork(PartialLabelNetwork):
+    """A network whose tasks' heads are rows of one 1x1x1 convolution.
+
+    Args:
+        task_channels: number of output channels of each task, in their order; `forward_head` counts the
+            channels of each task from 0.
+        feature_channels: channels that the convolution reads.
+    """
+
+    def __init__(self, task_channels: Sequence[int], feature_channels: int) -> None:
+        super().__init__()
+        self.num_tasks = len(task_channels)
+        self.num_structures = max(task_channels)
+        self.feature_channels = feature_channels
+        self.task_ends = tuple(accumulate(task_channels))
+
+    def head_convolutions(self) -> list[nn.Conv3d]:
+        """The convolution is the last one; those of deep supervision come before it, coarsest first."""
+        raise NotImplementedError
+
+    def forward_head(self, features: DecoderFeatures, task_index: int) -> Tensor:
+        """Logits (B, channels of the task, D, H, W) of one task, of the type of the weights.
+
+        The head is a dynamic head of one layer with the same kernel for every sample, and runs in the same
+        blocks.
+        """
+        start, end = (0, *self.task_ends)[task_index : task_index + 2]
+        head = self.head_convolutions()[-1]
+        weight = head.weight[start:end]
+        bias = weight.new_zeros(end - start) if head.bias is None else head.bias[start:end]
+        parameters = torch.cat([weight.flatten(), bias]).expand(len(features.decoder), -1)
+        return apply_dynamic_head(features.decoder, parameters, (self.feature_channels, end - start))
+
+    def initialize_head(self, logit: float) -> None:
+        """Start the untrained heads from about this logit everywhere.
+
+        Raises:
+            ValueError: the heads have no bias to hold it.
+        """
+        for head in self.head_convolutions():
+            if head.bias is None:
+                raise ValueError("Heads without bias cannot start from a logit.")
+            nn.init.normal_(head.weight, std=1e-2)
+            nn.init.constant_(head.bias, logit)
+
+
+class EncoderDecoder(SharedHeadNetwork):
     """A U-Net whose parts a subclass builds.
 
     The features are the last map of the decoder: the 1x1x1 convolution behind it is less than a hundredth of
@@ -46,8 +92,7 @@ class EncoderDecoder(PartialLabelNetwork):
         decoder: one module for each step; maps the up-sampled channels, then those of the skip, to its width.
         widths: channels of the stages, from full resolution to the bottleneck.
         strides: of the stages; the first one works at full resolution.
-        task_channels: number of output channels of each task, in their order; `forward_head` counts the
-            channels of each task from 0.
+        task_channels: number of output channels of each task, in their order.
         head_bias: whether the heads have one.
         stem: what comes before the first stage, if anything.
     """
@@ -64,12 +109,9 @@ class EncoderDecoder(PartialLabelNetwork):
         head_bias: bool = True,
         stem: nn.Module | None = None,
     ) -> None:
-        super().__init__()
-        self.num_tasks = len(task_channels)
-        self.num_structures = max(task_channels)
-        self.feature_channels = widths[0]
+        super().__init__(task_channels, widths[0])
+        self.strides = tuple(strides)
         self.patch_multiple = cast(Triple, tuple(math.prod(axis) for axis in zip(*strides, strict=True)))
-        self.task_ends = tuple(accumulate(task_channels))
         self.stem = nn.Identity() if stem is None else stem
         self.encoder = nn.ModuleList(encoder)
         self.upsampling = nn.ModuleList(upsampling)
@@ -82,30 +124,9 @@ class EncoderDecoder(PartialLabelNetwork):
         """Encode and decode patch (B, C, D, H, W) without knowing the task."""
         return DecoderFeatures(deque(self.decoder_maps(patch), maxlen=1).pop())
 
-    def forward_head(self, features: DecoderFeatures, task_index: int) -> Tensor:
-        """Logits (B, channels of the task, D, H, W) of one task, of the type of the weights.
-
-        The finest head is a dynamic head of one layer with the same kernel for every sample, and runs in the
-        same blocks.
-        """
-        start, end = (0, *self.task_ends)[task_index : task_index + 2]
-        head = cast(nn.Conv3d, self.heads[-1])
-        weight = head.weight[start:end]
-        bias = weight.new_zeros(end - start) if head.bias is None else head.bias[start:end]
-        parameters = torch.cat([weight.flatten(), bias]).expand(len(features.decoder), -1)
-        return apply_dynamic_head(features.decoder, parameters, (self.feature_channels, end - start))
-
-    def initialize_head(self, logit: float) -> None:
-        """Start the untrained heads from about this logit everywhere.
-
-        Raises:
-            ValueError: the heads have no bias to hold it.
-        """
-        for head in self.heads:
-            if head.bias is None:
-                raise ValueError("Heads without bias cannot start from a logit.")
-            nn.init.normal_(cast(nn.Conv3d, head).weight, std=1e-2)
-            nn.init.constant_(cast(Tensor, head.bias), logit)
+    def head_convolutions(self) -> list[nn.Conv3d]:
+        """Those that deep supervision trains, coarsest first; the last one is the network's."""
+        return cast(list[nn.Conv3d], list(self.heads))
 
     def decoder_maps(self, patch: Tensor) -> Iterator[Tensor]:
         """The map (B, width, d, h, w) after each decoder step, coarsest first, as `heads` read them.

@@ -1,0 +1,250 @@
+"""Importing models of nnU-Net version 2 and STU-Net: round trip to the stored logits, and what is refused."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import parity_rules
+import pytest
+import torch
+from nnunet_folder import KERNELS, LABELS, STRIDES, plans_of, plans_with, write_model_folder
+from parity_data import official_weights, reference_vectors
+
+from PartialSegLib.errors import InputError
+from PartialSegLib.importers import import_checkpoint
+from PartialSegLib.importers.label_names import structures_of_labels
+from PartialSegLib.model import load_model
+from PartialSegLib.session import InferenceSession
+from PartialSegLib.volume import Volume
+
+SMALL = ("nnunet_v2_plain", "nnunet_v2_resenc")
+
+
+@torch.inference_mode()
+def assert_equals_vectors(package: Path, name: str) -> None:
+    """The package's network gives the stored logits of the official implementation."""
+    vectors, patch = reference_vectors(name)
+    logits = load_model(package).network(patch, 0)
+    assert parity_rules.compare(vectors, "logits", logits.numpy()).agrees
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_model_folder_becomes_a_package_with_the_same_logits(tmp_path: Path, name: str) -> None:
+    write_model_folder(tmp_path / "model", plans_of(name), official_weights(name))
+
+    manifest = import_checkpoint("nnunet", tmp_path / "model", tmp_path / "package")
+
+    assert_equals_vectors(tmp_path / "package", name)
+    assert manifest.name == "dataset003_liver-3d_fullres"
+    assert [(task.name, task.structures) for task in manifest.tasks] == [
+        ("Liver", {"liver": 1, "liver_tumor": 2})
+    ]
+    preprocessing, inference = manifest.preprocessing, manifest.inference
+    assert (preprocessing.orientation, preprocessing.spacing) == ("SPL", (3.0, 2.0, 2.0))
+    assert (preprocessing.clip, preprocessing.subtract, preprocessing.divide) == ((-17.0, 201.0), 99.4, 39.4)
+    assert preprocessing.clip_first
+    assert preprocessing.separate_above == 3
+    assert (inference.activation, inference.blend) == ("softmax", "logits")
+    assert (inference.patch_positions, inference.padding) == ("even", "both sides")
+    assert inference.mirror_axes == (0, 1, 2)
+
+
+def test_plans_before_2_4_and_a_moved_checkpoint(tmp_path: Path) -> None:
+    """Plans of older versions spell the network differently; a checkpoint holds plans and data set itself."""
+    old = {
+        "UNet_class_name": "PlainConvUNet",
+        "UNet_base_num_features": 8,
+        "unet_max_num_features": 16,
+        "conv_kernel_sizes": KERNELS,
+        "pool_op_kernel_sizes": STRIDES,
+        "n_conv_per_stage_encoder": [2, 2, 3, 2],
+        "n_conv_per_stage_decoder": [1, 2, 3],
+    }
+    weights = official_weights("nnunet_v2_plain")
+    checkpoint = write_model_folder(tmp_path / "model", plans_with(old), weights)
+    moved = tmp_path / "elsewhere" / "deep" / "file.pth"
+    moved.parent.mkdir(parents=True)
+    checkpoint.rename(moved)
+
+    with pytest.raises(InputError, match="has shape"):  # widths 8, 16, 16, 16 are not those of the weights
+        import_checkpoint("nnunet", moved, tmp_path / "package")
+    assert not (tmp_path / "package").exists()
+
+
+def test_stu_net_takes_strides_from_the_plan(tmp_path: Path) -> None:
+    labels = {"background": 0, **{f"organ {n}": n for n in range(1, 14)}, "tumor": 14}
+    plans = plans_with(
+        {
+            "pool_op_kernel_sizes": [[1, 1, 1], [1, 2, 2], [2, 2, 2], [2, 2, 2], [2, 2, 2], [1, 2, 2]],
+            "patch_size": [48, 128, 160],
+        }
+    )
+    plans["dataset_name"] = "Dataset023_FLARE23"
+    trainer = {"trainer_name": "STUNetTrainer_small", "inference_allowed_mirroring_axes": None}
+    weights = {f"_orig_mod.{key}": value for key, value in official_weights("stunet_small").items()}
+    write_model_folder(tmp_path / "model", plans, weights, labels, "fold_all", **trainer)
+
+    manifest = import_checkpoint("stunet", tmp_path / "model", tmp_path / "package")
+
+    assert_equals_vectors(tmp_path / "package", "stunet_small")
+    assert manifest.preprocessing.resampling == "trilinear"
+    assert manifest.inference.overlap == 0.2
+    assert manifest.inference.mirror_axes == ()
+    assert manifest.tasks[0].structures["tumor"] == 14
+    assert manifest.uncoded == tuple(f"organ_{n}" for n in range(1, 14))
+
+
+def test_an_imported_model_segments_a_volume(tmp_path: Path) -> None:
+    """Softmax: each voxel belongs to one structure at most; an anisotropic image takes the nearest slices."""
+    write_model_folder(tmp_path / "model", plans_of("nnunet_v2_plain"), official_weights("nnunet_v2_plain"))
+    import_checkpoint("nnunet", tmp_path / "model" / "fold_0", tmp_path / "package")
+    array = np.random.default_rng(0).integers(-100, 300, (9, 40, 36)).astype(np.int16)
+    session = InferenceSession(load_model(tmp_path / "package"), "cpu", precision="float32")
+    session.set_image(Volume(array, np.diag([2.0, 2.0, 7.0, 1.0])[:, [2, 1, 0, 3]]))
+
+    found = session.predict()
+
+    organ, tumor = found["liver"], found["liver_tumor"]
+    assert organ.shape == array.shape
+    assert organ.any() or tumor.any()
+    assert not (organ & tumor).any()
+
+
+def test_regions_have_sigmoids_and_overlap(tmp_path: Path) -> None:
+    labels = {"background": 0, "whole liver": [1, 2], "liver tumor": [2], "edge": [1], "ignore": 3}
+    weights = official_weights("nnunet_v2_plain")
+    write_model_folder(tmp_path / "model", plans_of("nnunet_v2_plain"), weights, labels)
+
+    manifest = import_checkpoint("nnunet", tmp_path / "model", tmp_path / "package")
+
+    assert manifest.inference.activation == "sigmoid"
+    assert manifest.tasks[0].structures == {"whole_liver": 0, "liver_tumor": 1, "edge": 2}
+    assert manifest.uncoded == ("whole_liver", "edge")
+
+
+def edited(path: str, value: Any) -> dict[str, Any]:
+    """Plans with one field of 3d_fullres, or of the whole file when the path starts with a slash, changed."""
+    plans = copy.deepcopy(plans_of("nnunet_v2_plain"))
+    place: Any = plans if path.startswith("/") else plans["configurations"]["3d_fullres"]
+    *folders, name = path.strip("/").split("/")
+    for folder in folders:
+        place = place[folder]
+    place[name] = value
+    return plans
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "sentence"),
+    [
+        ("normalization_schemes", ["ZScoreNormalization"], "only models for CT"),
+        ("patch_size", [64, 64], "no three-dimensional patch"),
+        ("previous_stage", "3d_lowres", "second stage of a cascade"),
+        ("spacing", [1.0, 2.0], "spacing is"),
+        ("spacing", [1.0, -2.0, 2.0], "spacing: expected three distances above 0"),
+        ("resampling_fn_data", "mine", "images are resampled by mine"),
+        ("architecture/network_class_name", "a.b.MedNeXt", "the network is MedNeXt"),
+        ("architecture/arch_kwargs/squeeze_excitation", True, "option 'squeeze_excitation'"),
+        ("architecture/arch_kwargs/norm_op", "torch.nn.BatchNorm3d", "norm_op is"),
+        ("architecture/arch_kwargs/nonlin", "torch.nn.ReLU", "nonlin is"),
+        ("architecture/arch_kwargs/kernel_sizes", [[3, 3], [3]], "kernel_sizes is"),
+        ("architecture/arch_kwargs/n_conv_per_stage", [2, 2], "n_conv_per_stage is"),
+        ("architecture/arch_kwargs/features_per_stage", [8, 12, 16, 20], "has shape"),
+        ("/transpose_forward", [0, 0, 1], "transpose_forward is"),
+        ("/configurations", {}, "'3d_fullres' is missing"),
+        ("/foreground_intensity_properties_per_channel", {"0": {}}, "the intensities lack"),
+    ],
+)
+def test_what_a_plan_asks_for_in_vain_is_named(tmp_path: Path, path: str, value: Any, sentence: str) -> None:
+    weights = official_weights("nnunet_v2_plain")
+    write_model_folder(tmp_path / "model", edited(path, value), weights)
+    with pytest.raises(InputError, match=r"^[^\n]*$") as raised:
+        import_checkpoint("nnunet", tmp_path / "model", tmp_path / "package")
+    assert sentence in str(raised.value)
+    assert not (tmp_path / "package").exists()
+
+
+@pytest.mark.parametrize(
+    ("labels", "sentence"),
+    [
+        ({"background": 0, "liver": 1}, "has shape"),
+        ({"background": 0}, "no labels"),
+        ({"background": 0, "liver": "one", "tumor": 2}, "has the value 'one'"),
+    ],
+)
+def test_labels_that_do_not_fit(tmp_path: Path, labels: dict[str, Any], sentence: str) -> None:
+    weights = official_weights("nnunet_v2_plain")
+    write_model_folder(tmp_path / "model", plans_of("nnunet_v2_plain"), weights, labels)
+    with pytest.raises(InputError, match=sentence):
+        import_checkpoint("nnunet", tmp_path / "model", tmp_path / "package")
+    assert not (tmp_path / "package").exists()
+
+
+def test_weights_that_do_not_fit(tmp_path: Path) -> None:
+    weights = official_weights("nnunet_v2_plain")
+    extra = {**weights, "decoder.extra": torch.zeros(1)}
+    lacking = {key: value for key, value in weights.items() if key != "decoder.seg_layers.0.weight"}
+    for name, state_dict, sentence in (
+        ("extra", extra, "'decoder.extra' is not part"),
+        ("lacking", lacking, "'decoder.seg_layers.0.weight' is missing"),
+    ):
+        write_model_folder(tmp_path / name, plans_of("nnunet_v2_plain"), state_dict)
+        with pytest.raises(InputError, match=sentence):
+            import_checkpoint("nnunet", tmp_path / name, tmp_path / "package")
+
+
+def test_folders_and_files_that_are_no_model(tmp_path: Path) -> None:
+    weights = official_weights("nnunet_v2_plain")
+    plans = plans_of("nnunet_v2_plain")
+    checkpoint = write_model_folder(tmp_path / "model", plans, weights)
+    write_model_folder(tmp_path / "other", plans, weights, fold="fold_1")
+    (tmp_path / "other" / "fold_1").rename(tmp_path / "model" / "fold_1")
+    (tmp_path / "empty").mkdir()
+    for path, sentence in (
+        (tmp_path / "model", r"several folds \(fold_0, fold_1\)"),
+        (tmp_path / "empty", "holds no checkpoint_final.pth"),
+        (tmp_path / "none.pth", "There is no checkpoint"),
+    ):
+        with pytest.raises(InputError, match=sentence):
+            import_checkpoint("nnunet", path, tmp_path / "package")
+    (tmp_path / "model" / "plans.json").write_text("{")
+    with pytest.raises(InputError, match=r"plans\.json cannot be read"):
+        import_checkpoint("nnunet", checkpoint, tmp_path / "package")
+    checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
+    with pytest.raises(InputError, match="damaged or not a PyTorch checkpoint"):
+        import_checkpoint("nnunet", checkpoint, tmp_path / "package")
+    torch.save({"state_dict": weights}, checkpoint)
+    with pytest.raises(InputError, match="no 'network_weights'"):
+        import_checkpoint("nnunet", checkpoint, tmp_path / "package")
+
+
+@pytest.mark.parametrize(
+    ("labels", "structures"),
+    [
+        ("liver tumor", "liver liver_tumor"),  # LiTS
+        ("kidney tumor cyst", "kidney kidney_tumor cyst"),  # KiTS
+        ("pancreas cancer", "pancreas pancreas_tumor"),  # MSD 7
+        ("vessel tumour", "vessel tumor"),  # MSD 8: no organ with a tumour of its own
+        ("kidney_left Right-Kidney postcava", "left_kidney right_kidney inferior_vena_cava"),
+        ("liver Liver", "liver liver_2"),
+        ("adrenal_gland_left gall_bladder oesophagus", "left_adrenal_gland gallbladder esophagus"),
+        ("liver pancreas lesion", "liver pancreas tumor"),  # of which organ is not said
+        ("../evil ???", "evil structure"),
+    ],
+)
+def test_labels_become_structures(labels: str, structures: str) -> None:
+    assert list(structures_of_labels(labels.split()).values()) == structures.split()
+
+
+def test_every_label_of_flare_has_its_code() -> None:
+    labels = json.loads(
+        '["liver", "right kidney", "spleen", "pancreas", "aorta", "IVC", "RAG", "LAG", "gallbladder", '
+        '"esophagus", "stomach", "duodenum", "left kidney", "tumor"]'
+    )
+    found = list(structures_of_labels(labels).values())
+    assert found[5:8] == ["inferior_vena_cava", "right_adrenal_gland", "left_adrenal_gland"]
+    assert found[-1] == "tumor"
+    assert LABELS["tumour"] == 2
