@@ -141,8 +141,8 @@ def _session_arguments(command: Parser) -> None:
 
 
 def _import_arguments(command: Parser) -> None:
-    command.add_argument("name", help="whose checkpoint it is: dodnet or transdodnet")
-    command.add_argument("checkpoint", type=Path, help="file of the official training code")
+    command.add_argument("name", help="dodnet, transdodnet, multitalent, stunet, nnunet, or auto")
+    command.add_argument("checkpoint", type=Path, help="file, or nnU-Net's model folder")
     command.add_argument("-o", "--output", type=Path, required=True, metavar="PACKAGE", help="new folder")
 
 

@@ -46,10 +46,10 @@ def reference_input(seed: int, shape: Sequence[int]) -> Array:
 
 
 def weights_digest(weights: Mapping[str, Array]) -> str:
-    """SHA-256 over name, shape and bytes of all weights in the order of their names."""
+    """SHA-256 over name, shape and bytes of all weights in the order of their names; a scalar is (1,)."""
     digest = hashlib.sha256()
     for name, values in sorted(weights.items()):
-        digest.update(f"{name}{values.shape}".encode() + values.tobytes())
+        digest.update(f"{name}{np.atleast_1d(values).shape}".encode() + values.tobytes())
     return digest.hexdigest()
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from PartialSegLib.errors import InputError
 from PartialSegLib.importers import IMPORTERS, import_checkpoint
 from PartialSegLib.importers.dodnet import import_dodnet
+from PartialSegLib.importers.recognition import recognize_checkpoint
 from PartialSegLib.manifest import PostprocessingStep
 from PartialSegLib.model import load_model
 from PartialSegLib.package_files import file_sha256
@@ -175,3 +176,27 @@ def test_a_missing_checkpoint_and_an_unknown_importer_are_refused(tmp_path: Path
     with pytest.raises(InputError, match=r"Unknown importer 'dodent'; did you mean dodnet\?"):
         import_checkpoint("dodent", tmp_path / "none.pth", tmp_path / "package")
     assert list(IMPORTERS) == ["dodnet", "transdodnet", "multitalent", "stunet", "nnunet"]
+
+
+@pytest.mark.parametrize(
+    ("contents", "importer"),
+    [
+        ({"module.layer0.0.gn1.weight": 0}, "dodnet"),
+        ({"model": {"layer0.0.gn1.weight": 0}, "optimizer": {}, "amp": {}}, "dodnet"),
+        ({"state_dict": {"module.ResCNN_DeformTR.backbone.conv1.weight": 0}}, "transdodnet"),
+        ({"network_weights": {"conv_blocks_context.0.0.conv3.weight": 0}}, "stunet"),
+        ({"network_weights": {"_orig_mod.encoder.stages.0.0.convs.0.conv.weight": 0}}, "nnunet"),
+    ],
+)
+def test_a_checkpoint_tells_its_importer(tmp_path: Path, contents: dict[str, Any], importer: str) -> None:
+    torch.save(contents, tmp_path / "file.pth")
+    assert recognize_checkpoint(tmp_path / "file.pth") == importer
+
+
+def test_a_pair_of_files_is_multitalents_and_the_unknown_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "model_final_checkpoint.model"
+    torch.save({"state_dict": {"fc.weight": torch.zeros(1)}}, path)
+    with pytest.raises(InputError, match="of none of the systems"):
+        import_checkpoint("auto", path, tmp_path / "package")
+    path.with_name(f"{path.name}.pkl").write_bytes(b"")
+    assert recognize_checkpoint(path) == "multitalent"

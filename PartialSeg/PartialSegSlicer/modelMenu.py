@@ -95,10 +95,10 @@ class ModelMenu:
     def chooseCheckpoint(self) -> None:
         """Ask for an official checkpoint and turn it into a package."""
         path = qt.QFileDialog.getOpenFileName(
-            slicer.util.mainWindow(), _("Official DoDNet checkpoint"), "", _("Checkpoints (*.pth *.pt)")
+            slicer.util.mainWindow(), _("Official checkpoint"), "", _("Checkpoints (*.pth *.pt *.model)")
         )
         if path:
-            self.importCheckpoint("dodnet", path)
+            self.importCheckpoint("auto", path)
 
     def importCheckpoint(self, kind: str, path: str, replace: bool = False) -> None:
         """Turn a checkpoint into an installed package in the background."""

@@ -13,6 +13,7 @@ from .checkpoint import ImportedModel
 from .dodnet import import_dodnet
 from .multitalent import import_multitalent
 from .nnunet import import_nnunet
+from .recognition import recognize_checkpoint
 from .stunet import import_stunet
 from .transdodnet import import_transdodnet
 
@@ -33,7 +34,7 @@ def import_checkpoint(name: str, checkpoint: str | Path, output_folder: str | Pa
     Nothing is written unless every key of the checkpoint is understood.
 
     Args:
-        name: a key of `IMPORTERS`.
+        name: a key of `IMPORTERS`, or "auto" to find out.
         checkpoint: the file, or for nnU-Net and STU-Net the folder, as the official training code saved it.
         output_folder: the package's folder.
 
@@ -44,7 +45,10 @@ def import_checkpoint(name: str, checkpoint: str | Path, output_folder: str | Pa
         InputError: unknown importer, a file that is no checkpoint of this network or asks for code to be run,
             or a place that cannot be written to.
     """
+    path = Path(checkpoint).expanduser()
+    if name == "auto":
+        name = recognize_checkpoint(path)
     if name not in IMPORTERS:
-        raise InputError(f"Unknown importer {name!r}; {suggestion(name, list(IMPORTERS))}.")
-    imported = IMPORTERS[name](Path(checkpoint).expanduser())
+        raise InputError(f"Unknown importer {name!r}; {suggestion(name, ['auto', *IMPORTERS])}.")
+    imported = IMPORTERS[name](path)
     return save_model(output_folder, imported.manifest, imported.state_dict, imported.license_text)

@@ -159,7 +159,7 @@ def read_trained_model(path: Path) -> TrainedModel:
     Raises:
         InputError: a file is missing or damaged, or is no model of nnU-Net version 2.
     """
-    checkpoint = _find_checkpoint(path)
+    checkpoint = find_checkpoint(path)
     contents = read_checkpoint(checkpoint)
     try:
         if not isinstance(contents, dict) or "network_weights" not in contents:
@@ -184,8 +184,12 @@ def read_trained_model(path: Path) -> TrainedModel:
         raise InputError(f"{checkpoint} is not a model of nnU-Net version 2: {error}") from None
 
 
-def _find_checkpoint(path: Path) -> Path:
-    """The checkpoint itself, that of a fold's folder, or that of the only fold of a model folder."""
+def find_checkpoint(path: Path) -> Path:
+    """The checkpoint itself, that of a fold's folder, or that of the only fold of a model folder.
+
+    Raises:
+        InputError: a folder with several folds, or with no checkpoint.
+    """
     if not path.is_dir():
         return path
     folds = sorted(path.glob("fold_*")) or [path]
