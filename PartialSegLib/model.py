@@ -56,7 +56,8 @@ def build_network(spec: NetworkSpec) -> PartialLabelNetwork:
     """The network without storage, on torch's "meta" device: only names and shapes of its weights are known.
 
     Raises:
-        InputError: unknown architecture, or arguments its class does not take.
+        InputError: unknown architecture, one whose optional packages are missing, or arguments its class does
+            not take.
     """
     if spec.architecture not in NETWORKS:
         advice = suggestion(spec.architecture, NETWORKS)
@@ -64,6 +65,8 @@ def build_network(spec: NetworkSpec) -> PartialLabelNetwork:
     try:
         with torch.device("meta"):
             return NETWORKS[spec.architecture](**spec.arguments)
+    except ImportError as error:
+        raise InputError(f"network.architecture: {error}.") from None
     except (TypeError, ValueError, IndexError, RuntimeError) as error:
         raise InputError(
             f"network.arguments: {spec.architecture} cannot be built with them ({error})"
@@ -89,7 +92,7 @@ def load_model(name_or_path: str | Path) -> Model:
     weights = {name: value.float() if value.is_floating_point() else value for name, value in stored.items()}
     try:
         network = build_network(manifest.network)
-        _check_tasks_served(network, manifest)
+        check_tasks_served(network, manifest)
         check_weights_fit(network, weights)
     except InputError as error:
         raise InputError(f"{folder}: {error}") from None
@@ -143,7 +146,7 @@ def save_model(
     refuse_to_overwrite(folder)
     network = build_network(manifest.network)
     check_weights_fit(network, state_dict)
-    _check_tasks_served(network, manifest)
+    check_tasks_served(network, manifest)
     contents = {WEIGHTS_FILE: _weights_file(state_dict, dtype), LICENSE_FILE: license_text.encode()}
     files = {name: FileEntry(hashlib.sha256(data).hexdigest(), len(data)) for name, data in contents.items()}
     manifest = dataclasses.replace(manifest, files=files)
@@ -169,8 +172,12 @@ def _weights_file(state_dict: Mapping[str, Tensor], dtype: torch.dtype | None) -
     return safetensors.torch.save(weights)
 
 
-def _check_tasks_served(network: PartialLabelNetwork, manifest: Manifest) -> None:
-    """Refuse tasks, channels and patches that the network does not have or cannot process."""
+def check_tasks_served(network: PartialLabelNetwork, manifest: Manifest) -> None:
+    """Refuse tasks, channels and patches that the network does not have or cannot process.
+
+    Raises:
+        InputError: naming the entry of the manifest at fault.
+    """
     if len(manifest.tasks) > network.num_tasks:
         raise InputError(f"tasks: {len(manifest.tasks)} named, but the network has {network.num_tasks}.")
     patch_size, multiple = manifest.inference.patch_size, network.patch_multiple

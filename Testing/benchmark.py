@@ -19,6 +19,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+import benchmark_networks
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -42,14 +43,21 @@ def main() -> int:
     parser.add_argument("--case", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.case:
-        sys.stdout.write(json.dumps(measure(options.case, options.model)) + "\n")
+        network = benchmark_networks.OFFICIAL.get(options.case)
+        result = measure(options.case, options.model) if network is None else measure_network(options.case)
+        sys.stdout.write(json.dumps(result) + "\n")
         return 0
     with tempfile.TemporaryDirectory() as folder:
         cases = [str(REAL_CT)] if REAL_CT.exists() else []
         phantom = Path(folder) / "phantom_300x512x512.nii.gz"
         PartialSegLib.write_volume(phantom, make_phantom(1, (1.5, 0.75, 0.75), (300, 512, 512)).volume)
         results = [_in_own_process(case, options.model) for case in [*cases, str(phantom)]]
+    add_ratios(results)
+    sys.stdout.write(
+        f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}\n\n"
+    )
     write_table(results)
+    write_table([_in_own_process(name, options.model) for name in benchmark_networks.OFFICIAL])
     return 0
 
 
@@ -122,19 +130,37 @@ def _monai(model: Any, volume: PartialSegLib.Volume) -> dict[tuple[str, str], np
     return masks
 
 
-def _convolution_share(model: Any) -> dict[str, float]:
+def measure_network(name: str) -> dict[str, Any]:
+    """One patch of an official network with random weights, and what a CT of 512 x 512 x 300 would take."""
+    official = benchmark_networks.OFFICIAL[name]
+    model = benchmark_networks.random_model(official)
+    result = {"case": name, **benchmark_networks.facts(official, model)}
+    with torch.inference_mode():
+        features = PartialSegLib.InferenceSession(model, "cpu")._runner.encode(
+            torch.zeros(official.patch_size)
+        )
+    result["features of a patch in float16, MB"] = sum(part.numel() * 2 for part in features) / 1e6
+    result["peak memory MB"] = _peak_memory_mb()
+    share = _convolution_share(model, repetitions=3)
+    result["seconds of a patch"] = result["GFLOPs of a patch"] / share["encode GFLOP/s"]
+    result |= share
+    result["encoding the case, extrapolated"] = result["seconds of a patch"] * result["patches of the case"]
+    return result
+
+
+def _convolution_share(model: Any, repetitions: int = 7) -> dict[str, float]:
     """Encoding one patch against its convolutions alone, in the precision and layout of the session."""
     session = PartialSegLib.InferenceSession(model, "cpu")
     runner = session._runner
     network, dtype = runner.network, runner.dtype
     patch = torch.randn(*model.manifest.inference.patch_size)
-    layers: list[tuple[nn.Conv3d, Tensor]] = []
+    layers: list[tuple[nn.Conv3d | nn.ConvTranspose3d, Tensor]] = []
     hooks = [
         module.register_forward_hook(
             lambda module, inputs, output: layers.append((module, inputs[0].detach()))
         )
-        for module in network.modules()
-        if isinstance(module, nn.Conv3d) and module is not network.controller
+        for name, module in network.named_modules()
+        if isinstance(module, nn.Conv3d | nn.ConvTranspose3d) and name != "controller"
     ]
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
         runner.encode(patch)
@@ -144,10 +170,12 @@ def _convolution_share(model: Any) -> dict[str, float]:
 
     def convolutions() -> None:
         for x, weight, module in calls:
-            nn.functional.conv3d(x, weight, None, module.stride, module.padding)
+            transposed = isinstance(module, nn.ConvTranspose3d)
+            function = nn.functional.conv_transpose3d if transposed else nn.functional.conv3d
+            function(x, weight, None, module.stride, module.padding)
 
     with torch.inference_mode():
-        pairs = [(_seconds(lambda: runner.encode(patch)), _seconds(convolutions)) for _ in range(7)]
+        pairs = [(_seconds(lambda: runner.encode(patch)), _seconds(convolutions)) for _ in range(repetitions)]
     encode, alone = (statistics.median(column) for column in zip(*pairs, strict=True))
     flops = counter.get_total_flops()
     return {
@@ -179,20 +207,23 @@ def _timed(record: dict[str, Any], name: str, function: Callable[[], Any]) -> An
     return value
 
 
-def write_table(results: list[dict[str, Any]]) -> None:
-    """Print the figures, one column per case, as a Markdown table."""
+def add_ratios(results: list[dict[str, Any]]) -> None:
+    """What is compared between machines."""
     for result in results:
         result["further / first"] = result["further task"] / result["first task"]
         result["all / first"] = result["all tasks"] / result["first task"]
         result["MONAI / ours"] = result["MONAI loop, all tasks"] / result["all tasks"]
-    lines = [f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}", ""]
-    lines.append("| | " + " | ".join(result["case"] for result in results) + " |")
+
+
+def write_table(results: list[dict[str, Any]]) -> None:
+    """Print the figures, one column per case, as a Markdown table."""
+    lines = ["| | " + " | ".join(result["case"] for result in results) + " |"]
     lines.append("|---" * (len(results) + 1) + "|")
     for name in results[0]:
         if name != "case":
             cells = [f"{r[name]:.3g}" if isinstance(r[name], float) else str(r[name]) for r in results]
             lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    sys.stdout.write("\n".join(lines) + "\n")
+    sys.stdout.write("\n".join(lines) + "\n\n")
 
 
 if __name__ == "__main__":

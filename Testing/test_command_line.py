@@ -280,6 +280,8 @@ def test_models_and_info_describe_a_package(package, run, monkeypatch):
     for name in ("tiny", package, package / "model.json"):
         text = run("info", name).stdout
         assert re.search(r"parameters +[\d,]+\n", text)
+        shares = r"[\d.]+ for all tasks: features [\d.]+ \([\d.]+%\), each task [\d.]+"
+        assert re.search(rf"GFLOPs per patch +{shares}\n", text)
         assert re.search(r"spacing \(z, y, x\) +5 × 4 × 4 mm\n", text)
         assert re.search(r"training: data +none\n", text)
 

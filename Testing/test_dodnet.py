@@ -24,14 +24,110 @@ def test_the_default_is_the_official_size() -> None:
         assert sum(p.numel() for p in DoDNet().parameters()) == 17_329_528
 
 
-@pytest.mark.parametrize(("widths", "count"), [((8, 8, 8, 2), 162), ((8, 8, 2), 90), ((4, 4, 4, 4, 2), 70)])
-def test_number_of_generated_parameters(widths: tuple[int, ...], count: int) -> None:
-    assert num_head_parameters(widths) == count
+HEADS = {  # (layers, channels): generated parameters; those of TransDoDNet's Tables 2 and 3, and the others
+    (2, 8): 90,
+    (3, 8): 162,
+    (4, 8): 234,
+    (3, 4): 50,
+    (3, 16): 578,
+    (2, 4): 30,
+    (4, 4): 70,
+    (2, 16): 306,
+    (4, 16): 850,
+}
+
+
+@pytest.mark.parametrize(("layers", "channels"), HEADS)
+def test_heads_of_all_depths_and_widths_of_the_paper(layers: int, channels: int) -> None:
+    """DoDNet's Tables 3 and 4."""
+    network = tiny(head_widths=(channels,) * layers)
+    count = HEADS[layers, channels]
+    assert num_head_parameters(network.head_widths) == network.controller.out_channels == count
+    with torch.inference_mode():
+        features = network.forward_features(torch.randn(2, 1, 16, 16, 32))
+        assert features.decoder.shape == (2, channels, 16, 16, 32)
+        assert network.head_parameters(features, 3).shape == (2, count)
+        assert network.forward_head(features, 3).shape == (2, 2, 16, 16, 32)
+
+
+@pytest.mark.parametrize("layers", [1, 2, 3, 4])
+def test_generated_layers_are_convolutions_with_relu_between(layers: int) -> None:
+    widths = (*(5,) * layers, 2)
+    features, parameters = torch.randn(1, 5, 3, 4, 5), torch.randn(1, num_head_parameters(widths))
+    *weights, biases = parameters[0].split([5 * width for width in widths[1:]] + [sum(widths[1:])])
+    x = features
+    for number, (weight, bias) in enumerate(zip(weights, biases.split(widths[1:]), strict=True)):
+        x = functional.conv3d(x if number == 0 else x.relu(), weight.view(-1, 5, 1, 1, 1), bias)
+    assert torch.allclose(apply_dynamic_head(features, parameters, widths), x, atol=1e-4)
 
 
 @pytest.mark.parametrize(
-    "arguments", [{}, {"num_tasks": 3, "num_structures": 1}, {"head_widths": (4, 4)}, {"in_channels": 4}]
+    ("conditioning", "inputs", "image_matters", "task_matters"),
+    [
+        ("image and task", 256 + 7, True, True),
+        ("task", 7, False, True),
+        ("image", 256, True, False),
+    ],
 )
+def test_generated_kernels_depend_on_what_the_controller_sees(
+    conditioning: str, inputs: int, image_matters: bool, task_matters: bool
+) -> None:
+    """Table 5."""
+    with torch.device("meta"):
+        assert DoDNet(conditioning=conditioning).controller.weight.shape == (162, inputs, 1, 1, 1)
+    network = tiny(conditioning=conditioning)
+    with torch.inference_mode():
+        features = network.forward_features(torch.randn(2, 1, 16, 16, 16))
+        first, second = (network.head_parameters(features, task) for task in (1, 4))
+        assert network(torch.randn(2, 1, 16, 16, 16), 6).isfinite().all()
+    assert first.shape == second.shape == (2, 162)
+    assert torch.equal(first[0], first[1]) is not image_matters
+    assert torch.equal(first, second) is not task_matters
+
+
+def test_image_and_task_is_the_official_conditioning() -> None:
+    """The controller reads the pooled features first, then the one-hot task (section 3.3)."""
+    network = tiny()
+    assert network.controller.in_channels == 16 + 7
+    with torch.inference_mode():
+        features = network.forward_features(torch.randn(1, 1, 16, 16, 16))
+        weight, bias = network.controller.weight[..., 0, 0, 0], network.controller.bias
+        expected = weight[:, :16] @ features.pooled.flatten() + weight[:, 16 + 4] + bias
+        assert torch.allclose(network.head_parameters(features, 4)[0], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("conditioning", "gains"),
+    [("image and task", [0.3] * 16 + [6.0] * 7), ("task", [6.0] * 7), ("image", [0.3] * 16)],
+)
+def test_the_head_can_start_at_a_logit(conditioning: str, gains: list[float]) -> None:
+    network = tiny(conditioning=conditioning)
+    before = network.controller.weight.detach().clone()[:-2, :, 0, 0, 0]
+    network.initialize_head(-3.0)
+    assert torch.allclose(network.controller.weight[:-2, :, 0, 0, 0], before * torch.tensor(gains))
+    with torch.inference_mode():
+        features = network.forward_features(torch.randn(1, 1, 16, 16, 16))
+        assert (network.head_parameters(features, 2)[:, -2:] == -3).all()  # the last layer's biases
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            {"conditioning": "feature"},
+            "conditioning is 'feature', not one of 'image and task', 'task', 'image'",
+        ),
+        ({"head_widths": []}, r"head_widths and num_structures are \[\] and 2, but .* one or more layers"),
+        ({"head_widths": [8, 0]}, r"are \[8, 0\] and 2, but .* one or more channels"),
+        ({"num_structures": 0}, r"are \[8, 8, 8\] and 0, but .* one or more channels"),
+    ],
+)
+def test_arguments_without_meaning_are_refused(arguments: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        tiny(**arguments)
+
+
+@pytest.mark.parametrize("arguments", [{}, {"num_tasks": 3, "num_structures": 1}, {"in_channels": 4}])
 def test_forward_is_the_head_of_the_features(arguments: dict[str, object]) -> None:
     network = tiny(**arguments)
     patch = torch.randn(2, network.stem.in_channels, 16, 32, 16)
@@ -50,16 +146,6 @@ def test_each_sample_of_a_batch_gets_its_own_head() -> None:
         together = network(patch, 1)
         alone = torch.cat([network(sample[None], 1) for sample in patch])
     assert torch.allclose(together, alone, atol=1e-5)
-
-
-def test_the_dynamic_head_equals_grouped_convolutions() -> None:
-    features, parameters = torch.randn(1, 8, 3, 4, 5), torch.randn(1, 162)
-    weights = parameters[0, :144].split([64, 64, 16])
-    biases = parameters[0, 144:].split([8, 8, 2])
-    x = features
-    for number, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
-        x = functional.conv3d(x if number == 0 else x.relu(), weight.view(-1, 8, 1, 1, 1), bias)
-    assert torch.allclose(apply_dynamic_head(features, parameters, (8, 8, 8, 2)), x, atol=1e-4)
 
 
 def test_folding_weights_does_not_change_the_network() -> None:

@@ -16,7 +16,7 @@ LAYERS = {
     " segmentation structures surface_distance surface_view task task_request volume voxel_type",
     1: "networks",
     2: "devices feature_cache postprocessing preprocessing resampling session_image sliding_window",
-    3: "model network_runner",
+    3: "flops model network_runner",
     4: "session",
     5: "__main__ cli importers training worker",
 }
@@ -115,6 +115,10 @@ def test_only_importers_read_pickled_files_and_only_model_reads_weights():
 
 def test_importing_the_library_imports_no_torch():
     assert loads_no_torch("import PartialSegLib; dir(PartialSegLib)")
+
+
+def test_describing_a_volume_needs_no_torch():
+    assert loads_no_torch("import PartialSegLib.cli.inspecting")
 
 
 def test_layer_0_runs_without_torch():

@@ -86,7 +86,11 @@ def test_a_manifest_survives_json():
         ("preprocessing/separate_above", 0.5, "preprocessing.separate_above: expected a ratio of 1 or more"),
         ("inference/padding", "left", "inference.padding: expected 'end' or 'both sides'"),
         ("uncoded", ["../evil"], "uncoded: expected names of lower-case letters"),
-        ("preprocessing/resampling", "nearest", "preprocessing.resampling: expected 'linear' or 'trilinear' or 'cubic'"),
+        (
+            "preprocessing/resampling",
+            "nearest",
+            "preprocessing.resampling: expected 'linear' or 'trilinear' or 'cubic'",
+        ),
         ("inference/patch_size", [64, 192, 0], "inference.patch_size: expected voxels above 0"),
         ("inference/patch_size/0", 64.5, "inference.patch_size[0]: expected a whole number, got 64.5"),
         ("inference/overlap", 1.0, "inference.overlap: expected a fraction in [0, 1), got 1.0"),

@@ -54,6 +54,19 @@ def test_variants_have_the_sizes_of_the_paper(arguments: dict[str, object], mill
     assert parameters_of(**arguments) / 1e6 == pytest.approx(millions, abs=0.006)
 
 
+@pytest.mark.parametrize(
+    ("layers", "channels", "count"), [(2, 8, 90), (3, 8, 162), (4, 8, 234), (3, 4, 50), (3, 16, 578)]
+)
+def test_heads_of_all_depths_and_widths_of_the_paper(layers: int, channels: int, count: int) -> None:
+    """Tables 2 and 3; the official flag for the default is "3,8"."""
+    network = tiny(head_widths=(channels,) * layers)
+    with torch.inference_mode():
+        features = network.forward_features(torch.randn(1, 1, *PATCH))
+        assert features.decoder.shape == (1, channels, 16, 16, 32)
+        assert network.head_parameters(features, 3).shape == (1, count)
+        assert network.forward_head(features, 3).shape == (1, 2, *PATCH)
+
+
 @pytest.mark.parametrize("feature_mode", ["A", "B", "C"])
 @pytest.mark.parametrize("num_levels", [1, 2, 3])
 def test_forward_is_the_head_of_the_features(feature_mode: str, num_levels: int) -> None:
@@ -79,7 +92,7 @@ def test_every_width_of_the_paper_runs(width: int) -> None:
     "arguments",
     [
         {"in_channels": 2, "num_structures": 1},
-        {"head_widths": (4, 4), "num_points": 2},
+        {"num_points": 2},
         {"negative_slope": 0.01},
         {"offset_scale": "level"},
     ],
@@ -94,9 +107,10 @@ def test_other_arguments_run(arguments: dict[str, object]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"feature_mode": "D"}, "feature_mode is 'D', not one of A, B, C"),
+        ({"feature_mode": "D"}, "feature_mode is 'D', not one of 'A', 'B', 'C'"),
         ({"num_levels": 4}, "num_levels is 4, not one of 1, 2, 3"),
         ({"offset_scale": "none"}, "offset_scale is 'none'"),
+        ({"head_widths": ()}, "one or more layers of one or more channels"),
         ({"width": 100}, "width 100 is no multiple of 6"),
         ({"width": 102}, "width 102 is no multiple of 6 and of the 8 heads"),
     ],

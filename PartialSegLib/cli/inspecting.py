@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from argparse import Namespace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..manifest import MANIFEST_FILE, Manifest, read_manifest
 from ..packages import find_package, installed_packages
 from ..segmentation import read_segmentation
 from ..volume import check_hounsfield, read_volume
 from .terminal import write_line, write_table
+
+if TYPE_CHECKING:
+    from ..flops import PatchFlops
 
 
 def models(options: Namespace) -> None:
@@ -79,7 +82,7 @@ def _describe_package(folder: Path) -> None:
         "licence": manifest.license,
         "citation": manifest.citation,
         "network": f"{manifest.network.architecture}({arguments})",
-        "parameters": f"{_parameter_count(manifest):,}",
+        **_network_facts(manifest),
         "size": f"{_megabytes(manifest):.1f} MB",
         "orientation (z, y, x)": preprocessing.orientation,
         "spacing (z, y, x)": f"{_product(preprocessing.spacing)} mm",
@@ -104,10 +107,31 @@ def _write_held_out(held_out: dict[str, Any]) -> None:
     write_table(["TASK/STRUCTURE", "CASES", "DICE", "WORST", "FALSE ML"], rows, right=[1, 2, 3, 4])
 
 
-def _parameter_count(manifest: Manifest) -> int:
-    from ..model import build_network
+def _network_facts(manifest: Manifest) -> dict[str, str]:
+    """Size and arithmetic of the network, which is built without storage."""
+    from ..flops import count_patch_flops
+    from ..model import build_network, check_tasks_served
 
-    return sum(parameter.numel() for parameter in build_network(manifest.network).parameters())
+    network = build_network(manifest.network)
+    check_tasks_served(network, manifest)
+    in_channels = manifest.network.arguments.get("in_channels", 1)
+    flops = count_patch_flops(network, manifest.inference.patch_size, len(manifest.tasks), in_channels)
+    return {
+        "parameters": f"{sum(parameter.numel() for parameter in network.parameters()):,}",
+        "GFLOPs per patch": _flops_shares(flops),
+    }
+
+
+def _flops_shares(flops: PatchFlops) -> str:
+    """All tasks together, the features that they share, and what one task adds."""
+    heads = " to ".join(dict.fromkeys(map(_giga, (min(flops.heads), max(flops.heads)))))
+    features = f"features {_giga(flops.features)} ({flops.features / flops.total:.1%})"
+    return f"{_giga(flops.total)} for all tasks: {features}, each task {heads}"
+
+
+def _giga(count: int) -> str:
+    """Thousand millions, to three digits or one decimal."""
+    return f"{count / 1e9:,.1f}" if count >= 1e11 else f"{count / 1e9:.3g}"
 
 
 def _megabytes(manifest: Manifest) -> float:

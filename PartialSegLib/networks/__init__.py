@@ -6,6 +6,7 @@ from .dodnet import DoDNet
 from .partial_label_network import PartialLabelNetwork
 from .residual_encoder_unet import ResidualEncoderUNet
 from .stunet import STUNet
+from .swin_unetr import SwinUNETR
 from .transdodnet import TransDoDNet
 from .unet import UNet
 
@@ -15,6 +16,7 @@ __all__ = [
     "PartialLabelNetwork",
     "ResidualEncoderUNet",
     "STUNet",
+    "SwinUNETR",
     "TransDoDNet",
     "UNet",
 ]
@@ -23,6 +25,7 @@ NETWORKS: dict[str, type[PartialLabelNetwork]] = {
     "DoDNet": DoDNet,
     "ResidualEncoderUNet": ResidualEncoderUNet,
     "STUNet": STUNet,
+    "SwinUNETR": SwinUNETR,
     "TransDoDNet": TransDoDNet,
     "UNet": UNet,
 }

@@ -8,14 +8,19 @@ datasets, CVPR 2021. Everything up to the features is free of the task, so it is
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
 
 from .blocks import PreActivationBlock, WeightStandardizedConv3d, norm_relu, upsample_add
-from .dynamic_head import apply_dynamic_head, num_head_parameters
-from .partial_label_network import PartialLabelNetwork
+from .dynamic_head import apply_dynamic_head, dynamic_head_widths, num_head_parameters
+from .partial_label_network import PartialLabelNetwork, require_choice
+
+Conditioning = Literal["image and task", "task", "image"]
+"""What the generated kernels depend on."""
+
+START_GAINS = {"image": 0.3, "task": 6.0}  # of the controller's columns, see `initialize_head`
 
 
 class DoDNetFeatures(NamedTuple):
@@ -35,14 +40,23 @@ class DoDNet(PartialLabelNetwork):
 
     Input size: multiples of 2^(number of stages - 1) voxels on each axis, 16 for the official one.
 
+    The paper compares dynamic heads of 2 to 4 layers (Table 3), of 4, 8 or 16 channels (Table 4), and the
+    three kinds of conditioning (Table 5: Dice 71.67, 71.26 and 51.80 for image and task, task, image).
+
     Args:
         num_tasks: length of the one-hot task encoding.
         in_channels: image channels.
         widths: channels of the stages, from full resolution to the bottleneck.
         depths: residual blocks of each encoder stage.
-        head_widths: channels before and between the layers of the dynamic head.
+        head_widths: channels before and between the layers of the dynamic head, as many as it has layers.
         num_structures: output channels of the head (organ, tumour).
         groups: groups of every group normalisation.
+        conditioning: what the controller sees: "image and task" officially; from the "task" alone the heads
+            are the same for every image, and the pooled features stay unread; from the "image" alone they are
+            the same for all tasks.
+
+    Raises:
+        ValueError: an unknown conditioning, or a dynamic head without layers or channels.
     """
 
     def __init__(
@@ -54,13 +68,17 @@ class DoDNet(PartialLabelNetwork):
         head_widths: Sequence[int] = (8, 8, 8),
         num_structures: int = 2,
         groups: int = 16,
+        conditioning: Conditioning = "image and task",
     ) -> None:
         super().__init__()
+        require_choice("conditioning", conditioning, get_args(Conditioning))
         self.num_tasks = num_tasks
         self.num_structures = num_structures
-        self.feature_channels = head_widths[0]
+        self.head_widths = dynamic_head_widths(head_widths, num_structures)
+        self.feature_channels = self.head_widths[0]
         self.patch_multiple = (2 ** (len(widths) - 1),) * 3
-        self.head_widths = (*head_widths, num_structures)
+        channels = {"image": widths[-2], "task": num_tasks}
+        self.conditions = {name: channels[name] for name in conditioning.split(" and ")}
         self.stem = WeightStandardizedConv3d(in_channels, widths[0])
         self.encoder = nn.ModuleList()
         for stage, depth in enumerate(depths):
@@ -78,9 +96,9 @@ class DoDNet(PartialLabelNetwork):
             after = widths[max(stage - 1, 0)]
             self.decoder.append(PreActivationBlock(widths[stage], after, 1, groups))
         self.projection = nn.Sequential(
-            *norm_relu(widths[0], groups), nn.Conv3d(widths[0], head_widths[0], 1)
+            *norm_relu(widths[0], groups), nn.Conv3d(widths[0], self.feature_channels, 1)
         )
-        self.controller = nn.Conv3d(widths[-2] + num_tasks, num_head_parameters(self.head_widths), 1)
+        self.controller = nn.Conv3d(sum(self.conditions.values()), num_head_parameters(self.head_widths), 1)
 
     def fold_weights(self) -> None:
         """Standardise all filters once, for inference; the function computed stays the same."""
@@ -97,8 +115,9 @@ class DoDNet(PartialLabelNetwork):
         outputs = self.num_structures
         with torch.no_grad():
             weight, bias = (self.controller.get_parameter(name) for name in ("weight", "bias"))
-            weight[:, : -self.num_tasks] *= 0.3
-            weight[:, -self.num_tasks :] *= 6
+            columns = weight.split(list(self.conditions.values()), dim=1)
+            for name, part in zip(self.conditions, columns, strict=True):
+                part *= START_GAINS[name]
             weight[-outputs:] = 0
             bias[-outputs:] = logit
 
@@ -116,11 +135,15 @@ class DoDNet(PartialLabelNetwork):
         return DoDNetFeatures(self.projection(x), pooled)
 
     def head_parameters(self, features: DoDNetFeatures, task_index: int) -> Tensor:
-        """Parameters (B, P) generated from the pooled features and the one-hot task (equation 6)."""
+        """Parameters (B, P) generated from the pooled features and the one-hot task (equation 6).
+
+        With another conditioning the controller sees only one of the two.
+        """
         pooled = features.pooled.to(self.controller.weight.dtype)
         task = pooled.new_zeros(pooled.shape[0], self.num_tasks, 1, 1, 1)
         task[:, task_index] = 1
-        return self.controller(torch.cat([pooled, task], dim=1)).flatten(1)
+        seen = {"image": pooled, "task": task}
+        return self.controller(torch.cat([seen[name] for name in self.conditions], dim=1)).flatten(1)
 
     def forward_head(self, features: DoDNetFeatures, task_index: int) -> Tensor:
         """Logits (B, num_structures, D, H, W) of one task; channel 0 is the organ, channel 1 the tumour."""

@@ -1,4 +1,4 @@
-"""The dynamic head: three 1x1x1 convolutions whose kernels a controller generates for each image and task."""
+"""The dynamic head: a few 1x1x1 convolutions whose kernels a controller generates for each image and task."""
 
 from __future__ import annotations
 
@@ -12,10 +12,29 @@ from torch.nn import functional
 BLOCK_VOXELS = 1 << 17
 
 
+def dynamic_head_widths(head_widths: Sequence[int], num_structures: int) -> tuple[int, ...]:
+    """Channels before, between and after the layers of a head.
+
+    Args:
+        head_widths: channels before and between the layers; as many as there are layers.
+        num_structures: output channels.
+
+    Raises:
+        ValueError: there is no layer, or one without channels.
+    """
+    widths = (*head_widths, num_structures)
+    if len(widths) < 2 or min(widths) < 1:
+        raise ValueError(
+            f"head_widths and num_structures are {list(head_widths)} and {num_structures}, "
+            "but a dynamic head has one or more layers of one or more channels"
+        )
+    return widths
+
+
 def num_head_parameters(widths: Sequence[int]) -> int:
     """Number of generated parameters of a head with these channel widths, input and output included.
 
-    (8, 8, 8, 2) gives the 162 of the DoDNet paper (section 3.4).
+    (8, 8, 8, 2), three layers of width 8, gives the 162 of the DoDNet paper (section 3.4).
     """
     return sum(a * b + b for a, b in pairwise(widths))
 

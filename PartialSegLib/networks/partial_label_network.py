@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -37,3 +38,13 @@ class PartialLabelNetwork(nn.Module):
     def forward(self, patch: Tensor, task_index: int) -> Tensor:
         """`forward_head` of `forward_features`."""
         return self.forward_head(self.forward_features(patch), task_index)
+
+
+def require_choice(name: str, value: object, choices: Sequence[object]) -> None:
+    """Refuse an argument of a network that is not one of the choices.
+
+    Raises:
+        ValueError: naming the argument, its value and the choices.
+    """
+    if value not in choices:
+        raise ValueError(f"{name} is {value!r}, not one of {', '.join(map(repr, choices))}")

@@ -15,9 +15,9 @@ from torch.nn import functional
 
 from .deformable_attention import OffsetScale, SamplingPoints
 from .deformable_transformer import DeformableTransformer
-from .dynamic_head import apply_dynamic_head, num_head_parameters
+from .dynamic_head import apply_dynamic_head, dynamic_head_widths, num_head_parameters
 from .hybrid_backbone import STEM_STRIDE, DecoderStep, ResidualEncoder, activation, convolution_norm
-from .partial_label_network import PartialLabelNetwork
+from .partial_label_network import PartialLabelNetwork, require_choice
 
 FeatureMode = Literal["A", "B", "C"]
 MAX_LEVELS = 3
@@ -57,11 +57,13 @@ class TransDoDNet(PartialLabelNetwork):
         planes: of the bottlenecks of the convolutional encoder's stages.
         depths: bottlenecks of these stages.
         decoder_widths: channels of the decoder from coarse to fine; the last ones are also the stem's.
-        head_widths: channels before and between the layers of the dynamic head (Tables 2 and 3).
+        head_widths: channels before and between the layers of the dynamic head, as many as it has layers
+            (Tables 2 and 3).
         num_structures: output channels of the head (organ, tumour).
 
     Raises:
-        ValueError: an unknown mode, a number of levels other than 1 to 3, or a width the heads cannot share.
+        ValueError: an unknown mode, a number of levels other than 1 to 3, a width the heads cannot share, or
+            a dynamic head without layers or channels.
     """
 
     def __init__(
@@ -84,14 +86,14 @@ class TransDoDNet(PartialLabelNetwork):
         num_structures: int = 2,
     ) -> None:
         super().__init__()
-        _require_choice("feature_mode", feature_mode, get_args(FeatureMode))
-        _require_choice("offset_scale", offset_scale, get_args(OffsetScale))
-        _require_choice("num_levels", num_levels, range(1, MAX_LEVELS + 1))
+        require_choice("feature_mode", feature_mode, get_args(FeatureMode))
+        require_choice("offset_scale", offset_scale, get_args(OffsetScale))
+        require_choice("num_levels", num_levels, range(1, MAX_LEVELS + 1))
         self.num_tasks = num_tasks
         self.num_structures = num_structures
-        self.feature_channels = head_widths[0]
+        self.head_widths = dynamic_head_widths(head_widths, num_structures)
+        self.feature_channels = self.head_widths[0]
         self.patch_multiple = (2 ** len(planes), 2 ** (len(planes) + 1), 2 ** (len(planes) + 1))
-        self.head_widths = (*head_widths, num_structures)
         self.encoder = ResidualEncoder(in_channels, decoder_widths[-1], planes, depths, negative_slope)
         *skips, bottleneck = self.encoder.widths
         self.level_projections = nn.ModuleList(
@@ -112,7 +114,7 @@ class TransDoDNet(PartialLabelNetwork):
             for before, after, skip in zip(decoder_widths, decoder_widths[1:], reversed(skips), strict=False)
         )
         self.projection = nn.Sequential(
-            *convolution_norm(decoder_widths[-1], head_widths[0]), activation(negative_slope)
+            *convolution_norm(decoder_widths[-1], self.feature_channels), activation(negative_slope)
         )
         self.controller = nn.Sequential(
             nn.Linear(width, width),
@@ -170,9 +172,3 @@ class TransDoDNet(PartialLabelNetwork):
         """The coarsest outputs of the encoder, brought to the Transformer's width."""
         levels = outputs[-len(self.level_projections) :]
         return [project(level) for project, level in zip(self.level_projections, levels, strict=True)]
-
-
-def _require_choice(name: str, value: object, choices: Sequence[object]) -> None:
-    """Raise ValueError unless the value is one of the choices."""
-    if value not in choices:
-        raise ValueError(f"{name} is {value!r}, not one of {', '.join(map(str, choices))}")

@@ -112,7 +112,7 @@ def choose(widget: QWidget, text: str) -> None:
     process_events()
 
 
-def wait_until(condition: Callable[[], Any], timeout_seconds: float = 10.0) -> None:
+def wait_until(condition: Callable[[], Any], timeout_seconds: float = 60.0) -> None:
     """Let events happen until a condition holds.
 
     Raises:
