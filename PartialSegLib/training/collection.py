@@ -1,0 +1,152 @@
+"""Collection: the cases of several data sets, each data set labelled for structures of its own.
+
+A collection is one JSON file. Paths of images and label maps are relative to its folder, so that the folder
+can be moved as a whole; absolute paths stay as they are.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+from ..errors import InputError
+from ..json_fields import from_json, require, suggestion, to_json
+from ..output_files import replacing
+
+FORMAT: Final = "partialseg-collection"
+FORMAT_VERSION: Final = 1
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """One annotation protocol.
+
+    Attributes:
+        name: short and unique in the collection, such as msd-liver.
+        task: name of the model's task that its cases train; several data sets may share one.
+        structures: for each annotated structure the values of the label map that belong to it. Values may
+            serve two structures: an organ includes its tumour where both list the tumour's value. A structure
+            that is not listed is unknown in this data set, not absent.
+        ignore: values of voxels that nobody has labelled; no structure is trained there.
+        source: where the data come from.
+        license: of the data.
+    """
+
+    name: str
+    task: str
+    structures: dict[str, tuple[int, ...]]
+    ignore: tuple[int, ...] = ()
+    source: str = ""
+    license: str = ""
+
+    def __post_init__(self) -> None:
+        """Refuse a data set without labels."""
+        require(bool(self.name.strip()), "name: expected the name of the data set, got an empty text")
+        for structure, values in self.structures.items():
+            require(
+                len(values) > 0 and 0 not in values,
+                f"structures.{structure}: expected label values other than 0, got {list(values)}",
+            )
+
+
+@dataclass(frozen=True)
+class Case:
+    """One CT.
+
+    Attributes:
+        name: unique in the collection; also the name of its files after preprocessing.
+        data_set: name of its data set.
+        image: path of the CT.
+        label: path of its label map; None for a case without labels, which waits for pseudo-labels.
+        split: what the case is for.
+    """
+
+    name: str
+    data_set: str
+    image: str
+    label: str | None = None
+    split: Literal["training", "validation", "test"] = "training"
+
+
+@dataclass(frozen=True)
+class Collection:
+    """Data sets and their cases.
+
+    Attributes:
+        name: of the collection.
+        folder: what relative paths start from.
+        data_sets: by name, in the order of the file.
+        cases: in the order of the file.
+    """
+
+    name: str
+    folder: Path
+    data_sets: dict[str, DataSet]
+    cases: tuple[Case, ...]
+
+    def __post_init__(self) -> None:
+        """Refuse cases of unknown data sets and names that occur twice."""
+        for name, times in Counter(case.name for case in self.cases).items():
+            require(
+                times == 1, f"cases: the name {name} occurs {times} times; names are file names, once each"
+            )
+        for case in self.cases:
+            known = list(self.data_sets)
+            require(
+                case.data_set in known,
+                f"cases: {case.name} belongs to the unknown data set {case.data_set}; "
+                f"{suggestion(case.data_set, known)}",
+            )
+
+    def path(self, relative: str) -> Path:
+        """Where an image or label map lies."""
+        return self.folder / relative
+
+    def split(self, split: str) -> tuple[Case, ...]:
+        """The cases of one split, in the order of the file."""
+        return tuple(case for case in self.cases if case.split == split)
+
+
+@dataclass(frozen=True)
+class _File:
+    format: Literal["partialseg-collection"]
+    format_version: Literal[1]
+    name: str
+    data_sets: tuple[DataSet, ...]
+    cases: tuple[Case, ...]
+
+
+def read_collection(path: Path | str) -> Collection:
+    """Read a collection file.
+
+    Raises:
+        InputError: the file is missing, is not JSON, or a field is unknown, missing or wrong.
+    """
+    path = Path(path).expanduser()
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"No collection at {path}; make one with `partialseg data`.") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(
+            f"{path} is not valid JSON ({error}); make it again with `partialseg data`."
+        ) from None
+    try:
+        file = from_json(_File, values)
+        data_sets = {data_set.name: data_set for data_set in file.data_sets}
+        require(len(data_sets) == len(file.data_sets), "data_sets: two data sets share a name")
+        return Collection(file.name, path.parent, data_sets, file.cases)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+
+
+def write_collection(path: Path | str, collection: Collection) -> None:
+    """Write a collection file, in one stroke; paths are written as they stand in the cases."""
+    file = _File(
+        FORMAT, FORMAT_VERSION, collection.name, tuple(collection.data_sets.values()), collection.cases
+    )
+    with replacing(Path(path)) as temporary:
+        temporary.write_text(json.dumps(to_json(file), indent=1) + "\n", encoding="utf-8")
