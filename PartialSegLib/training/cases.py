@@ -33,12 +33,13 @@ class Cases:
     """Cases that share one image, each labelled for one task only.
 
     Attributes:
-        image: (1, D, H, W) float32, normalised.
+        image: (C, D, H, W) float32, normalised; C is 1 for CT.
         tasks: (N), the index of each case's task.
         target: (N, K, D, H, W) bool.
         annotated: (N, K) bool; which channels of the task have labels at all.
         voxels: (V) int64, voxels of the flattened image sampled for the auxiliary tissue head.
         tissues: (V) int64, their tissues.
+        ignored: (D, H, W) bool, voxels that nobody has labelled; None where all are labelled.
     """
 
     image: Tensor
@@ -47,6 +48,7 @@ class Cases:
     annotated: Tensor
     voxels: Tensor
     tissues: Tensor
+    ignored: Tensor | None = None
 
 
 class SyntheticCases(Dataset[Cases]):
