@@ -18,6 +18,7 @@ from types import FrameType
 from typing import NoReturn
 
 from . import __version__
+from .cli.data_arguments import add_data_arguments
 from .errors import Cancelled, DeviceError, InputError
 
 WRONG_INPUT, NO_DEVICE, INTERRUPTED = 2, 3, 130
@@ -85,6 +86,10 @@ def build_parser() -> Parser:
         add("import", "inspecting", "import_model", "Turn an official checkpoint into a package.")
     )
     _evaluate_arguments(add("evaluate", "evaluating", "evaluate_files", "Compare with a reference."))
+    text = "Let a model label what a collection is not labelled for; a new collection results."
+    _pseudo_label_arguments(add("pseudo-label", "pseudo_labelling", "pseudo_label", text))
+    text = "Make, check and list collections of training cases."
+    add_data_arguments(add("data", "collecting", "", text))
     return parser
 
 
@@ -101,6 +106,11 @@ def _segment_arguments(command: Parser) -> None:
         "--roi", type=float, nargs=6, metavar=("X0", "X1", "Y0", "Y1", "Z0", "Z1"), help=text
     )
     command.add_argument("--report", type=Path, metavar="FILE.json", help="also write volumes and times")
+    text = "auto, exact, fast or off: which slices to look at, if the model can tell (%(default)s)"
+    command.add_argument("--selection", default="auto", metavar="S", help=text)
+    command.add_argument("--skip-air", action="store_true", help="leave out air and table around the body")
+    text = "a coarse model that looks first; only what it finds is looked at closely"
+    command.add_argument("--region-from", metavar="NAME|PATH", help=text)
     _session_arguments(command)
 
 
@@ -110,6 +120,7 @@ def _demo_arguments(command: Parser) -> None:
     )
     command.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER")
     command.set_defaults(task=None, structure=None, roi=None)
+    command.set_defaults(selection="auto", skip_air=False, region_from=None)
     _session_arguments(command)
 
 
@@ -123,6 +134,7 @@ def _batch_arguments(command: Parser) -> None:
     command.add_argument("--task", action="append", metavar="T", help="a task of the model; repeat for more")
     command.add_argument("--structure", action="append", metavar="S", help="keep only these structures")
     command.add_argument("--overwrite", action="store_true", help="begin anew")
+    command.set_defaults(selection="auto", skip_air=False, region_from=None)
     _session_arguments(command)
 
 
@@ -153,6 +165,37 @@ def _evaluate_arguments(command: Parser) -> None:
     text = "up to which surfaces agree (3)"
     command.add_argument("--tolerance", type=float, metavar="MM", help=text)
     command.add_argument("-o", "--output", type=Path, metavar="FILE", help=".csv or .json; else a table")
+
+
+def _pseudo_label_arguments(command: Parser) -> None:
+    command.add_argument("collection", type=Path, help="collection file (.json); nothing of it is changed")
+    text = "the new collection; its label maps and a record of their origin lie beside it"
+    command.add_argument("-o", "--output", type=Path, required=True, metavar="FILE.json", help=text)
+    text = "an installed model or a package (the bundled one)"
+    command.add_argument("--model", metavar="NAME|PATH", help=text)
+    text = "add this one, where it is not annotated; repeat for more (all of the model's)"
+    command.add_argument("--structure", action="append", metavar="S", help=text)
+    command.add_argument("--task", action="append", metavar="T", help="a task of the model; repeat for more")
+    text = "only cases of this data set; repeat for more"
+    command.add_argument("--data-set", action="append", metavar="D", help=text)
+    command.add_argument("--unlabelled", action="store_true", help="only cases without a label map")
+    text = "what data sets with pseudo-labels train (the task of each)"
+    command.add_argument("--new-task", metavar="T", help=text)
+    text = "leave cases out where 1 - Dice with a second prediction is above this"
+    command.add_argument("--max-disagreement", action="append", metavar="[S=]SHARE", help=text)
+    text = "the second prediction is this model's, not one without mirroring"
+    command.add_argument("--compare", metavar="NAME|PATH", help=text)
+    text = "leave cases out whose volumes are outside these percentiles of the labelled cases"
+    command.add_argument("--volume-percentiles", type=float, nargs=2, metavar=("LOW", "HIGH"), help=text)
+    text = "of the label maps: .nii.gz or .nrrd (%(default)s)"
+    command.add_argument("--format", choices=(".nii.gz", ".nrrd"), default=".nii.gz", metavar="F", help=text)
+    command.add_argument("--no-mirror", action="store_true", help="do not average over flips: faster")
+    text = "of neighbouring patches (the model's)"
+    command.add_argument("--overlap", type=float, metavar="0..1", help=text)
+    command.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (%(default)s)")
+    text = "accept images that do not look like CT in HU"
+    command.add_argument("--force", action="store_true", help=text)
+    command.add_argument("--overwrite", action="store_true", help="begin anew")
 
 
 def _fail(code: int, sentence: str) -> int:

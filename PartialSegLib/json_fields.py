@@ -62,7 +62,11 @@ def from_json(cls: type[T], value: Any, path: str = "") -> T:
     fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     for key in value:
         if key not in fields:
-            raise InputError(f"{prefix}{key}: unknown field; {suggestion(key, fields)}")
+            known = f"known fields are {', '.join(fields)}"
+            close = get_close_matches(key, fields, n=1)
+            raise InputError(
+                f"{prefix}{key}: unknown field; {f'did you mean {close[0]}? ' if close else ''}{known}"
+            )
     for name, field in fields.items():
         optional = (field.default, field.default_factory) != (dataclasses.MISSING, dataclasses.MISSING)
         if name not in value and not optional:

@@ -50,10 +50,20 @@ class NetworkRunner:
 
         The channels are those of the task's structures in their order; for softmax all channels of the head.
         """
-        logits = self.network.forward_head(features, task_index)[0]
+        logits = self._logits(features, task_index)[0]
         if self.inference.activation == "sigmoid":
             logits = logits[list(task.structures.values())]
         return logits if self.inference.blend == "logits" else self._activate(logits)
+
+    def _logits(self, features: Features, task_index: int) -> Tensor:
+        """Float32, unless the head holds most of the convolutions."""
+        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+            if self.dtype != torch.float32 and self.network.convolves_in_head:
+                with torch.autocast(self.device.type, self.dtype):
+                    logits = self.network.forward_head(features, task_index).float()
+                if all_finite(logits):
+                    return logits
+            return self.network.forward_head(features, task_index)
 
     def structure_scores(self, blended: Tensor, task: Task) -> dict[str, Tensor]:
         """Per structure of a task the scores (D, H, W) that are compared with `threshold`.

@@ -82,7 +82,8 @@ def open_session(options: Namespace, seconds: Seconds) -> InferenceSession:
     """Load the model; features are not kept, since all tasks run in one pass over the patches.
 
     Args:
-        options: of the command line: model, task, structure, device, overlap, mirror.
+        options: of the command line: model, task, structure, device, overlap, mirror, selection, skip_air,
+            region_from.
         seconds: gets the time that it took.
 
     Raises:
@@ -98,7 +99,14 @@ def open_session(options: Namespace, seconds: Seconds) -> InferenceSession:
             model.manifest, options.task, options.structure
         )  # refuses unknown names before the work starts
         return InferenceSession(
-            model, options.device, cache_bytes=0, overlap=options.overlap, mirror=options.mirror
+            model,
+            options.device,
+            cache_bytes=0,
+            overlap=options.overlap,
+            mirror=options.mirror,
+            selection=options.selection,
+            skip_air=options.skip_air,
+            region_from=load_model(options.region_from) if options.region_from else None,
         )
 
 

@@ -31,8 +31,8 @@ def write_line(text: str = "") -> None:
 
 
 @contextmanager
-def progress_bar() -> Iterator[Callable[[int, int], None]]:
-    """Give a callback for `InferenceSession.predict` that draws a bar on a terminal only.
+def progress_bar(unit: str = "patch") -> Iterator[Callable[[int, int], None]]:
+    """Give a callback (done, total), as for `InferenceSession.predict`, that draws a bar on a terminal only.
 
     Slicer's Python has no tqdm; there a line with the count takes its place.
     """
@@ -42,10 +42,10 @@ def progress_bar() -> Iterator[Callable[[int, int], None]]:
     try:
         from tqdm import tqdm
     except ModuleNotFoundError:
-        yield _show_count
+        yield lambda done, total: _show_count(done, total, unit)
         sys.stderr.write("\n")
         return
-    with tqdm(unit="patch", leave=False) as bar:
+    with tqdm(unit=unit, leave=False) as bar:
 
         def show(done: int, total: int) -> None:
             bar.total = total
@@ -54,6 +54,6 @@ def progress_bar() -> Iterator[Callable[[int, int], None]]:
         yield show
 
 
-def _show_count(done: int, total: int) -> None:
-    sys.stderr.write(f"\r{done} of {total} patches")
+def _show_count(done: int, total: int, unit: str) -> None:
+    sys.stderr.write(f"\r{done} of {total} ({unit})")
     sys.stderr.flush()

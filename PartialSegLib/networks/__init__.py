@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from .conditional import CondDecNetwork, CondInputNetwork, CondNONetwork
 from .dodnet import DoDNet
+from .meddanet import MedDANet
+from .multi_head import MultiHeadNetwork
 from .partial_label_network import PartialLabelNetwork
 from .residual_encoder_unet import ResidualEncoderUNet
 from .stunet import STUNet
@@ -12,7 +15,12 @@ from .unet import UNet
 
 __all__ = [
     "NETWORKS",
+    "CondDecNetwork",
+    "CondInputNetwork",
+    "CondNONetwork",
     "DoDNet",
+    "MedDANet",
+    "MultiHeadNetwork",
     "PartialLabelNetwork",
     "ResidualEncoderUNet",
     "STUNet",
@@ -22,7 +30,12 @@ __all__ = [
 ]
 
 NETWORKS: dict[str, type[PartialLabelNetwork]] = {
+    "CondDecNetwork": CondDecNetwork,
+    "CondInputNetwork": CondInputNetwork,
+    "CondNONetwork": CondNONetwork,
     "DoDNet": DoDNet,
+    "MedDANet": MedDANet,
+    "MultiHeadNetwork": MultiHeadNetwork,
     "ResidualEncoderUNet": ResidualEncoderUNet,
     "STUNet": STUNet,
     "SwinUNETR": SwinUNETR,

@@ -51,6 +51,13 @@ def norm_relu(channels: int, groups: int) -> list[nn.Module]:
     return [GroupNorm(groups, channels), nn.ReLU(inplace=True)]
 
 
+def projection(in_channels: int, out_channels: int, groups: int, stride: int = 1) -> nn.Sequential:
+    """Norm-ReLU-1x1x1 convolution to another width or size."""
+    return nn.Sequential(
+        *norm_relu(in_channels, groups), WeightStandardizedConv3d(in_channels, out_channels, 1, stride)
+    )
+
+
 class PreActivationBlock(nn.Module):
     """Two norm-ReLU-convolution units and a shortcut that takes the raw input (He et al. 2016, v2).
 
@@ -67,10 +74,7 @@ class PreActivationBlock(nn.Module):
         )
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or in_channels != out_channels:
-            self.shortcut = nn.Sequential(
-                *norm_relu(in_channels, groups),
-                WeightStandardizedConv3d(in_channels, out_channels, 1, stride),
-            )
+            self.shortcut = projection(in_channels, out_channels, groups, stride)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map x (B, C_in, D, H, W) to (B, C_out, D/stride, H/stride, W/stride)."""

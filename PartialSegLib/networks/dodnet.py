@@ -13,9 +13,16 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from torch import Tensor, nn
 
-from .blocks import PreActivationBlock, WeightStandardizedConv3d, norm_relu, upsample_add
+from .blocks import norm_relu
 from .dynamic_head import apply_dynamic_head, dynamic_head_widths, num_head_parameters
-from .partial_label_network import PartialLabelNetwork, require_choice
+from .partial_label_network import require_choice
+from .pre_activation_network import (
+    DODNET_DEPTHS,
+    DODNET_GROUPS,
+    DODNET_WIDTHS,
+    PreActivationDecoder,
+    PreActivationNetwork,
+)
 
 Conditioning = Literal["image and task", "task", "image"]
 """What the generated kernels depend on."""
@@ -35,7 +42,7 @@ class DoDNetFeatures(NamedTuple):
     pooled: Tensor
 
 
-class DoDNet(PartialLabelNetwork):
+class DoDNet(PreActivationNetwork):
     """DoDNet with weight standardisation; the defaults are the official network (17,329,528 parameters).
 
     Input size: multiples of 2^(number of stages - 1) voxels on each axis, 16 for the official one.
@@ -63,48 +70,25 @@ class DoDNet(PartialLabelNetwork):
         self,
         num_tasks: int = 7,
         in_channels: int = 1,
-        widths: Sequence[int] = (32, 64, 128, 256, 256),
-        depths: Sequence[int] = (1, 2, 2, 2, 2),
+        widths: Sequence[int] = DODNET_WIDTHS,
+        depths: Sequence[int] = DODNET_DEPTHS,
         head_widths: Sequence[int] = (8, 8, 8),
         num_structures: int = 2,
-        groups: int = 16,
+        groups: int = DODNET_GROUPS,
         conditioning: Conditioning = "image and task",
     ) -> None:
-        super().__init__()
         require_choice("conditioning", conditioning, get_args(Conditioning))
-        self.num_tasks = num_tasks
-        self.num_structures = num_structures
+        super().__init__(num_tasks, num_structures, in_channels, widths, depths, groups)
         self.head_widths = dynamic_head_widths(head_widths, num_structures)
         self.feature_channels = self.head_widths[0]
-        self.patch_multiple = (2 ** (len(widths) - 1),) * 3
         channels = {"image": widths[-2], "task": num_tasks}
         self.conditions = {name: channels[name] for name in conditioning.split(" and ")}
-        self.stem = WeightStandardizedConv3d(in_channels, widths[0])
-        self.encoder = nn.ModuleList()
-        for stage, depth in enumerate(depths):
-            before = widths[max(stage - 1, 0)]
-            first = PreActivationBlock(before, widths[stage], 1 if stage == 0 else 2, groups)
-            rest = (PreActivationBlock(widths[stage], widths[stage], 1, groups) for _ in range(depth - 1))
-            self.encoder.append(nn.Sequential(first, *rest))
-        bottleneck = widths[-1]
-        self.fusion = nn.Sequential(
-            *norm_relu(bottleneck, groups), WeightStandardizedConv3d(bottleneck, widths[-2], kernel_size=1)
-        )
         self.pooling = nn.Sequential(*norm_relu(widths[-2], groups), nn.AdaptiveAvgPool3d(1))
-        self.decoder = nn.ModuleList()
-        for stage in range(len(widths) - 2, -1, -1):
-            after = widths[max(stage - 1, 0)]
-            self.decoder.append(PreActivationBlock(widths[stage], after, 1, groups))
+        self.decoder = PreActivationDecoder(widths, groups)
         self.projection = nn.Sequential(
             *norm_relu(widths[0], groups), nn.Conv3d(widths[0], self.feature_channels, 1)
         )
         self.controller = nn.Conv3d(sum(self.conditions.values()), num_head_parameters(self.head_widths), 1)
-
-    def fold_weights(self) -> None:
-        """Standardise all filters once, for inference; the function computed stays the same."""
-        for module in self.modules():
-            if isinstance(module, WeightStandardizedConv3d):
-                module.fold()
 
     def initialize_head(self, logit: float) -> None:
         """Start an untrained head from heads that differ by task, all giving about this logit everywhere.
@@ -123,16 +107,9 @@ class DoDNet(PartialLabelNetwork):
 
     def forward_features(self, patch: Tensor) -> DoDNetFeatures:
         """Encode and decode patch (B, C, D, H, W) without knowing the task."""
-        x = self.stem(patch)
-        skips = []
-        for stage in self.encoder:
-            x = stage(x)
-            skips.append(x)
-        x = self.fusion(skips.pop())
+        *skips, x = self.encode(patch)
         pooled = self.pooling(x)
-        for block in self.decoder:
-            x = block(upsample_add(x, skips.pop()))
-        return DoDNetFeatures(self.projection(x), pooled)
+        return DoDNetFeatures(self.projection(self.decoder(x, skips)), pooled)
 
     def head_parameters(self, features: DoDNetFeatures, task_index: int) -> Tensor:
         """Parameters (B, P) generated from the pooled features and the one-hot task (equation 6).

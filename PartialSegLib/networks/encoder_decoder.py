@@ -56,12 +56,16 @@ class SharedHeadNetwork(PartialLabelNetwork):
         The head is a dynamic head of one layer with the same kernel for every sample, and runs in the same
         blocks.
         """
+        return self.forward_level_head(features, task_index, level=0)
+
+    def forward_level_head(self, features: DecoderFeatures, task_index: int, level: int) -> Tensor:
+        """Logits (B, channels of the task, d, h, w) of one task at one level, 0 the finest."""
         start, end = (0, *self.task_ends)[task_index : task_index + 2]
-        head = self.head_convolutions()[-1]
+        head = self.head_convolutions()[-1 - level]
         weight = head.weight[start:end]
         bias = weight.new_zeros(end - start) if head.bias is None else head.bias[start:end]
         parameters = torch.cat([weight.flatten(), bias]).expand(len(features.decoder), -1)
-        return apply_dynamic_head(features.decoder, parameters, (self.feature_channels, end - start))
+        return apply_dynamic_head(features.decoder, parameters, (head.in_channels, end - start))
 
     def initialize_head(self, logit: float) -> None:
         """Start the untrained heads from about this logit everywhere.
@@ -123,6 +127,10 @@ class EncoderDecoder(SharedHeadNetwork):
     def forward_features(self, patch: Tensor) -> DecoderFeatures:
         """Encode and decode patch (B, C, D, H, W) without knowing the task."""
         return DecoderFeatures(deque(self.decoder_maps(patch), maxlen=1).pop())
+
+    def forward_levels(self, patch: Tensor) -> list[DecoderFeatures]:
+        """The map after each decoder step, finest first: deep supervision trains a head on each."""
+        return [DecoderFeatures(level) for level in self.decoder_maps(patch)][::-1]
 
     def head_convolutions(self) -> list[nn.Conv3d]:
         """Those that deep supervision trains, coarsest first; the last one is the network's."""

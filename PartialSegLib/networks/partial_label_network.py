@@ -16,12 +16,14 @@ class PartialLabelNetwork(nn.Module):
         num_structures: channels of each head.
         feature_channels: channels of the full-resolution features that the heads read.
         patch_multiple: a patch has a multiple of so many voxels along (z, y, x).
+        convolves_in_head: whether the head does so much that it too runs in the lower precision.
     """
 
     num_tasks: int
     num_structures: int
     feature_channels: int
     patch_multiple: tuple[int, int, int]
+    convolves_in_head = False
 
     def forward_features(self, patch: Tensor) -> Any:
         """Task-free features of patch (B, C, D, H, W): a tensor or a named tuple of tensors."""
@@ -30,6 +32,14 @@ class PartialLabelNetwork(nn.Module):
     def forward_head(self, features: Any, task_index: int) -> Tensor:
         """Logits (B, K, D, H, W) of one task from the features, which may have been stored as float16."""
         raise NotImplementedError
+
+    def forward_levels(self, patch: Tensor) -> list[Any]:
+        """The features that training supervises, finest first: deep supervision has further, coarser ones."""
+        return [self.forward_features(patch)]
+
+    def forward_level_head(self, features: Any, task_index: int, level: int) -> Tensor:
+        """Logits (B, K, d, h, w) of one task from the features of one level, 0 the finest."""
+        return self.forward_head(features, task_index)
 
     def initialize_head(self, logit: float) -> None:
         """Let the untrained heads give about this logit everywhere."""

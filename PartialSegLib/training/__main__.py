@@ -1,4 +1,4 @@
-"""Command line: `python -m PartialSegLib.training CONFIG.json`."""
+"""Command line: `python -m PartialSegLib.training CONFIG.json [KEY=VALUE …]`, alone or by `torchrun`."""
 
 from __future__ import annotations
 
@@ -15,15 +15,18 @@ def main(arguments: list[str] | None = None) -> int:
     """Train as the configuration says; 0 when done, 2 after a user's mistake, 130 when interrupted."""
     parser = argparse.ArgumentParser("python -m PartialSegLib.training", description="Train a model package.")
     parser.add_argument("config", help="JSON file of a TrainingConfig")
+    text = "other values than the file's, as in seed=3 or loss.dice_epsilon=1e-5"
+    parser.add_argument("change", nargs="*", metavar="KEY=VALUE", help=text)
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
-    options = parser.parse_args(arguments)
+    options = parser.parse_intermixed_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     try:
-        train(read_config(options.config), options.device)
+        train(read_config(options.config, options.change), options.device)
     except InputError as error:
         sys.stderr.write(f"{error}\n")
         return 2
     except KeyboardInterrupt:
+        sys.stderr.write("Interrupted; start the same command again to go on from the last checkpoint.\n")
         return 130
     return 0
 

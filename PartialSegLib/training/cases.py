@@ -10,6 +10,7 @@ from scipy import ndimage
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from ..errors import InputError
 from ..manifest import Task
 from ..phantom import (
     LESION_KINDS,
@@ -55,34 +56,53 @@ class SyntheticCases(Dataset[Cases]):
     """Endless cases, a pure function of (seed, index): the order never depends on workers or on resuming.
 
     An image is a phantom, or (a share `atlas_share` of the time) the anatomical atlas strongly deformed.
+
+    Args:
+        config: of the run, with synthetic data.
+        tasks: of the model.
+        channels: K, of the network's heads.
+        length: number of images.
+        seed: further numbers after the configuration's give other images.
+
+    Raises:
+        InputError: the configuration has no synthetic data.
     """
 
-    def __init__(self, config: TrainingConfig, tasks: tuple[Task, ...]) -> None:
+    def __init__(
+        self, config: TrainingConfig, tasks: tuple[Task, ...], channels: int, length: int, *seed: int
+    ) -> None:
+        if config.synthetic is None:
+            raise InputError("synthetic: the configuration has no synthetic data; add this field.")
         self.config = config
+        self.data = config.synthetic
         self.tasks = tasks
-        self.atlas = read_atlas(config.atlas) if config.atlas else None
+        self.channels = channels
+        self.length = length
+        self.seed = seed
+        self.atlas = read_atlas(self.data.atlas) if self.data.atlas else None
 
     def __len__(self) -> int:
-        return self.config.iterations * self.config.batch_size
+        return self.length
 
     def __getitem__(self, index: int) -> Cases:
         """Make the cases of image number `index`."""
         config = self.config
-        rng = np.random.default_rng([config.seed, index])
+        rng = np.random.default_rng([config.seed, *self.seed, index])
         tissues, axes = self._patient(rng)
-        add_lesions(tissues, config.spacing, rng, dict.fromkeys(LESION_KINDS, config.lesion_probability))
+        spacing, data, scale = config.preprocessing.spacing, self.data, config.preprocessing
+        add_lesions(tissues, spacing, rng, dict.fromkeys(LESION_KINDS, data.lesion_probability))
         strength = 1.0 if rng.random() < 0.75 else 3.0
-        image = render(tissues, axes, rng, random_appearance(rng, None, strength, config.lesion_contrast))
+        image = render(tissues, axes, rng, random_appearance(rng, None, strength, data.lesion_contrast))
         _cut_field_of_view(image, tissues, rng)
-        image = np.clip(image, *config.clip)
-        tensor = torch.from_numpy(((image - config.subtract) / config.divide).astype(np.float32))
-        labels = [task_labels(tissues, task, config.num_structures) for task in self.tasks]
+        image = np.clip(image, *scale.clip)
+        tensor = torch.from_numpy(((image - scale.subtract) / scale.divide).astype(np.float32))
+        labels = [task_labels(tissues, task, self.channels) for task in self.tasks]
         chosen = self._choose_tasks([bool(target.any()) for target, _ in labels], rng)
         target, annotated = zip(*(labels[task] for task in chosen), strict=True)
         voxels = np.empty(0, np.int64)
-        if config.tissue_weight > 0:
-            how = config.tissue_power, config.lesion_focus
-            voxels = sample_voxels(tissues, config.tissue_voxels, rng, *how)
+        if config.tissue is not None:
+            how = config.tissue.power, config.tissue.lesion_focus
+            voxels = sample_voxels(tissues, config.tissue.voxels, rng, *how)
         return Cases(
             tensor[None],
             torch.tensor(chosen),
@@ -96,7 +116,7 @@ class SyntheticCases(Dataset[Cases]):
         """Tasks for one image; each has foreground with probability 0.8, like DoDNet's crops, else any."""
         left = list(range(len(self.tasks)))
         chosen = []
-        for _ in range(min(self.config.cases_per_image, len(left))):
+        for _ in range(min(self.data.cases_per_image, len(left))):
             present = [task for task in left if has_foreground[task]]
             chosen.append(int(rng.choice(present if present and rng.random() < 0.8 else left)))
             left.remove(chosen[-1])
@@ -104,9 +124,9 @@ class SyntheticCases(Dataset[Cases]):
 
     def _patient(self, rng: np.random.Generator) -> tuple[np.ndarray, list[np.ndarray]]:
         """Tissues of a new patient in the field of view of a patch, and the axes of its voxels."""
-        z, y, x = (s * rng.uniform(0.92, 1.08) for s in self.config.spacing)
+        z, y, x = (s * rng.uniform(0.92, 1.08) for s in self.config.preprocessing.spacing)
         spacing, shape = (z, y, x), self.config.patch_size
-        if self.atlas is not None and rng.random() < self.config.atlas_share:
+        if self.atlas is not None and rng.random() < self.data.atlas_share:
             axes = voxel_axes(spacing, shape)
             return deform_atlas(self.atlas, axes, rng), axes
         height = rng.normal(25, 75) if rng.random() < 0.8 else rng.uniform(-260, 220)

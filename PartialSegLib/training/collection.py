@@ -93,13 +93,13 @@ class Collection:
             require(
                 times == 1, f"cases: the name {name} occurs {times} times; names are file names, once each"
             )
+        known = list(self.data_sets)
         for case in self.cases:
-            known = list(self.data_sets)
-            require(
-                case.data_set in known,
-                f"cases: {case.name} belongs to the unknown data set {case.data_set}; "
-                f"{suggestion(case.data_set, known)}",
-            )
+            if case.data_set not in known:
+                advice = suggestion(case.data_set, known)
+                raise InputError(
+                    f"cases: {case.name} belongs to the unknown data set {case.data_set}; {advice}"
+                )
 
     def path(self, relative: str) -> Path:
         """Where an image or label map lies."""

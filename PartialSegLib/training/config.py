@@ -1,125 +1,285 @@
-"""The configuration of one training run: plain data from a JSON file."""
+"""The configuration of one training run: plain data from a JSON file.
+
+A file may start from another one, `"extends": "dodnet.json"`, and name only what differs; `KEY=VALUE` on the
+command line does the same for single values.
+"""
 
 from __future__ import annotations
 
-import dataclasses
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ..errors import InputError
+from ..json_fields import from_json, require, suggestion, to_json
+from ..manifest import Inference, Preprocessing
+from .augmentation import PRESETS, Augmentation
+from .optimization import Phase
+from .preparing import LabelRule
+from .sampling import CaseSampling, Place
 
 
 @dataclass(frozen=True)
-class TrainingConfig:
-    """Everything that decides a training run; the same configuration gives the same data in the same order.
+class SyntheticData:
+    """Endless cases made on the fly: phantoms, and a deformed atlas if there is one.
 
-    Args:
-        output: folder of the run: checkpoints, log.jsonl, and the finished package in `package/`.
-        package: fields of the manifest that describe the model: name, version, title, license, citation and
-            tasks.
-        network: architecture, a key of `NETWORKS`.
-        network_arguments: keyword arguments of the network.
-        patch_size: voxels (z, y, x).
-        spacing: mm (z, y, x).
-        clip: Hounsfield range; then (HU - subtract) / divide.
-        overlap: of the patches at inference, written to the manifest.
+    Attributes:
         atlas: label map of `training.atlas`; None trains on phantoms alone.
         atlas_share: share of images made from the atlas.
         lesion_probability: for each kind of lesion, in every image.
         lesion_contrast: of tumours to the organ around them, relative to the phantom's.
         cases_per_image: one-task cases made of each image; features are computed once for all of them.
-        batch_size: images a step; gradients are accumulated.
-        optimizer: "sgd" with Nesterov momentum, as in the paper, or "adamw".
-        iterations, learning_rate, momentum, weight_decay: of the optimizer; polynomial decay with power 0.9.
-        controller_factor: learning rate of DoDNet's controller relative to the rest.
-        initial_logit: every score starts near this logit, see `DoDNet.initialize_head`; None keeps the
-            official start.
-        gradient_clip: largest norm of the gradient.
-        warm_up: steps with linearly rising learning rate.
-        start_from: package (name or folder) with the initial weights; None starts from random ones.
-        dice_epsilon, foreground_weight, background_weight: of the loss, see `partial_label_loss`.
-        tissue_weight: weight of the auxiliary loss of `TissueHead`; 0 trains on one-task labels alone.
-        tissue_iterations: first steps in which nothing but the tissue head is trained.
-        tissue_layer: name of the network's module whose input the tissue head reads; None reads the features.
-        tissue_voxels: voxels sampled for it from each image.
-        tissue_power, lesion_focus: which voxels they are, see `sample_voxels`.
+        validation_images: images, of seeds that training never draws, on which the run is validated.
+    """
+
+    atlas: str | None = None
+    atlas_share: float = 0.4
+    lesion_probability: float = 0.4
+    lesion_contrast: float = 1.0
+    cases_per_image: int = 1
+    validation_images: int = 8
+
+
+@dataclass(frozen=True)
+class CollectionData:
+    """Patches of the cases of a collection.
+
+    Attributes:
+        collection: file made by `partialseg data`; its training cases are trained on.
+        prepared: folder for the preprocessed cases; it is filled before the first step.
+        case_sampling: every case with the same probability, or with 1 / sqrt(cases of its data set).
+        preparing_processes: that preprocess cases at the same time.
+        place: where patches lie, see `training.sampling`.
+        foreground: probability that a patch is placed by the foreground.
+        label_resampling: see `training.preparing`.
+        augmentation: what is done to the patches, a key of `PRESETS`.
+        augmentation_changes: fields of `Augmentation` that differ from the preset.
+        validation_patches: patches of validation cases on which the run is validated.
+    """
+
+    collection: str
+    prepared: str
+    preparing_processes: int = 1
+    case_sampling: CaseSampling = "uniform"
+    place: Place = "dodnet"
+    foreground: float = 0.8
+    label_resampling: LabelRule = "linear"
+    augmentation: str = "none"
+    augmentation_changes: dict[str, Any] = field(default_factory=dict)
+    validation_patches: int = 16
+
+    def __post_init__(self) -> None:
+        """Refuse an augmentation that there is not."""
+        require(
+            self.augmentation in PRESETS,
+            f"augmentation: unknown preset {self.augmentation!r}; {suggestion(self.augmentation, PRESETS)}",
+        )
+        self.chosen_augmentation()
+
+    def chosen_augmentation(self) -> Augmentation:
+        """The preset with the changes."""
+        values = {**to_json(PRESETS[self.augmentation]), **self.augmentation_changes}
+        return from_json(Augmentation, values, "augmentation_changes")
+
+
+@dataclass(frozen=True)
+class Loss:
+    """What is minimised; see `training.losses`.
+
+    Attributes:
+        kind: "dice and cross-entropy" over annotated channels (DoDNet), "class-adaptive" (MultiTalent), or
+            "softmax" (STU-Net; a data set that does not annotate all classes makes it target-adaptive).
+        average: of "dice and cross-entropy", over cases, or over channels first as in DoDNet's code.
+        dice_epsilon: smoothing of the Dice loss, in voxels.
+        smooth_numerator: whether its numerator is smoothed too; papers and official code do not.
+        joint_dice: of "class-adaptive" and "softmax", Dice over the batch (papers) or over each case.
+        foreground_weight, background_weight: see `dice_and_cross_entropy`.
+        deep_supervision: weights of the network's output levels, finest first, scaled to a sum of 1; empty
+            trains the finest alone.
+    """
+
+    kind: Literal["dice and cross-entropy", "class-adaptive", "softmax"] = "dice and cross-entropy"
+    average: Literal["cases", "channels"] = "cases"
+    dice_epsilon: float = 1.0
+    smooth_numerator: bool = True
+    joint_dice: bool = True
+    foreground_weight: float = 0.0
+    background_weight: float = 0.0
+    deep_supervision: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Tissue:
+    """The auxiliary head of `training.tissue_head`; only synthetic data have labels for it.
+
+    Attributes:
+        weight: of its loss.
+        iterations: first steps in which nothing but this head is trained.
+        layer: name of the network's module whose input it reads; None reads the features.
+        voxels: sampled from each image.
+        power, lesion_focus: which voxels they are, see `sample_voxels`.
+    """
+
+    weight: float
+    iterations: int = 0
+    layer: str | None = None
+    voxels: int = 32768
+    power: float = 0.5
+    lesion_focus: float = 1.0
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """Where a run starts from if not from random weights, see `training.transfer`.
+
+    Attributes:
+        package: name or folder of a model package.
+        parts: modules of the network to take; None takes all but the heads, ["*"] everything.
+    """
+
+    package: str
+    parts: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """Everything that decides a training run; the same configuration gives the same data in the same order.
+
+    Attributes:
+        output: folder of the run: checkpoint, log, report, and the finished package in `package/`.
+        package: fields of the manifest that describe the model: name, version, title, license, citation and
+            tasks.
+        network: architecture, a key of `NETWORKS`.
+        network_arguments: keyword arguments of the network; `num_tasks` of DoDNet and its kin is counted.
+        preprocessing: of images, in training and at inference alike.
+        inference: of the package; its patch size is that of training.
+        only_tasks: names of the package's tasks to train; empty trains all.
+        synthetic, collection: where the cases come from; exactly one of the two.
+        batch_size: images a step, of all processes together.
+        accumulate: parts into which each process divides its images, one forward and backward pass each.
+        loss: what is minimised.
+        phases: optimizers and learning rates, one after the other; their iterations add up.
+        initial_logit: every score starts near this logit, see `initialize_head`; None keeps the official
+            start.
+        transfer: other initial weights than random ones.
+        tissue: auxiliary head.
         ema_decay: decay of the averaged weights that are saved; 0 saves the last ones.
-        mixed_precision: bfloat16 convolutions; on CPUs, no stage of the network may see a patch 2 voxels deep
-            (torch 2.13 then computes a wrong gradient of the weights).
-        checkpoint_every: steps between checkpoints.
+        precision: of convolutions. On CPUs, no stage of a network may see a patch 2 voxels deep in bfloat16
+            (torch 2.13 then computes a wrong gradient of the weights). float16 scales the loss.
+        compile: compile the network by `torch.compile`.
+        checkpoint_every, validate_every: steps; 0 never validates before the end.
         seed: of everything.
         workers: processes that prepare data.
+        store_float16: whether the package keeps weights as float16, half as large.
     """
 
     output: str
     package: dict[str, Any]
     network: str = "DoDNet"
     network_arguments: dict[str, Any] = field(default_factory=dict)
-    patch_size: tuple[int, int, int] = (48, 96, 96)
-    spacing: tuple[float, float, float] = (4.0, 3.5, 3.5)
-    clip: tuple[float, float] = (-250.0, 300.0)
-    subtract: float = 50.0
-    divide: float = 100.0
-    overlap: float = 0.25
-    atlas: str | None = None
-    atlas_share: float = 0.4
-    lesion_probability: float = 0.4
-    lesion_contrast: float = 1.0
-    cases_per_image: int = 1
+    preprocessing: Preprocessing
+    inference: Inference
+    only_tasks: tuple[str, ...] = ()
+    synthetic: SyntheticData | None = None
+    collection: CollectionData | None = None
     batch_size: int = 2
-    optimizer: str = "sgd"
-    iterations: int = 1000
-    learning_rate: float = 0.01
-    momentum: float = 0.99
-    weight_decay: float = 3e-5
-    controller_factor: float = 1.0
+    accumulate: int = 1
+    loss: Loss = field(default_factory=Loss)
+    phases: tuple[Phase, ...]
     initial_logit: float | None = None
-    start_from: str | None = None
-    gradient_clip: float = 12.0
-    warm_up: int = 0
-    dice_epsilon: float = 1.0
-    foreground_weight: float = 0.0
-    background_weight: float = 0.0
-    tissue_weight: float = 0.0
-    tissue_iterations: int = 0
-    tissue_voxels: int = 32768
-    tissue_layer: str | None = None
-    tissue_power: float = 0.5
-    lesion_focus: float = 1.0
+    transfer: Transfer | None = None
+    tissue: Tissue | None = None
     ema_decay: float = 0.0
-    mixed_precision: bool = False
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    compile: bool = False
     checkpoint_every: int = 100
+    validate_every: int = 0
     seed: int = 0
     workers: int = 1
+    store_float16: bool = True
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be trained."""
+        given = sum(data is not None for data in (self.synthetic, self.collection))
+        require(given == 1, f"synthetic, collection: expected one of the two, got {given or 'neither'}")
+        require(len(self.phases) > 0, "phases: expected at least one, got none")
+        for name in ("batch_size", "accumulate", "checkpoint_every"):
+            require(getattr(self, name) > 0, f"{name}: expected 1 or more, got {getattr(self, name)}")
+        require(
+            self.tissue is None or self.synthetic is not None,
+            "tissue: only synthetic images have labels for it; leave it out, or train on synthetic data",
+        )
 
     @property
-    def num_structures(self) -> int:
-        """Output channels of the head."""
-        return int(self.network_arguments.get("num_structures", 2))
+    def iterations(self) -> int:
+        """Steps of the whole run."""
+        return sum(phase.iterations for phase in self.phases)
+
+    @property
+    def patch_size(self) -> tuple[int, int, int]:
+        """Voxels (z, y, x) of the patches."""
+        return self.inference.patch_size
 
 
-def read_config(path: Path | str) -> TrainingConfig:
+def read_config(path: Path | str, changes: Sequence[str] = ()) -> TrainingConfig:
     """Read a configuration; relative paths in it stay relative to the working directory.
 
+    Args:
+        path: JSON file of a `TrainingConfig`.
+        changes: "KEY=VALUE", the key with dots as in loss.kind, the value as JSON or plain text.
+
     Raises:
-        InputError: the file is missing, is not JSON, or has an unknown or missing field.
+        InputError: a file is missing or is not JSON, or a field is unknown, missing or wrong.
     """
+    values = _merged_file(Path(path), ())
+    for change in changes:
+        key, equals, text = change.partition("=")
+        if not equals:
+            raise InputError(f"{change!r} is no setting; expected KEY=VALUE, as in seed=3.")
+        _merge(values, _nested(key.split("."), _plain_value(text)))
     try:
-        values = json.loads(Path(path).read_text(encoding="utf-8"))
+        return from_json(TrainingConfig, values)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+
+
+def _merged_file(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
+    """The values of a file on top of those of the file that it extends."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"No training configuration at {path}; give the path of a JSON file.") from None
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not valid JSON ({error}); correct it and start again.") from None
-    fields = {f.name: f for f in dataclasses.fields(TrainingConfig)}
-    for name in values:
-        if name not in fields:
-            raise InputError(
-                f"{path} has the unknown field '{name}'; known fields are {', '.join(sorted(fields))}."
-            )
-    for name in ("output", "package"):
-        if name not in values:
-            raise InputError(f"{path} lacks the field '{name}'; add it.")
-    arguments: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-    return TrainingConfig(**arguments)
+    if not isinstance(values, dict):
+        raise InputError(f"{path} holds {type(values).__name__}, not an object of settings; correct it.")
+    base = values.pop("extends", None)
+    if base is None:
+        return values
+    if path.resolve() in seen:
+        raise InputError(f"{path} extends itself; remove one of the 'extends'.")
+    merged = _merged_file(path.parent / base, (*seen, path.resolve()))
+    _merge(merged, values)
+    return merged
+
+
+def _merge(values: dict[str, Any], changes: dict[str, Any]) -> None:
+    """Objects are merged key by key, everything else is replaced."""
+    for key, value in changes.items():
+        if isinstance(value, dict) and isinstance(values.get(key), dict):
+            _merge(values[key], value)
+        else:
+            values[key] = value
+
+
+def _nested(keys: list[str], value: Any) -> dict[str, Any]:
+    return {keys[0]: _nested(keys[1:], value) if keys[1:] else value}
+
+
+def _plain_value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text

@@ -1,151 +1,170 @@
-"""The training loop, in the open: cases, loss, step, checkpoint, package."""
+"""The training loop, in the open: batch, loss, gradient, step, checkpoint, package.
+
+python -m PartialSegLib.training CONFIG.json
+torchrun --nproc-per-node 4 -m PartialSegLib.training CONFIG.json --device cuda
+"""
 
 from __future__ import annotations
 
-import json
+import copy
 import logging
+import math
 import time
-from collections.abc import Iterator
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
-from ..errors import InputError
-from ..feature_cache import map_tensors
-from ..json_fields import from_json, to_json
-from ..manifest import Inference, Manifest, Preprocessing
-from ..model import save_model
-from ..networks import PartialLabelNetwork
-from .cases import Cases, SyntheticCases
+from ..devices import explained_memory_errors
+from ..errors import InputError, OutOfMemoryError
+from ..json_fields import from_json, suggestion, to_json
+from ..manifest import Manifest
+from ..model import build_network, check_tasks_served, save_model
+from ..networks import NETWORKS
 from .config import TrainingConfig
-from .losses import partial_label_loss
-from .run import Run, start_run
+from .data import batches, prepare, training_cases, validation_cases
+from .losses import SUMMED
+from .run import Run
+from .run_log import RunLog
+from .run_report import write_report
+from .validation import validate
+from .workers import Workers, joined_workers
 
 logger = logging.getLogger(__name__)
+
+CHECKPOINT_FILE, PACKAGE_FOLDER, PICTURE_FILE = "checkpoint.pt", "package", "validation.png"
 
 
 def train(config: TrainingConfig, device: str = "cpu") -> Path:
     """Train a network on partially labelled cases and write a model package; return its folder.
 
-    A checkpoint is written every `checkpoint_every` steps; starting again in the same output folder continues
-    from it with the same data in the same order.
+    Starting again in the same output folder continues from its checkpoint with the same data in the same
+    order: on CPUs in float32 to the bit.
+
+    Args:
+        config: of the run.
+        device: "cpu", "cuda" or "cuda:N"; with `torchrun` each process takes one GPU.
 
     Raises:
-        InputError: the configuration does not make a valid package, or the gradient is no longer finite.
+        InputError: the configuration cannot be trained, loss or gradient are no longer finite, memory or disk
+            are full, or another process of the run has stopped.
     """
+    manifest = make_manifest(config)
+    with joined_workers(device) as workers:
+        _check_batch(config, workers)
+        try:
+            with explained_memory_errors(workers.device):
+                return _train(config, manifest, workers)
+        except OutOfMemoryError as error:
+            raise InputError(
+                f"Out of memory on {workers.device} with patches of {list(config.patch_size)} and "
+                f"{config.batch_size // workers.size // config.accumulate} at a time; raise `accumulate` or "
+                "choose a smaller `inference.patch_size`."
+            ) from error
+
+
+def _train(config: TrainingConfig, manifest: Manifest, workers: Workers) -> Path:
     output = Path(config.output)
     output.mkdir(parents=True, exist_ok=True)
-    manifest = make_manifest(config)
-    run = start_run(config, manifest.network.arguments, device)
-    run.resume(output / "checkpoint.pt")
-    cases = _load_cases(config, SyntheticCases(config, manifest.tasks), run.step)
-    started = time.monotonic()
-    with (output / "log.jsonl").open("a", encoding="utf-8") as log:
+    if workers.leads:
+        prepare(config, manifest)
+    workers.wait()
+    run = Run(config, manifest.network.arguments, workers)
+    run.resume(output / CHECKPOINT_FILE)
+    channels = run.network.num_structures
+    feed = batches(training_cases(config, manifest, channels), config, workers, run.step)
+    with RunLog(output, run.step, config.iterations, workers.leads) as log:
         while run.step < config.iterations:
-            for group in run.optimizer.param_groups:
-                group["lr"] = group["factor"] * learning_rate(config, run.step)
-            run.optimizer.zero_grad()
-            losses = [_backward(run, next(cases), config, device) for _ in range(config.batch_size)]
-            loss = sum(losses) / len(losses)
-            norm = nn.utils.clip_grad_norm_(run.network.parameters(), config.gradient_clip)
-            if not torch.isfinite(norm):
+            rate = run.begin_step()
+            asked = time.monotonic()
+            batch = next(feed)
+            waited = time.monotonic() - asked
+            share = 1.0 if config.loss.kind in SUMMED else 1 / config.accumulate
+            size = len(batch) // config.accumulate
+            loss = 0.0
+            for part in range(config.accumulate):
+                cases = batch[part * size : (part + 1) * size]
+                loss += run.add_gradient(cases, share, last=part == config.accumulate - 1)
+            norm = run.finish_step()
+            if not math.isfinite(loss) or not (math.isfinite(norm) or run.scaler.is_enabled()):
                 raise InputError(
-                    f"The gradient is no longer finite at step {run.step} (loss {loss:.3f}); "
-                    "lower the learning rate and start again: the run goes on from its last checkpoint."
+                    f"The loss ({loss:.3g}) or its gradient ({norm:.3g}) is no longer finite at step "
+                    f"{run.step}; lower the learning rate and start again: the run goes on from its last checkpoint."
                 )
-            run.optimizer.step()
-            run.update_average(config.ema_decay)
-            run.step += 1
-            seconds = round(time.monotonic() - started, 1)
-            log.write(json.dumps({"step": run.step, "loss": round(loss, 4), "seconds": seconds}) + "\n")
-            if run.step % config.checkpoint_every == 0 or run.step == config.iterations:
+            log.add_step(run.step, workers.mean(loss), rate, norm, waited)
+            done = run.step == config.iterations
+            if done or (config.validate_every and run.step % config.validate_every == 0):
+                _validate(run, manifest, log, output)
+            if done or run.step % config.checkpoint_every == 0:
                 log.flush()
-                run.save(output / "checkpoint.pt")
-                logger.info("step %d of %d, loss %.4f, %.0f s", run.step, config.iterations, loss, seconds)
-    return save_package(config, run.average, output / "package")
+                if workers.leads:
+                    run.save(output / CHECKPOINT_FILE)
+    if workers.leads:
+        save_package(config, run.weights, output / PACKAGE_FOLDER)
+        write_report(output, config, manifest)
+    workers.wait()
+    return output / PACKAGE_FOLDER
 
 
-def learning_rate(config: TrainingConfig, step: int) -> float:
-    """Polynomial decay with power 0.9 (DoDNet, section 4.2), after a linear warm-up."""
-    warm = min(1.0, (step + 1) / (config.warm_up + 1))
-    return config.learning_rate * warm * (1 - step / config.iterations) ** 0.9
+def _validate(run: Run, manifest: Manifest, log: RunLog, output: Path) -> None:
+    """Let the leading process see how the weights that would be saved do."""
+    cases = validation_cases(run.config, manifest, run.network.num_structures)
+    if cases is None or not run.workers.leads:
+        return
+    network = copy.deepcopy(run.network).eval()
+    network.load_state_dict(run.weights)
+    images = (cases[i] for i in range(len(cases)))  # type: ignore[arg-type] # both kinds of cases have a length
+    activation, picture = manifest.inference.activation, output / PICTURE_FILE
+    log.add_validation(
+        run.step, validate(network, images, manifest.tasks, activation, run.workers.device, picture)
+    )
 
 
 def make_manifest(config: TrainingConfig) -> Manifest:
     """The manifest of the package that a run writes.
 
     Raises:
-        InputError: a field of the package or a setting of the run is not valid in a manifest.
+        InputError: a field of the package or a setting of the run is not valid in a manifest, or the network
+            cannot serve the tasks.
     """
-    arguments = {"num_tasks": len(config.package.get("tasks", ())), **config.network_arguments}
-    preprocessing = Preprocessing(
-        "SAR",
-        config.spacing,
-        config.clip,
-        config.subtract,
-        config.divide,
-        "linear",
-        pad_value=-1000.0,
-        crop_to_body=True,
-    )
+    if config.network not in NETWORKS:
+        raise InputError(
+            f"network: unknown network {config.network!r}; {suggestion(config.network, NETWORKS)}."
+        )
+    tasks = config.package.get("tasks", [])
+    if config.only_tasks:
+        tasks = [task for task in tasks if task.get("name") in config.only_tasks]
+    arguments = dict(config.network_arguments)
+    if "num_tasks" in signature(NETWORKS[config.network]).parameters:
+        arguments.setdefault("num_tasks", len(tasks))
     fields: dict[str, Any] = {
         **config.package,
+        "tasks": tasks,
         "network": {"architecture": config.network, "arguments": arguments},
-        "preprocessing": to_json(preprocessing),
-        "inference": to_json(Inference(config.patch_size, config.overlap)),
+        "preprocessing": to_json(config.preprocessing),
+        "inference": to_json(config.inference),
     }
-    return from_json(Manifest, fields)
+    manifest = from_json(Manifest, fields)
+    network = build_network(manifest.network)
+    check_tasks_served(network, manifest)
+    return manifest
 
 
-def save_package(config: TrainingConfig, weights: dict[str, Tensor], folder: Path) -> Path:
-    """Write weights (stored as float16) as a model package, and return its folder."""
+def save_package(config: TrainingConfig, weights: dict[str, torch.Tensor], folder: Path) -> Path:
+    """Write weights as a model package, and return its folder."""
     data = config.package.get("training", {}).get("data", "see model.json")
     license_text = f"SPDX-License-Identifier: {config.package['license']}\n\nTrained on: {data}\n"
-    save_model(folder, make_manifest(config), weights, license_text, torch.float16)
+    dtype = torch.float16 if config.store_float16 else None
+    save_model(folder, make_manifest(config), weights, license_text, dtype)
     return folder
 
 
-def _backward(run: Run, cases: Cases, config: TrainingConfig, device: str) -> float:
-    """Add the gradient of the cases of one image; features are computed once, heads once for each case."""
-    image = cases.image[None].to(device, memory_format=torch.channels_last_3d)
-    with torch.autocast(device, torch.bfloat16, enabled=config.mixed_precision):
-        features = run.network.forward_features(image)
-    features = map_tensors(Tensor.float, features)
-    loss = torch.zeros((), device=device)
-    if config.tissue_weight > 0:
-        voxels, tissues = cases.voxels.to(device), cases.tissues.to(device)
-        watched = features[0] if run.tissue_head.watched is None else run.tissue_head.watched
-        loss = config.tissue_weight * run.tissue_head.loss(watched, voxels, tissues)
-    if run.step >= config.tissue_iterations:
-        loss = loss + _one_task_losses(run.network, features, cases, config).mean()
-    (loss / config.batch_size).backward()
-    return float(loss.detach())
-
-
-def _one_task_losses(
-    network: PartialLabelNetwork, features: tuple[Tensor, ...], cases: Cases, config: TrainingConfig
-) -> Tensor:
-    """The loss of each case (N) of one image."""
-    device = features[0].device
-    losses = []
-    for number, task in enumerate(cases.tasks.tolist()):
-        logits = network.forward_head(features, task)
-        target, annotated = (part[number : number + 1].to(device) for part in (cases.target, cases.annotated))
-        weights = config.dice_epsilon, config.foreground_weight, config.background_weight
-        losses.append(partial_label_loss(logits, target, annotated, *weights))
-    return torch.stack(losses)
-
-
-def _load_cases(config: TrainingConfig, data: SyntheticCases, step: int) -> Iterator[Cases]:
-    """Cases from the first one of `step` on, prepared by worker processes."""
-    loader = DataLoader(
-        data,
-        batch_size=None,
-        sampler=range(step * config.batch_size, len(data)),
-        num_workers=config.workers,
-        prefetch_factor=4 if config.workers else None,
-    )
-    return iter(loader)
+def _check_batch(config: TrainingConfig, workers: Workers) -> None:
+    """Refuse a batch that processes and parts cannot share equally."""
+    parts = workers.size * config.accumulate
+    if config.batch_size % parts:
+        raise InputError(
+            f"batch_size: {config.batch_size} images cannot be shared by {workers.size} processes in "
+            f"{config.accumulate} parts; choose a multiple of {parts}."
+        )

@@ -1,0 +1,206 @@
+"""The commands below `data`: making, joining, checking and listing collections."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from argparse import Namespace
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import get_args
+
+from ..errors import InputError
+from ..json_fields import suggestion
+from ..structures import load_structures
+from ..training.case_check import Fault, check_cases, fault_rows
+from ..training.collection import Case, Collection, DataSet, read_collection, write_collection
+from ..training.data_sets import LAYOUTS, MOTS, MULTITALENT
+from ..training.data_sets.dataset_json import data_set_of, read_dataset_json
+from ..training.data_sets.joining import joined
+from ..training.data_sets.label_rules import parse_label_rules
+from ..training.data_sets.mask_merging import merge_cases
+from ..training.data_sets.protocols import PROTOCOLS
+from ..training.data_sets.recipe import find_parts, part_rows, recipe_collection
+from ..training.data_sets.splits import Split, with_listed_splits, with_validation_fold
+from ..training.data_sets.totalsegmentator import (
+    mask_names,
+    totalsegmentator_cases,
+    totalsegmentator_data_set,
+)
+from .terminal import progress_bar, write_line, write_table
+
+logger = logging.getLogger(__name__)
+
+RECIPES = {"mots": MOTS, "multitalent": MULTITALENT}
+PROTOCOL_OF_LAYOUT = {
+    "kits": "kits19",
+    "lits": "lits",
+    "btcv": "btcv",
+    "btcv-pelvis": "btcv-pelvis",
+    "segthor": "segthor",
+    "structseg": "structseg",
+}
+
+
+def collect(options: Namespace) -> None:
+    """Make a collection of data sets of one layout."""
+    if options.name and len(options.folder) > 1:
+        raise InputError("--name is for one data set; give one folder, or leave --name out.")
+    collections = []
+    for given in options.folder:
+        folder = given.expanduser().absolute()
+        data_set = _data_set(options, folder)
+        cases = LAYOUTS[options.what](folder, data_set.name)
+        kept = tuple(case for case in cases if case.label is not None or options.unlabelled)
+        if not kept:
+            raise InputError(f"{folder} holds no label maps; add --unlabelled to collect images alone.")
+        collections.append(Collection(data_set.name, folder, {data_set.name: data_set}, kept))
+    _write(options, collections)
+
+
+def collect_totalsegmentator(options: Namespace) -> None:
+    """Merge the masks of TotalSegmentator's cases beside the collection, and make it."""
+    name = options.name or "totalsegmentator"
+    cases = totalsegmentator_cases(options.folder, name)
+    masks = mask_names(cases, tuple(options.mask or ()))
+    folder = options.output.expanduser().absolute().with_name(f"{options.output.stem}-labels")
+    with progress_bar() as show:
+        merged, faults = merge_cases(cases, masks, folder, show, _workers(options))
+    if faults:
+        _refuse(faults, len(cases), options.incomplete)
+    data_set = totalsegmentator_data_set(name, options.task or name, masks)
+    _write(options, [Collection(name, options.folder, {name: data_set}, merged)])
+
+
+def collect_recipe(options: Namespace) -> None:
+    """Make the collection of a paper, or say in a table which of its data sets are missing."""
+    found = find_parts(RECIPES[options.what], options.folder)
+    missing = [one for one in found if not one.complete]
+    if missing:
+        write_table(*part_rows(found), right=[2, 3])
+        if not options.incomplete:
+            raise InputError(
+                f"{len(missing)} of {len(found)} data sets are not complete; "
+                "get what the table says, or go on with --incomplete."
+            )
+    _write(options, [recipe_collection(options.what, found, options.folder, options.seed)])
+
+
+def join(options: Namespace) -> None:
+    """Make one collection of several."""
+    collections = [read_collection(path) for path in options.collection]
+    _write_joined(options.output, joined(options.output.stem, collections, options.output.parent))
+
+
+def check(options: Namespace) -> None:
+    """Read all cases and list what is wrong.
+
+    Raises:
+        InputError: something is.
+    """
+    collection = read_collection(options.collection)
+    with progress_bar() as show:
+        faults = check_cases(collection, show, _workers(options))
+    if faults:
+        _refuse(faults, len(collection.cases), go_on=False)
+    write_line(f"{len(collection.cases)} cases, no faults.")
+
+
+def show(options: Namespace) -> None:
+    """Say what a collection holds."""
+    _summarise(read_collection(options.collection))
+
+
+def _data_set(options: Namespace, folder: Path) -> DataSet:
+    """The protocol of a data set: what the user says, else what its files say, else what is known of it."""
+    protocol = options.protocol or PROTOCOL_OF_LAYOUT.get(options.what)
+    if protocol is not None and protocol not in PROTOCOLS:
+        raise InputError(f"Unknown protocol '{protocol}'; {suggestion(protocol, PROTOCOLS)}.")
+    if protocol is not None:
+        data_set = PROTOCOLS[protocol]
+    elif options.what in ("decathlon", "nnunet"):
+        data_set = data_set_of(folder, read_dataset_json(folder))
+    elif options.label:
+        data_set = DataSet(folder.name, folder.name, {})
+    else:
+        raise InputError("The labels have no names; give --label NAME=VALUE for each structure.")
+    structures = parse_label_rules(options.label or ())
+    for structure in set(structures) - set(load_structures()):
+        advice = suggestion(structure, list(load_structures()))
+        logger.warning("%s is no structure with a code; it is kept as it is, or %s", structure, advice)
+    return dataclasses.replace(
+        data_set,
+        name=options.name or data_set.name,
+        task=options.task or data_set.task,
+        structures=structures or data_set.structures,
+        ignore=tuple(options.ignore or data_set.ignore),
+    )
+
+
+def _write(options: Namespace, collections: Sequence[Collection]) -> None:
+    """Join, split, write and summarise."""
+    collection = joined(options.output.stem, collections, options.output.parent)
+    cases = collection.cases
+    if options.list:
+        cases = with_listed_splits(cases, _lists(options.list))
+    if options.fold is not None:
+        cases = with_validation_fold(cases, options.fold, options.seed)
+    _write_joined(options.output, dataclasses.replace(collection, cases=cases))
+
+
+def _write_joined(output: Path, collection: Collection) -> None:
+    write_collection(output, collection)
+    _summarise(collection)
+
+
+def _lists(given: Sequence[str]) -> dict[Split, Path]:
+    splits = {split: split for split in get_args(Split)}
+    lists: dict[Split, Path] = {}
+    for text in given:
+        split, _, path = text.partition("=")
+        if split not in splits or not path:
+            raise InputError(f"--list {text}: expected SPLIT=FILE, the split {', '.join(splits)}.")
+        lists[splits[split]] = Path(path)
+    return lists
+
+
+def _summarise(collection: Collection) -> None:
+    """Data sets with their tasks, cases of each split and structures."""
+    counts = Counter((case.data_set, _column(case)) for case in collection.cases)
+    columns = ["training", "validation", "test", "unlabelled"]
+    rows = [
+        [name, data_set.task, *(str(counts[name, column]) for column in columns), _structures(data_set)]
+        for name, data_set in collection.data_sets.items()
+    ]
+    header = ["DATA SET", "TASK", *map(str.upper, columns), "STRUCTURES"]
+    write_table(header, rows, right=[2, 3, 4, 5])
+
+
+def _column(case: Case) -> str:
+    return "unlabelled" if case.label is None else case.split
+
+
+def _structures(data_set: DataSet) -> str:
+    """Structures and their values; many are counted."""
+    if len(data_set.structures) > 15:
+        return f"{len(data_set.structures)} structures"
+    return ", ".join(
+        f"{structure}={','.join(map(str, values))}" for structure, values in data_set.structures.items()
+    )
+
+
+def _refuse(faults: list[Fault], cases: int, go_on: bool) -> None:
+    """Write the table of faults, and stop unless the user wants to go on."""
+    write_table(*fault_rows(faults))
+    if not go_on:
+        faulty = len({fault.case for fault in faults})
+        raise InputError(
+            f"{len(faults)} faults in {faulty} of {cases} cases; repair these files, or leave the cases out."
+        )
+
+
+def _workers(options: Namespace) -> int:
+    if options.workers < 1:
+        raise InputError(f"--workers is a number of threads from 1 on, not {options.workers}.")
+    return int(options.workers)

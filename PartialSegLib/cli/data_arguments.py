@@ -1,0 +1,106 @@
+"""The options of `partialseg data` and its own commands."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser
+from pathlib import Path
+
+LAYOUTS = {
+    "decathlon": "Medical Segmentation Decathlon: TaskNN_NAME with dataset.json, imagesTr and labelsTr.",
+    "nnunet": "nnU-Net raw data, version 1 (TaskNNN_NAME) or 2 (DatasetNNN_NAME).",
+    "kits": "KiTS19: case_NNNNN/imaging.nii.gz and segmentation.nii.gz.",
+    "lits": "LiTS: volume-N.nii and segmentation-N.nii.",
+    "btcv": "BTCV: img/img0001.nii.gz and label/label0001.nii.gz.",
+    "btcv-pelvis": "The pelvic part of BTCV: img/NUMBER-Image.nii.gz and label/NUMBER-Label.nii.gz.",
+    "segthor": "SegTHOR: Patient_NN/Patient_NN.nii.gz and GT.nii.gz.",
+    "structseg": "StructSeg 2019, task 3: N/data.nii.gz and label.nii.gz.",
+    "pair": "Any two folders: images/NAME and labels/NAME, with --label for each structure.",
+}
+RECIPES = {
+    "mots": "MOTS, the collection of DoDNet: seven tasks, 1155 cases.",
+    "multitalent": "MultiTalent's collection: 13 data sets, 47 classes, 1460 cases.",
+}
+
+
+def add_data_arguments(command: ArgumentParser) -> None:
+    """Describe the commands below `data`."""
+    commands = command.add_subparsers(metavar="WHAT", required=True)
+
+    def add(name: str, function: str, text: str) -> ArgumentParser:
+        below = commands.add_parser(name, help=text, description=text)
+        below.set_defaults(function=function, what=name)
+        return below
+
+    for layout, text in LAYOUTS.items():
+        below = add(layout, "collect", text)
+        _layout_arguments(below)
+        below.add_argument("--unlabelled", action="store_true", help="keep cases without a label map, too")
+    text = "TotalSegmentator: sNNNN/ct.nii.gz and segmentations/*.nii.gz, merged into label maps."
+    below = add("totalsegmentator", "collect_totalsegmentator", text)
+    _totalsegmentator_arguments(below)
+    for recipe, text in RECIPES.items():
+        _recipe_arguments(add(recipe, "collect_recipe", text))
+    below = add("join", "join", "Make one collection of several.")
+    below.add_argument("collection", type=Path, nargs="+", metavar="COLLECTION")
+    _output_arguments(below)
+    below = add("check", "check", "Read all cases and list what is wrong with them.")
+    below.add_argument("collection", type=Path, metavar="COLLECTION")
+    _worker_argument(below)
+    below = add("list", "show", "Say what a collection holds.")
+    below.add_argument("collection", type=Path, metavar="COLLECTION")
+
+
+def _layout_arguments(command: ArgumentParser) -> None:
+    command.add_argument("folder", type=Path, nargs="+", metavar="FOLDER", help="one for each data set")
+    text = "a structure's label values (those of the data set); repeat for more"
+    command.add_argument("--label", action="append", metavar="NAME=VALUE[,VALUE]", help=text)
+    text = "a value of voxels that nobody has labelled; repeat for more"
+    command.add_argument("--ignore", action="append", type=int, metavar="VALUE", help=text)
+    text = "take the labels of this public data set, such as nih-pancreas"
+    command.add_argument("--protocol", metavar="NAME", help=text)
+    _data_set_arguments(command)
+    _output_arguments(command)
+    _split_arguments(command)
+
+
+def _totalsegmentator_arguments(command: ArgumentParser) -> None:
+    command.add_argument("folder", type=Path, metavar="FOLDER", help="with the folders sNNNN in it")
+    text = "merge only these masks; where two overlap, the one named later wins (all, alphabetically)"
+    command.add_argument("--mask", action="append", metavar="NAME", help=text)
+    command.add_argument(
+        "--incomplete", action="store_true", help="leave out cases whose masks cannot be merged"
+    )
+    _data_set_arguments(command)
+    _output_arguments(command)
+    _split_arguments(command)
+    _worker_argument(command)
+
+
+def _recipe_arguments(command: ArgumentParser) -> None:
+    text = "with the unpacked archives in it"
+    command.add_argument("--folder", type=Path, required=True, metavar="ROOT", help=text)
+    command.add_argument("--incomplete", action="store_true", help="do with what is there")
+    _output_arguments(command)
+    _split_arguments(command)
+
+
+def _data_set_arguments(command: ArgumentParser) -> None:
+    command.add_argument("--name", metavar="NAME", help="of the data set")
+    command.add_argument("--task", metavar="TASK", help="of the model that its cases train")
+
+
+def _output_arguments(command: ArgumentParser) -> None:
+    command.add_argument("-o", "--output", type=Path, required=True, metavar="COLLECTION.json")
+
+
+def _split_arguments(command: ArgumentParser) -> None:
+    text = "a file with one case a line for training, validation or test; repeat for each"
+    command.add_argument("--list", action="append", metavar="SPLIT=FILE", help=text)
+    text = "validate on this one of five folds, 0 to 4 (none)"
+    command.add_argument("--fold", type=int, metavar="K", help=text)
+    command.add_argument("--seed", type=int, default=0, help="of splits drawn at random (%(default)s)")
+
+
+def _worker_argument(command: ArgumentParser) -> None:
+    text = "cases read at a time (%(default)s)"
+    command.add_argument("--workers", type=int, default=2, metavar="N", help=text)

@@ -1,0 +1,148 @@
+"""The check of a collection before training: whatever is wrong with its cases, in one list."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..errors import InputError
+from ..volume import Volume, read_volume, reorient
+from .collection import Case, Collection, DataSet
+from .threads import mapped
+
+SPACING_RANGE_MM = (0.2, 10.0)
+"""Distances of voxels that CTs of public data sets have; what lies outside is a header in other units."""
+GRID_TOLERANCE = 0.1
+"""Largest distance of the corners of an image and its label map, in voxels of the image's finest axis."""
+SHOWN_VALUES = 8
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Something wrong with one case.
+
+    Attributes:
+        case: its name.
+        data_set: its data set's name.
+        kind: a few words, the same for all faults of a kind.
+        text: what was found.
+    """
+
+    case: str
+    data_set: str
+    kind: str
+    text: str
+
+
+def check_cases(
+    collection: Collection,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    workers: int = 1,
+) -> list[Fault]:
+    """Read every image and label map of a collection and list what is wrong.
+
+    Found are: files that cannot be read, images without contents, spacings outside `SPACING_RANGE_MM`, label
+    maps of another shape or place than their image, values that are not whole numbers or that no rule of the
+    data set knows, label maps without any annotated structure, and images that occur in two splits, whatever
+    their file, orientation or compression. One image for two data sets of the same split is no fault.
+
+    Args:
+        collection: cases without a label map are checked for their image alone.
+        on_progress: called with (cases done, all cases).
+        workers: threads; each holds one case in memory.
+
+    Returns:
+        Faults in the order of the cases.
+    """
+    faults: list[Fault] = []
+    first_with: dict[str, Case] = {}
+    with mapped(lambda case: _check_case(collection, case), collection.cases, workers) as results:
+        for done, (case, (found, content)) in enumerate(zip(collection.cases, results, strict=True), 1):
+            faults += found
+            twin = first_with.setdefault(content, case) if content else case
+            if twin.split != case.split:
+                text = f"{case.split}, the same image as {twin.name} ({twin.split})"
+                faults.append(Fault(case.name, case.data_set, "image in two splits", text))
+            on_progress(done, len(collection.cases))
+    return faults
+
+
+def fault_rows(faults: Sequence[Fault]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of the table of faults."""
+    header = ["CASE", "DATA SET", "FAULT", "FOUND"]
+    return header, [[fault.case, fault.data_set, fault.kind, fault.text] for fault in faults]
+
+
+def image_content(image: Volume) -> str:
+    """Hash of the voxels of an image, the same for every order and direction of its axes."""
+    upright = reorient(image, "SAR").array
+    digest = hashlib.sha256(str((upright.shape, upright.dtype.name)).encode())
+    for plane in upright:
+        digest.update(plane.tobytes())
+    return digest.hexdigest()
+
+
+def _check_case(collection: Collection, case: Case) -> tuple[list[Fault], str]:
+    """What is wrong with a case, and the hash of its image, empty if that is unreadable."""
+    try:
+        image = read_volume(collection.path(case.image))
+    except InputError as error:
+        return [Fault(case.name, case.data_set, "image unreadable", str(error))], ""
+    found = [*_image_faults(image)]
+    if case.label is not None:
+        try:
+            label = read_volume(collection.path(case.label))
+        except InputError as error:
+            found.append(("label map unreadable", str(error)))
+        else:
+            found += [*_grid_faults(image, label)]
+            found += [*_value_faults(label, collection.data_sets[case.data_set])]
+    return [Fault(case.name, case.data_set, kind, text) for kind, text in found], image_content(image)
+
+
+def _image_faults(image: Volume) -> Iterator[tuple[str, str]]:
+    lowest, highest = image.array.min(), image.array.max()
+    if lowest == highest:
+        yield "image empty", f"every voxel is {lowest:g}"
+    low, high = SPACING_RANGE_MM
+    if min(image.spacing) < low or max(image.spacing) > high:
+        yield "spacing out of range", f"{_product(image.spacing)} mm; expected {low:g} to {high:g} mm"
+
+
+def _grid_faults(image: Volume, label: Volume) -> Iterator[tuple[str, str]]:
+    if image.shape != label.shape:
+        yield "shapes differ", f"image {_product(image.shape)}, label map {_product(label.shape)} (z, y, x)"
+    elif not image.same_geometry(label, GRID_TOLERANCE * min(image.spacing)):
+        yield "affines differ", f"image {_placement(image)}, label map {_placement(label)}"
+
+
+def _value_faults(label: Volume, data_set: DataSet) -> Iterator[tuple[str, str]]:
+    values = {float(value) for plane in label.array for value in np.unique(plane)}
+    fractions = sorted(value for value in values if value != int(value))
+    if fractions:
+        yield "label values not whole", _listed(fractions)
+        return
+    annotated = {value for structure in data_set.structures.values() for value in structure}
+    unknown = sorted(values - annotated - {0.0, *data_set.ignore})
+    if unknown:
+        yield "label values unknown", f"{_listed(unknown)}; known are 0 and {_listed(sorted(annotated))}"
+    if not values & annotated:
+        yield "no foreground", f"none of the values {_listed(sorted(annotated))}"
+
+
+def _placement(volume: Volume) -> str:
+    """Direction of the axes (z, y, x), spacing and first voxel, which tell two grids apart."""
+    origin = ", ".join(f"{value:.1f}" for value in volume.affine[:3, 3])
+    return f"{volume.orientation} {_product(volume.spacing)} mm from ({origin})"
+
+
+def _product(values: Sequence[float]) -> str:
+    return " × ".join(f"{value:g}" for value in values)
+
+
+def _listed(values: Sequence[float]) -> str:
+    shown = ", ".join(f"{value:g}" for value in values[:SHOWN_VALUES])
+    return shown if len(values) <= SHOWN_VALUES else f"{shown} and {len(values) - SHOWN_VALUES} more"

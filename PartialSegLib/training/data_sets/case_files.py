@@ -1,0 +1,99 @@
+"""Files of a data set on disk become cases; the layouts differ only in how they pair image and label map."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Literal
+
+from ...errors import InputError
+from ...volume import IMAGE_SUFFIXES, image_suffix
+from ..collection import Case
+
+
+def existing_folder(folder: Path) -> Path:
+    """The folder as an absolute path.
+
+    Raises:
+        InputError: there is no such folder.
+    """
+    folder = folder.expanduser().absolute()
+    if not folder.is_dir():
+        raise InputError(f"There is no folder {folder}; give the folder that the data set was unpacked to.")
+    return folder
+
+
+def stem(path: Path) -> str:
+    """Name of an image file without its suffix: "liver_0" of liver_0.nii.gz."""
+    return path.name[: len(path.name) - len(image_suffix(path))]
+
+
+def images_in(folder: Path) -> dict[str, Path]:
+    """Image files directly in a folder, by stem and sorted, without hidden ones such as ._liver_0.nii.gz."""
+    if not folder.is_dir():
+        return {}
+    files = [path for path in folder.iterdir() if image_suffix(path) and not path.name.startswith(".")]
+    return {stem(path): path for path in sorted(files)}
+
+
+def image_named(folder: Path, name: str) -> Path | None:
+    """The image file of that stem in a folder, whatever its suffix."""
+    return next((path for suffix in IMAGE_SUFFIXES if (path := folder / f"{name}{suffix}").is_file()), None)
+
+
+def make_case(
+    data_set: str,
+    name: str,
+    image: Path,
+    label: Path | None,
+    split: Literal["training", "validation", "test"] = "training",
+) -> Case:
+    """A case named after its data set and itself, such as lits-volume-0."""
+    return Case(f"{data_set}-{name}", data_set, str(image), None if label is None else str(label), split)
+
+
+def cases_of_pairs(
+    data_set: str, images: Mapping[str, Path], labels: Mapping[str, Path], image_folder: Path
+) -> tuple[Case, ...]:
+    """Pair images and label maps of the same name.
+
+    An image without a label map is a case that waits for pseudo-labels. A label map without an image stays a
+    case too, whose image does not exist: the check of the collection reports it.
+
+    Args:
+        data_set: name of the data set.
+        images: by the case's name.
+        labels: by the case's name.
+        image_folder: where a missing image should be.
+    """
+    missing = {name: image_folder / labels[name].name for name in labels if name not in images}
+    found = {**images, **missing}
+    return tuple(make_case(data_set, name, found[name], labels.get(name)) for name in sorted(found))
+
+
+def case_folders(data_set: str, folders: Iterable[Path], image: str, label: str) -> tuple[Case, ...]:
+    """Cases that have a folder each, with files of fixed names in it.
+
+    Args:
+        data_set: name of the data set.
+        folders: one for each case; those without the image are passed over.
+        image: stem of the CT; "*" stands for the folder's own name.
+        label: stem of the label map.
+    """
+    cases = []
+    for folder in sorted(folders):
+        found = image_named(folder, image.replace("*", folder.name))
+        if found is not None:
+            cases.append(make_case(data_set, folder.name, found, image_named(folder, label)))
+    return tuple(cases)
+
+
+def require_cases(cases: tuple[Case, ...], folder: Path, expected: str) -> tuple[Case, ...]:
+    """The cases, if there are any.
+
+    Raises:
+        InputError: there is none; it names the files that were looked for.
+    """
+    if not cases:
+        raise InputError(f"{folder} holds no cases; expected {expected}.")
+    return cases

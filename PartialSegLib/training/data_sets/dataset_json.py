@@ -1,0 +1,108 @@
+"""dataset.json: what the Medical Segmentation Decathlon and nnU-Net write beside imagesTr and labelsTr."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from ...errors import InputError
+from ..collection import DataSet
+from .label_rules import structures_of_values
+from .protocols import PROTOCOLS
+
+FILE = "dataset.json"
+IGNORE_LABEL = "ignore"
+
+
+def read_dataset_json(folder: Path) -> dict[str, Any]:
+    """Its contents.
+
+    Raises:
+        InputError: the file is missing or damaged, or the images are anything but CT with one channel.
+    """
+    path = folder / FILE
+    try:
+        contents = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(
+            f"{folder} holds no {FILE}; give the folder of one task, with imagesTr and labelsTr in it."
+        ) from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not valid JSON ({error}); unpack the data set again.") from None
+    if not isinstance(contents, dict) or not isinstance(contents.get("labels"), dict):
+        raise InputError(f"{path} names no labels; expected an object with 'labels', as nnU-Net writes it.")
+    channels = contents.get("channel_names", contents.get("modality"))
+    names = list(channels.values()) if isinstance(channels, dict) else []
+    if len(names) != 1 or "CT" not in str(names[0]).upper():
+        raise InputError(
+            f"{path} describes images with the channels {', '.join(map(str, names)) or 'unknown'}; "
+            "this library is for CT with one channel."
+        )
+    return contents
+
+
+def data_set_of(folder: Path, contents: dict[str, Any], name: str | None = None) -> DataSet:
+    """The data set that a dataset.json describes.
+
+    A task of the Decathlon, recognised by its name and values, has the rules of `protocols`; the labels of
+    any other data set are known by their names (`label_rules`). nnU-Net's "ignore" label stays unlabelled.
+
+    Args:
+        folder: that of the data set; Task03_Liver, Dataset501_Mine.
+        contents: as `read_dataset_json` returned them.
+        name: of the data set in the collection; None makes one from the folder's name.
+
+    Raises:
+        InputError: labels are not numbered.
+    """
+    title = re.sub(r"^(Task|Dataset)\d+_", "", folder.name)
+    labels = labels_of(contents, folder / FILE)
+    ignore = labels.pop(IGNORE_LABEL, ())
+    protocol = PROTOCOLS.get(f"msd-{_dashed(title)}")
+    if protocol is not None and _values(labels) == _values(protocol.structures) and not ignore:
+        return DataSet(
+            name or protocol.name, protocol.task, protocol.structures, (), protocol.source, protocol.license
+        )
+    return DataSet(
+        name or _dashed(title),
+        title.replace("_", " "),
+        structures_of_values(labels),
+        ignore,
+        str(contents.get("reference", "")),
+        str(contents.get("licence", contents.get("license", ""))),
+    )
+
+
+def labels_of(contents: dict[str, Any], path: Path) -> dict[str, tuple[int, ...]]:
+    """Labels and their values without the background.
+
+    The Decathlon and nnU-Net version 1 write {"1": "liver"}, version 2 {"liver": 1} or, for regions,
+    {"liver": [1, 2]}.
+
+    Raises:
+        InputError: a value is not a whole number.
+    """
+    labels: dict[str, tuple[int, ...]] = {}
+    try:
+        for key, value in contents["labels"].items():
+            is_number = isinstance(value, int | list)
+            name, values = (str(key), value) if is_number else (str(value), int(key))
+            numbers = tuple(int(number) for number in (values if isinstance(values, list) else [values]))
+            if numbers != (0,) and name.lower() != "background":
+                labels[name] = numbers
+    except (TypeError, ValueError):
+        raise InputError(
+            f"{path}: expected labels as name: value or value: name, got {contents['labels']}."
+        ) from None
+    return labels
+
+
+def _values(labels: dict[str, tuple[int, ...]]) -> set[int]:
+    return {value for values in labels.values() for value in values}
+
+
+def _dashed(title: str) -> str:
+    """HepaticVessel becomes hepatic-vessel."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])|[^A-Za-z0-9.]+", "-", title).strip("-").lower()

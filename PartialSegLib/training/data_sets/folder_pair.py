@@ -1,0 +1,20 @@
+"""A plain pair of folders: images/NAME and labels/NAME, of any format that volumes are read from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..collection import Case
+from .case_files import cases_of_pairs, existing_folder, images_in, require_cases
+
+
+def folder_pair_cases(folder: Path, data_set: str) -> tuple[Case, ...]:
+    """Cases paired by name; suffixes may differ.
+
+    Raises:
+        InputError: there is none.
+    """
+    folder = existing_folder(folder)
+    images, labels = images_in(folder / "images"), images_in(folder / "labels")
+    cases = cases_of_pairs(data_set, images, labels, folder / "images")
+    return require_cases(cases, folder, "images/NAME.nii.gz with labels/NAME.nii.gz")

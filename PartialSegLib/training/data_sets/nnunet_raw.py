@@ -1,0 +1,48 @@
+"""nnU-Net raw data, versions 1 (TaskNNN_Name) and 2 (DatasetNNN_Name): imagesTr/NAME_0000, labelsTr/NAME.
+
+Isensee et al.: nnU-Net, Nature Methods 2021; documentation/dataset_format.md of its repository. labelsTs,
+which some version 1 folders have, makes imagesTs cases of the test split.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from ...volume import image_suffix
+from ..collection import Case
+from .case_files import cases_of_pairs, existing_folder, images_in, require_cases
+
+CHANNEL = "_0000"
+
+
+def nnunet_cases(folder: Path, data_set: str) -> tuple[Case, ...]:
+    """Cases of one raw data set; further channels, which `dataset_json` refuses, are passed over.
+
+    Raises:
+        InputError: there is none.
+    """
+    folder = existing_folder(folder)
+    training = _pairs(folder, data_set, "Tr")
+    test = _pairs(folder, data_set, "Ts")
+    tested = (dataclasses.replace(case, split="test") if case.label else case for case in test)
+    expected = f"imagesTr/NAME{CHANNEL}.nii.gz with labelsTr/NAME.nii.gz"
+    return require_cases((*training, *tested), folder, expected)
+
+
+def _pairs(folder: Path, data_set: str, suffix: str) -> tuple[Case, ...]:
+    images = {
+        name.removesuffix(CHANNEL): path
+        for name, path in images_in(folder / f"images{suffix}").items()
+        if name.endswith(CHANNEL)
+    }
+    labels = images_in(folder / f"labels{suffix}")
+    cases = cases_of_pairs(data_set, images, labels, folder / f"images{suffix}")
+    return tuple(_with_channel(case) if not Path(case.image).exists() else case for case in cases)
+
+
+def _with_channel(case: Case) -> Case:
+    """The name that a missing image should have."""
+    image = Path(case.image)
+    suffix = image_suffix(image)
+    return dataclasses.replace(case, image=f"{case.image.removesuffix(suffix)}{CHANNEL}{suffix}")

@@ -1,0 +1,142 @@
+"""Which cases are for training, validation and test: by lists, or by a seed where there are none."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+from zlib import crc32
+
+import numpy as np
+
+from ...errors import InputError
+from ...volume import IMAGE_SUFFIXES, image_suffix
+from ..collection import Case
+from .case_files import stem
+
+Split = Literal["training", "validation", "test"]
+
+FOLDS = 5
+TEST_STREAM, FOLD_STREAM = 0, 1
+
+
+def with_test_cases(cases: tuple[Case, ...], count: int, seed: int) -> tuple[Case, ...]:
+    """Move some cases of one data set, drawn at random, to the test split and all others to training.
+
+    The draw depends on the seed, the data set's name and the names of its cases, on nothing else.
+
+    Args:
+        cases: of one data set.
+        count: of test cases.
+        seed: 0 or more.
+
+    Raises:
+        InputError: the seed is negative.
+    """
+    drawn = {case.name for case in _shuffled(cases, seed, TEST_STREAM)[:count]}
+    return tuple(
+        dataclasses.replace(case, split="test" if case.name in drawn else "training") for case in cases
+    )
+
+
+def with_validation_fold(cases: tuple[Case, ...], fold: int, seed: int) -> tuple[Case, ...]:
+    """Move one of five folds of the labelled training cases of each data set to the validation split.
+
+    The five folds of a seed have no case in common and hold all labelled training cases together.
+
+    Args:
+        cases: of any data sets.
+        fold: 0 to 4.
+        seed: 0 or more.
+
+    Raises:
+        InputError: there is no such fold, or the seed is negative.
+    """
+    if not 0 <= fold < FOLDS:
+        raise InputError(f"There is no fold {fold}; choose one from 0 to {FOLDS - 1}.")
+    of_data_set: dict[str, list[Case]] = defaultdict(list)
+    for case in cases:
+        if case.split == "training" and case.label is not None:
+            of_data_set[case.data_set].append(case)
+    held_out = {
+        case.name
+        for group in of_data_set.values()
+        for case in _shuffled(group, seed, FOLD_STREAM)[fold::FOLDS]
+    }
+    return tuple(
+        dataclasses.replace(case, split="validation") if case.name in held_out else case for case in cases
+    )
+
+
+def with_listed_splits(cases: tuple[Case, ...], lists: Mapping[Split, Path]) -> tuple[Case, ...]:
+    """Split cases as files say, each of which lists the cases of one split.
+
+    A line names one case: by its name in the collection, or by its image with or without folders and suffix;
+    further words of a line are passed over, as the label maps in DoDNet's lists.
+
+    Args:
+        cases: every one must be in one of the lists.
+        lists: file for each split.
+
+    Raises:
+        InputError: a file cannot be read, a line names no case or several, or a case is in no list or in two.
+    """
+    names = _names_of(cases)
+    chosen: dict[str, Split] = {}
+    for split, path in lists.items():
+        for line in _lines(path):
+            name = _named(line, names)
+            if name is None:
+                raise InputError(
+                    f"{path}: '{line}' does not name one case; give the case's name in the collection, which "
+                    "is its data set's and its file's, as in lits-0."
+                )
+            if chosen.setdefault(name, split) != split:
+                raise InputError(f"{name} is in the lists of two splits; keep it in one.")
+    left = [case.name for case in cases if case.name not in chosen]
+    if left:
+        raise InputError(f"{len(left)} cases are in no list, the first is {left[0]}; list every case once.")
+    return tuple(dataclasses.replace(case, split=chosen[case.name]) for case in cases)
+
+
+def _shuffled(cases: Sequence[Case], seed: int, stream: int) -> list[Case]:
+    if seed < 0:
+        raise InputError(f"A seed is 0 or a whole number above it, not {seed}.")
+    ordered = sorted(cases, key=lambda case: case.name)
+    if not ordered:
+        return []
+    generator = np.random.default_rng([seed, crc32(ordered[0].data_set.encode()), stream])
+    return [ordered[index] for index in generator.permutation(len(ordered))]
+
+
+def _names_of(cases: tuple[Case, ...]) -> dict[str, list[str]]:
+    """All ways to name a case, with the names of the cases that are meant."""
+    names: dict[str, list[str]] = defaultdict(list)
+    for case in cases:
+        own = case.name.removeprefix(f"{case.data_set}-")
+        for name in {case.name, own, _bare(case.image), *Path(case.image).parts[-2:-1]}:
+            names[name].append(case.name)
+    return names
+
+
+def _named(line: str, names: Mapping[str, list[str]]) -> str | None:
+    """The one case that is meant by the line, its file's name or its folder's."""
+    for name in (line, _bare(line), Path(line).parent.name):
+        if len(names.get(name, ())) == 1:
+            return names[name][0]
+    return None
+
+
+def _bare(line: str) -> str:
+    path = Path(line)
+    return stem(path) if image_suffix(path) in IMAGE_SUFFIXES else path.name
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        lines = path.expanduser().read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise InputError(f"{path}: the list cannot be read ({error.strerror}); check the path.") from None
+    return [line.split()[0] for line in lines if line.strip() and not line.startswith("#")]

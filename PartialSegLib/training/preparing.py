@@ -1,0 +1,132 @@
+"""One case as the network sees it: the image by the code of inference, its label map on the same grid."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from scipy import ndimage
+from torch import Tensor
+
+from ..errors import InputError
+from ..manifest import Preprocessing
+from ..preprocessing import PreparedImage, preprocess
+from ..resampling import Matrices, resample_by_slabs, used_rows
+from ..segmentation import Box
+from ..volume import Volume, read_volume
+from .case_store import write_case
+
+LabelRule = Literal["linear", "nearest"]
+
+LARGEST_VALUE = 65535
+
+
+def prepare_case(
+    folder: Path, image: Path, label: Path, preprocessing: Preprocessing, rule: LabelRule, settings: str
+) -> None:
+    """Preprocess a case and write it in one stroke, see `case_store`.
+
+    Args:
+        folder: where the case is written; nothing is there yet.
+        image: the CT.
+        label: its label map.
+        preprocessing: of the model; the image passes through the very code of inference.
+        rule: see `resample_labels`.
+        settings: hash of all this.
+
+    Raises:
+        InputError: image or label map cannot be used, do not lie on one grid, or the disk is full.
+    """
+    volume, labels = read_volume(image), read_volume(label, any_modality=True)
+    if not volume.same_geometry(labels, tolerance=0.1 * min(volume.spacing)):  # headers are rounded
+        raise InputError(
+            f"{label}: The label map (shape {labels.shape}) does not lie on the grid of its image {image} "
+            f"(shape {volume.shape}); resample it to that grid, or leave the case out."
+        )
+    prepared = preprocess(volume, preprocessing, torch.device("cpu"), preprocessing.crop_to_body)
+    on_grid = resample_labels(_label_values(labels, label), prepared, rule)
+    write_case(folder, prepared.tensor[None].numpy(), on_grid, prepared.background, settings)
+
+
+def resample_labels(labels: np.ndarray, prepared: PreparedImage, rule: LabelRule) -> np.ndarray:
+    """Bring a label map to the grid of a preprocessed image.
+
+    "linear" interpolates where each value is, anti-aliased if the intensities were, and the highest share
+    takes the voxel; where shares are equal the highest value does, so that thin structures survive. nnU-Net
+    does the same without anti-aliasing (Isensee et al., Nature Methods 2021, supplementary note 2). "nearest"
+    is what DoDNet's code does (order 0).
+
+    Args:
+        labels: uint8 or uint16 (z, y, x) on the grid of the image that was preprocessed.
+        prepared: what `preprocess` made of the image.
+        rule: one of the two.
+
+    Returns:
+        Values of the same type (D, H, W), of the shape of `prepared.tensor`.
+    """
+    matrices = _label_matrices(prepared, rule)
+    shape = [matrix.shape[0] for matrix in matrices]
+    winner = np.zeros(shape, labels.dtype)
+    best, total = torch.zeros(shape), torch.zeros(shape)
+    for value, box in enumerate(ndimage.find_objects(labels), start=1):
+        if box is None:
+            continue
+        place, share = _share_of(labels[box] == value, (box[0], box[1], box[2]), matrices)
+        won = (share > 0) & (share >= best[place])
+        winner[place][won.numpy()] = value
+        best[place] = torch.where(won, share, best[place])
+        total[place] += share
+    winner[(1 - total > best + 1e-6).numpy()] = 0
+    order = np.argsort([axis.network_axis for axis in prepared.axes])
+    return np.ascontiguousarray(winner.transpose(order))
+
+
+def _label_matrices(prepared: PreparedImage, rule: LabelRule) -> Matrices:
+    """Weights (network, input) of each input axis, inside the crop."""
+    z, y, x = (
+        replace(axis, method=_label_method(axis.method, rule)).to_network(torch.device("cpu"))[
+            prepared.crop[axis.network_axis]
+        ]
+        for axis in prepared.axes
+    )
+    return z, y, x
+
+
+def _label_method(method: str, rule: LabelRule) -> str:
+    """How labels are resampled along an axis whose intensities are resampled by a method."""
+    if rule == "nearest":
+        return "nearest"
+    return "trilinear" if method == "cubic" else method
+
+
+def _share_of(inside: np.ndarray, box: Box, matrices: Matrices) -> tuple[Box, Tensor]:
+    """The part of the new grid that a value in a box of the old one reaches, and its share of each voxel."""
+    columns = [matrix[:, extent] for matrix, extent in zip(matrices, box, strict=True)]
+    z, y, x = (used_rows(matrix) for matrix in columns)
+    weights = columns[0][z].contiguous(), columns[1][y].contiguous(), columns[2][x].contiguous()
+    share = torch.empty([matrix.shape[0] for matrix in weights])
+    if share.numel():
+        mask = torch.from_numpy(inside)
+        for planes, slab in resample_by_slabs(_float_planes(mask), weights):
+            share[planes] = slab
+    return (z, y, x), share
+
+
+def _float_planes(mask: Tensor) -> Callable[[slice], Tensor]:
+    return lambda planes: mask[planes].float()
+
+
+def _label_values(volume: Volume, path: Path) -> np.ndarray:
+    """The values of a label map as uint8, or uint16 where there are values above 255."""
+    array = volume.array
+    low, high = array.min(), array.max()
+    if low < 0 or high > LARGEST_VALUE or (array.dtype.kind == "f" and (array != np.rint(array)).any()):
+        raise InputError(
+            f"{path}: A label map has whole numbers from 0 to {LARGEST_VALUE}, this one has values from "
+            f"{low:g} to {high:g}; give the label map of the case."
+        )
+    return array.astype(np.uint8 if high <= 255 else np.uint16)

@@ -1,0 +1,151 @@
+"""What pseudo-labelling is asked for, and what follows for each case of a collection."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from ..errors import InputError
+from ..json_fields import suggestion, to_json
+from ..manifest import Manifest
+from ..segmentation import Key
+from ..task_request import request_tasks
+from .collection import Case, Collection, DataSet
+from .label_merging import Merging, plan_merging
+
+
+@dataclass(frozen=True)
+class PseudoLabelRequest:
+    """What to add to which cases.
+
+    Only training cases get pseudo-labels: validation and test cases are there to be compared with the truth.
+
+    Attributes:
+        manifest: of the model.
+        structures: to add; None for all of the model's. A case gets those that it is not annotated for.
+        tasks: of the model; None for all. Where several yield a structure, the first one counts.
+        data_sets: names of those whose cases get labels; None for all.
+        unlabelled_only: only cases without a label map.
+        new_task: task that the data sets with pseudo-labels train; None for the one of each data set.
+        suffix: file type of the label maps.
+        settings: whatever else changes the result, such as overlap and mirroring, as plain JSON.
+    """
+
+    manifest: Manifest
+    structures: tuple[str, ...] | None = None
+    tasks: tuple[str, ...] | None = None
+    data_sets: tuple[str, ...] | None = None
+    unlabelled_only: bool = False
+    new_task: str | None = None
+    suffix: Literal[".nii.gz", ".nrrd"] = ".nii.gz"
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def keys(self) -> dict[str, Key]:
+        """The task and structure to take for each structure; raises InputError for names not of the model."""
+        return find_keys(self.manifest, self.tasks, self.structures)
+
+    @property
+    def model(self) -> str:
+        """Name and version of the model."""
+        return f"{self.manifest.name} {self.manifest.version}"
+
+    def to_json(self) -> dict[str, Any]:
+        """What two runs must have in common to go on with each other's work."""
+        plain = {
+            "model": self.model,
+            "weights_sha256": self.manifest.weights_sha256,
+            "segments": [list(key) for key in self.keys.values()],
+            "suffix": self.suffix,
+            "settings": dict(self.settings),
+        }
+        return json.loads(json.dumps(plain))
+
+
+@dataclass(frozen=True, eq=False)
+class PlannedCase:
+    """A case that gets pseudo-labels, and how.
+
+    Attributes:
+        case: of the source.
+        merging: of its data set, or of its cases without label maps.
+        fingerprint: changes with the rules of the data set, the structures added and the files.
+    """
+
+    case: Case
+    merging: Merging
+
+    @property
+    def fingerprint(self) -> str:
+        """Checksum of what the label map is made from; the contents of the files are not looked at."""
+        made_from = [to_json(self.merging.data_set), self.merging.added, self.case.image, self.case.label]
+        return hashlib.sha256(json.dumps(made_from).encode()).hexdigest()
+
+
+def plan_cases(collection: Collection, request: PseudoLabelRequest) -> list[PlannedCase]:
+    """Choose the cases that lack a structure, and work out the rules of their label maps.
+
+    Raises:
+        InputError: an unknown data set, task or structure, a case whose name cannot be a file's, or no case
+            that lacks a structure.
+    """
+    for name in request.data_sets or ():
+        if name not in collection.data_sets:
+            raise InputError(f"Unknown data set {name!r}; {suggestion(name, list(collection.data_sets))}.")
+    wanted = request.keys
+    merging: dict[tuple[str, bool], Merging] = {}
+    planned = []
+    for case in collection.split("training"):
+        data_set, is_labelled = collection.data_sets[case.data_set], case.label is not None
+        added = [name for name in wanted if not is_labelled or name not in data_set.structures]
+        is_chosen = request.data_sets is None or case.data_set in request.data_sets
+        if not added or not is_chosen or (is_labelled and request.unlabelled_only):
+            continue
+        if Path(case.name).name != case.name or "\\" in case.name:
+            raise InputError(f"The case name {case.name!r} cannot be a file's; rename the case.")
+        kind = case.data_set, is_labelled
+        if kind not in merging:
+            taken = [*collection.data_sets, *(other.data_set.name for other in merging.values())]
+            merging[kind] = plan_merging(_renamed(data_set, is_labelled, taken, request, added), added)
+        planned.append(PlannedCase(case, merging[kind]))
+    if not planned:
+        raise InputError(
+            f"No chosen training case lacks any of {', '.join(wanted)}; choose other data sets or structures."
+        )
+    return planned
+
+
+def find_keys(
+    manifest: Manifest, tasks: tuple[str, ...] | None, structures: tuple[str, ...] | None
+) -> dict[str, Key]:
+    """For each structure the first task that yields it, in the order of the model.
+
+    Raises:
+        InputError: unknown task or structure.
+    """
+    keys: dict[str, Key] = {}
+    for request in request_tasks(manifest, tasks, structures):
+        for structure in request.structures:
+            keys.setdefault(structure, (request.task.name, structure))
+    return keys
+
+
+def _renamed(
+    data_set: DataSet, is_labelled: bool, taken: list[str], request: PseudoLabelRequest, added: list[str]
+) -> DataSet:
+    """The rules before merging, under the name that they have in the new collection."""
+    stem = f"{data_set.name}-{'merged' if is_labelled else 'pseudo'}"
+    names = [stem, *(f"{stem}-{number}" for number in range(2, len(taken) + 2))]
+    source = "; ".join(filter(None, [data_set.source, f"{', '.join(added)} predicted by {request.model}"]))
+    return DataSet(
+        next(name for name in names if name not in taken),
+        request.new_task or data_set.task,
+        data_set.structures if is_labelled else {},
+        data_set.ignore if is_labelled else (),
+        source,
+        data_set.license,
+    )

@@ -1,0 +1,312 @@
+"""Train a package's decision network: `python -m PartialSegLib.training.slice_selector train CONFIG.json`.
+
+It learns from the masks of synthetic trunks alone, so it serves every package with the same tasks and the
+same preprocessing: `… slice_selector add SELECTOR_PACKAGE PACKAGE` copies it to another one.
+
+Wang et al.: Med-DANet, ECCV 2022, section 3.3, teach their decision network which candidate is the best for a
+slice; skip is right for slices without foreground. Here that label is given for each task, and is the only
+one; foreground slices weigh more, because a slice that is skipped wrongly is lost.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import math
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+from ..decision_spec import DecisionSpec
+from ..errors import InputError
+from ..json_fields import from_json, require, to_json
+from ..manifest import MANIFEST_FILE, Manifest, read_manifest
+from ..model import build_decision_network, load_model, save_decision
+from ..networks.slice_decision import SliceDecision
+from ..output_files import replacing
+from ..packages import find_package
+from .atlas import read_atlas
+from .slice_batches import draw_batch
+from .slice_calibration import choose_thresholds, selection_figures
+from .slice_cases import TrunkSlices, held_out_slices, trunk_slices
+
+logger = logging.getLogger(__name__)
+
+CALIBRATION = 1_000_000  # number of the first image that is not trained on
+
+
+@dataclass(frozen=True)
+class SliceSelectorConfig:
+    """Everything that decides a run.
+
+    Attributes:
+        output: folder of the run; the finished package is `package/` in it.
+        package: name or folder of the package that gets the decision network.
+        offsets, input_size, arguments, dilation: see `DecisionSpec`.
+        images, calibration_images, held_out_images: how many trunks to train on, to choose thresholds on, and
+            to report on.
+        atlas: label map of `training.atlas`; None trains on phantoms alone.
+        atlas_share: share of images made from the atlas.
+        lesion_probability: for each kind of lesion, in every image.
+        sequence: neighbouring slices seen together, as if the scan had no others.
+        iterations, batch_size, learning_rate, weight_decay: of AdamW with a cosine decay to 0; a batch
+            is made of sequences.
+        foreground_weight: of a slice that a task needs, relative to one that it does not need.
+        recall: share of needed calibration slices that the thresholds keep, at least.
+        margin: taken off the thresholds then, as a logit.
+        checkpoint_every: steps between checkpoints.
+        seed: of everything.
+    """
+
+    output: str
+    package: str
+    offsets: tuple[int, ...] = (-8, -3, 0, 3, 8)
+    input_size: int = 64
+    arguments: dict[str, Any] = field(default_factory=dict)
+    dilation: int = 1
+    images: int = 150
+    calibration_images: int = 60
+    held_out_images: int = 24
+    atlas: str | None = None
+    atlas_share: float = 0.3
+    lesion_probability: float = 0.5
+    sequence: int = 40
+    iterations: int = 3500
+    batch_size: int = 3
+    learning_rate: float = 3e-3
+    weight_decay: float = 0.01
+    foreground_weight: float = 4.0
+    recall: float = 1.0
+    margin: float = 0.5
+    checkpoint_every: int = 500
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse values that no run can have."""
+        for name in ("images", "calibration_images", "iterations", "batch_size", "checkpoint_every"):
+            value = getattr(self, name)
+            require(value >= 1, f"{name}: expected 1 or more, got {value}")
+        require(0 < self.recall <= 1, f"recall: expected a share in (0, 1], got {self.recall}")
+
+    def spec(self, thresholds: tuple[float, ...], figures: dict[str, Any] | None = None) -> DecisionSpec:
+        """What the manifest will say."""
+        return DecisionSpec(
+            self.offsets,
+            thresholds,
+            arguments=self.arguments,
+            input_size=self.input_size,
+            dilation=self.dilation,
+            figures=figures or {},
+        )
+
+
+def train_slice_selector(config: SliceSelectorConfig) -> Path:
+    """Train, choose thresholds, measure, and write a copy of the package with the decision network.
+
+    Images are made once and kept in the folder of the run, as are checkpoints; starting again goes on to the
+    same end.
+
+    Returns:
+        The folder of the package.
+
+    Raises:
+        InputError: the package, the atlas or the output folder cannot be used.
+    """
+    source, output = find_package(config.package), Path(config.output)
+    manifest = read_manifest(source)
+    atlas = read_atlas(config.atlas) if config.atlas else None
+    _claim(output, config)
+
+    def synthetic(number: int) -> TrunkSlices:
+        chosen = (
+            atlas if np.random.default_rng([config.seed, number, 1]).random() < config.atlas_share else None
+        )
+        seed = config.seed, number
+        return trunk_slices(manifest, config.input_size, seed, config.lesion_probability, chosen)
+
+    def held_out_phantom(number: int) -> TrunkSlices:
+        return held_out_slices(manifest, config.input_size, number)
+
+    slices = output / "slices"
+    training = _kept(slices, "synthetic", range(config.images), synthetic)
+    network = _start(config, len(manifest.tasks))
+    _train(config, network, training, output / "checkpoint.pt")
+    network.half().float().eval()  # as they will be stored
+    numbers = range(CALIBRATION, CALIBRATION + config.calibration_images)
+    calibration = _kept(slices, "synthetic", numbers, synthetic)
+    thresholds = choose_thresholds(network, calibration, config.spec(()), config.recall, config.margin)
+    held_out = _kept(slices, "held_out", range(config.held_out_images), held_out_phantom)
+    spec = config.spec(thresholds)
+    names = [task.name for task in manifest.tasks]
+    figures = {
+        "held_out": selection_figures(network, held_out, spec, names),
+        "held_out_phantoms": config.held_out_images,
+        "calibration": selection_figures(network, calibration, spec, names),
+        "calibration_images": config.calibration_images,
+        "seed": config.seed,
+    }
+    package = output / "package"
+    _copy_package(source, package)
+    save_decision(package, config.spec(thresholds, figures), network.state_dict())
+    return package
+
+
+def add_slice_selector(selector_package: Path | str, package: Path | str) -> Manifest:
+    """Copy the decision network of one package to another, which must see the same slices for the same tasks.
+
+    Returns:
+        The manifest of the package as written.
+
+    Raises:
+        InputError: there is no decision network, or tasks or preprocessing differ.
+    """
+    folder = find_package(package)
+    model, manifest = load_model(selector_package), read_manifest(folder)
+    if model.decision is None or model.manifest.decision is None:
+        raise InputError(f"{selector_package} has no decision network; train one with slice_selector train.")
+    for name, given, wanted in (
+        ("tasks", _tasks(model.manifest), _tasks(manifest)),
+        ("preprocessing", model.manifest.preprocessing, manifest.preprocessing),
+    ):
+        if given != wanted:
+            raise InputError(
+                f"The {name} of {selector_package} and {package} differ; "
+                f"train a decision network for {package}."
+            )
+    return save_decision(folder, model.manifest.decision, model.decision.state_dict())
+
+
+def _train(
+    config: SliceSelectorConfig, network: nn.Module, images: list[TrunkSlices], checkpoint: Path
+) -> None:
+    """Steps up to the last one; the batch of a step depends on the seed and its number alone."""
+    optimizer = torch.optim.AdamW(
+        network.parameters(), config.learning_rate, weight_decay=config.weight_decay
+    )
+    step = _resume(checkpoint, network, optimizer)
+    weight = torch.tensor(config.foreground_weight)
+    network.train()
+    while step < config.iterations:
+        rate = config.learning_rate * 0.5 * (1 + math.cos(math.pi * step / config.iterations))
+        for group in optimizer.param_groups:
+            group["lr"] = rate * min(1.0, (step + 1) / 100)
+        rng = np.random.default_rng([config.seed, step])
+        slices, needed = draw_batch(images, config.offsets, config.batch_size, config.sequence, rng)
+        loss = functional.binary_cross_entropy_with_logits(network(slices), needed, pos_weight=weight)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        step += 1
+        if step % config.checkpoint_every == 0 or step == config.iterations:
+            state = {"step": step, "network": network.state_dict(), "optimizer": optimizer.state_dict()}
+            with replacing(checkpoint) as temporary:
+                torch.save(state, temporary)
+            logger.info("step %d of %d, loss %.4f", step, config.iterations, float(loss.detach()))
+
+
+def _start(config: SliceSelectorConfig, num_tasks: int) -> nn.Module:
+    spec = config.spec((0.5,) * num_tasks)
+    build_decision_network(spec)  # refuses wrong arguments in a sentence
+    torch.manual_seed(config.seed)
+    return SliceDecision(len(spec.offsets), num_tasks, spec.input_size, **spec.arguments)
+
+
+def _resume(checkpoint: Path, network: nn.Module, optimizer: torch.optim.Optimizer) -> int:
+    """The step to go on from."""
+    if not checkpoint.exists():
+        return 0
+    state = torch.load(checkpoint, weights_only=True)
+    network.load_state_dict(state["network"])
+    optimizer.load_state_dict(state["optimizer"])
+    return int(state["step"])
+
+
+def _claim(output: Path, config: SliceSelectorConfig) -> None:
+    """Write the configuration into the folder of the run; refuse the folder of another run."""
+    path, wanted = output / "config.json", to_json(config)
+    if path.exists():
+        if json.loads(path.read_text(encoding="utf-8")) != wanted:
+            raise InputError(f"{output} holds a run with other settings; choose another output folder.")
+        return
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(wanted, indent=2) + "\n", encoding="utf-8")
+
+
+def _kept(folder: Path, kind: str, numbers: range, make: Callable[[int], TrunkSlices]) -> list[TrunkSlices]:
+    """Read the images that the run has made before, and make and write the others."""
+    images = []
+    for number in numbers:
+        path = folder / f"{kind}-{number}.npz"
+        if not path.exists():
+            image = make(number)
+            with replacing(path) as temporary:
+                np.savez(temporary, squares=image.squares.numpy(), needed=image.needed)
+            logger.info("%s", path.name)
+        with np.load(path) as arrays:
+            images.append(TrunkSlices(torch.from_numpy(arrays["squares"]), arrays["needed"]))
+    return images
+
+
+def _copy_package(source: Path, target: Path) -> None:
+    """Copy the files of a package; what else lies there stays behind."""
+    with replacing(target) as temporary:
+        for name in (MANIFEST_FILE, *read_manifest(source).files):
+            (temporary / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source / name, temporary / name)
+
+
+def _tasks(manifest: Manifest) -> list[tuple[str, list[str]]]:
+    return [(task.name, sorted(task.structures)) for task in manifest.tasks]
+
+
+def read_slice_selector_config(path: Path | str) -> SliceSelectorConfig:
+    """Read a configuration from JSON; relative paths in it stay relative to the working directory.
+
+    Raises:
+        InputError: the file is missing, is not JSON, or has a wrong field.
+    """
+    try:
+        return from_json(SliceSelectorConfig, json.loads(Path(path).read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        raise InputError(f"No configuration at {path}; give the path of a JSON file.") from None
+    except InputError as error:
+        raise InputError(f"{path}: {error}.") from None
+    except ValueError as error:
+        raise InputError(f"{path} is not valid JSON ({error}); correct it and start again.") from None
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command; 0 when done, 2 after a user's mistake, 130 when interrupted."""
+    parser = argparse.ArgumentParser("python -m PartialSegLib.training.slice_selector")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    command = commands.add_parser("train", help="train the decision network of a package")
+    command.add_argument("config", help="JSON file of a SliceSelectorConfig")
+    command = commands.add_parser("add", help="copy the decision network of a package to another one")
+    command.add_argument("selector_package", help="name or folder of a package with a decision network")
+    command.add_argument("package", help="name or folder of the package that gets it")
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    try:
+        if options.command == "train":
+            train_slice_selector(read_slice_selector_config(options.config))
+        else:
+            add_slice_selector(options.selector_package, options.package)
+    except InputError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,193 @@
+"""The command `data`: collections from real folders, exit codes, one sentence for a mistake."""
+
+import json
+
+import data_set_folders as folders
+import pytest
+
+from PartialSegLib import __main__
+from PartialSegLib.cli import collecting, data_arguments
+from PartialSegLib.training.collection import read_collection
+from PartialSegLib.training.data_sets import LAYOUTS
+
+
+@pytest.fixture
+def data(capsys):
+    def run(*arguments):
+        try:
+            code = __main__.main(["data", *map(str, arguments)])
+        except SystemExit as leaving:
+            code = leaving.code
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
+
+
+def test_every_layout_and_recipe_has_a_command():
+    assert data_arguments.LAYOUTS.keys() == LAYOUTS.keys()
+    assert data_arguments.RECIPES.keys() == collecting.RECIPES.keys()
+
+
+@pytest.mark.parametrize("layout", ["decathlon", "kits", "lits", "btcv", "segthor", "structseg"])
+def test_a_collection_of_each_layout_is_made_and_passes_the_check(data, layout, tmp_path):
+    folder, output = folders.LAYOUT_FOLDERS[layout](tmp_path), tmp_path / "collection.json"
+    code, out, err = data(layout, folder, "-o", output)
+    assert (code, err) == (0, "")
+    collection = read_collection(output)
+    assert all(not case.image.startswith("/") and case.label for case in collection.cases)
+    assert data("check", output) == (0, f"{len(collection.cases)} cases, no faults.\n", "")
+    assert data("list", output)[1] == out
+    (data_set,) = collection.data_sets
+    assert data_set in out
+
+
+def test_a_folder_pair_needs_names_for_its_labels(data, tmp_path, caplog):
+    folder, output = folders.pair(tmp_path), tmp_path / "c.json"
+    code, _, err = data("pair", folder, "-o", output)
+    assert (code, err) == (2, "The labels have no names; give --label NAME=VALUE for each structure.\n")
+    code, out, err = data("pair", folder, "-o", output, "--label", "Left Kidney=7", "--task", "kidney")
+    assert (code, err) == (0, "")
+    assert out.splitlines()[1].split() == ["mine", "kidney", "1", "0", "0", "0", "left_kidney=7"]
+    code, _, err = data("pair", folder, "-o", output, "--label", "livre=7,8", "--ignore", "5", "--name", "x")
+    assert code == 0
+    assert "livre is no structure with a code; it is kept as it is, or did you mean liver?" in caplog.text
+    data_set = read_collection(output).data_sets["x"]
+    assert (data_set.structures, data_set.ignore) == ({"livre": (7, 8)}, (5,))
+
+
+def test_unlabelled_images_are_listed_on_request(data, tmp_path):
+    folder, output = folders.decathlon(tmp_path), tmp_path / "c.json"
+    data("decathlon", folder, "-o", output, "--unlabelled")
+    assert [case.label is None for case in read_collection(output).cases] == [False, True]
+
+
+def test_collections_are_joined_with_contradictory_label_sets(data, tmp_path):
+    data("lits", folders.lits(tmp_path), "-o", tmp_path / "a.json")
+    data("nnunet", folders.nnunet_v2(tmp_path), folders.nnunet_v1(tmp_path), "-o", tmp_path / "b.json")
+    code, out, _ = data("join", tmp_path / "a.json", tmp_path / "b.json", "-o", tmp_path / "sub" / "all.json")
+    assert code == 0
+    assert [line.split()[0] for line in out.splitlines()[1:]] == ["lits", "regions", "my-kidneys"]
+    assert data("check", tmp_path / "sub" / "all.json")[0] == 2  # LiTS, nnU-Net: one image in two splits
+    assert data("list", tmp_path / "sub" / "all.json")[1] == out
+
+
+def test_faults_are_written_as_one_table_and_exit_with_2(data, tmp_path):
+    folder, output = folders.lits(tmp_path), tmp_path / "c.json"
+    folders.save_pair(
+        folder / "batch1/volume-1.nii", folder / "batch1/segmentation-1.nii", folders.TO_LEFT_BACK, 5
+    )
+    (folder / "batch2/segmentation-28.nii").write_bytes(b"damaged")
+    data("lits", folder, "-o", output)
+    code, out, err = data("check", output, "--workers", "1")
+    assert code == 2
+    assert err == "3 faults in 2 of 3 cases; repair these files, or leave the cases out.\n"
+    assert [line.split()[0] for line in out.splitlines()] == ["CASE", "lits-1", "lits-1", "lits-28"]
+
+
+def test_totalsegmentator_is_merged_beside_the_collection(data, tmp_path):
+    folder, output = folders.totalsegmentator(tmp_path, "s0000", "s0001"), tmp_path / "out" / "ts.json"
+    code, out, err = data(
+        "totalsegmentator", folder, "-o", output, "--mask", "kidney_left", "--mask", "liver"
+    )
+    assert (code, err) == (0, "")
+    assert "left_kidney=1, liver=2" in out
+    labels = [case.label for case in read_collection(output).cases]
+    assert labels == ["ts-labels/totalsegmentator-s0000.nii.gz", "ts-labels/totalsegmentator-s0001.nii.gz"]
+    assert data("check", output)[0] == 0
+
+
+def test_cases_whose_masks_cannot_be_merged_are_left_out_on_request(data, tmp_path):
+    folder, output = folders.totalsegmentator(tmp_path, "s0000", "s0001"), tmp_path / "ts.json"
+    (folder / "s0001/segmentations/liver.nii.gz").unlink()
+    code, out, err = data("totalsegmentator", folder, "-o", output)
+    assert (code, output.exists()) == (2, False)
+    assert err.startswith("1 faults in 1 of 2 cases")
+    assert "masks cannot be merged" in out
+    assert data("totalsegmentator", folder, "-o", output, "--incomplete")[0] == 0
+    assert len(read_collection(output).cases) == 1
+
+
+def test_an_incomplete_recipe_is_a_table_and_exit_code_2(data, tmp_path):
+    root, output = tmp_path / "root", tmp_path / "mots.json"
+    folders.lits(root)
+    folders.decathlon(root)
+    code, out, err = data("mots", "--folder", root, "-o", output)
+    assert (code, output.exists()) == (2, False)
+    assert err == (
+        "7 of 7 data sets are not complete; get what the table says, or go on with --incomplete.\n"
+    )
+    lines = out.splitlines()
+    assert len(lines) == 8
+    assert lines[1].split()[:4] == ["lits", "liver", "2", "131"]
+    code, out, _ = data("mots", "--folder", root, "-o", output, "--incomplete")
+    assert code == 0
+    assert list(read_collection(output).data_sets) == ["lits", "msd-spleen"]
+
+
+@pytest.mark.parametrize("recipe", ["mots", "multitalent"])
+def test_a_recipe_without_any_data_writes_nothing(data, recipe, tmp_path):
+    code, out, err = data(recipe, "--folder", tmp_path, "-o", tmp_path / "c.json", "--incomplete")
+    assert (code, (tmp_path / "c.json").exists()) == (2, False)
+    assert "holds none of the data sets" in err
+    assert "looked for" in out
+
+
+def test_mots_of_all_downloads_has_the_sizes_of_the_paper_and_takes_lists(data, tmp_path):
+    folders.touch_mots(tmp_path)
+    output = tmp_path / "mots.json"
+    code, out, err = data("mots", "--folder", tmp_path, "-o", output, "--fold", "0")
+    assert (code, err) == (0, "")
+    assert out.splitlines()[1].split()[:5] == ["lits", "liver", "83", "21", "27"]
+    names = [case.name for case in read_collection(output).cases]
+    (tmp_path / "train.txt").write_text("\n".join(names[1:]))
+    (tmp_path / "test.txt").write_text(names[0])
+    lists = ("--list", f"training={tmp_path}/train.txt", "--list", f"test={tmp_path}/test.txt")
+    assert data("mots", "--folder", tmp_path, "-o", output, *lists)[0] == 0
+    assert [case.name for case in read_collection(output).split("test")] == names[:1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("lits", "nowhere", "-o", "c.json"), "There is no folder"),
+        (("kits", ".", "-o", "c.json"), "holds no cases; expected case_NNNNN/imaging.nii.gz"),
+        (("decathlon", ".", "-o", "c.json"), "holds no dataset.json"),
+        (("pair", ".", "-o", "c.json", "--protocol", "btcb"), "Unknown protocol 'btcb'; did you mean btcv"),
+        (("pair", ".", "-o", "c.json", "--label", "liver"), "is no label rule"),
+        (("lits", "LiTS", "-o", "c.json", "--fold", "5"), "There is no fold 5; choose one from 0 to 4"),
+        (("lits", "LiTS", "-o", "c.json", "--fold", "1", "--seed", "-1"), "A seed is 0 or"),
+        (("lits", ".", ".", "-o", "c.json", "--name", "x"), "--name is for one data set"),
+        (("mots", "--folder", "nowhere", "-o", "c.json"), "There is no folder"),
+        (("check", "none.json"), "No collection at none.json"),
+        (("check", "empty.json", "--workers", "0"), "--workers is a number of threads from 1 on, not 0"),
+        (("lits",), "the following arguments are required"),
+        (("unknown",), "invalid choice"),
+        ((), "required"),
+    ],
+)
+def test_mistakes_are_answered_by_one_sentence(data, arguments, sentence, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    empty = {
+        "format": "partialseg-collection",
+        "format_version": 1,
+        "name": "e",
+        "data_sets": [],
+        "cases": [],
+    }
+    (tmp_path / "empty.json").write_text(json.dumps(empty))
+    folders.touch(tmp_path / "LiTS", "volume-0.nii", "segmentation-0.nii")
+    code, out, err = data(*arguments)
+    assert (code, out) == (2, "")
+    assert sentence in err
+    assert err.count("\n") == 1
+    assert not (tmp_path / "c.json").exists()
+
+
+def test_lists_name_their_split(data, tmp_path):
+    arguments = ("lits", folders.lits(tmp_path), "-o", tmp_path / "c.json", "--list", "tests=a.txt")
+    code, _, err = data(*arguments)
+    assert (code, err) == (
+        2,
+        "--list tests=a.txt: expected SPLIT=FILE, the split training, validation, test.\n",
+    )

@@ -1,0 +1,542 @@
+"""Training of Med-DANet: the choice metric, the losses, the slices, who leaves when, and the package."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from PartialSegLib import load_model, segment
+from PartialSegLib.errors import InputError
+from PartialSegLib.evaluation import dice
+from PartialSegLib.json_fields import from_json
+from PartialSegLib.manifest import Preprocessing, Task
+from PartialSegLib.networks import MedDANet
+from PartialSegLib.phantom import make_phantom
+from PartialSegLib.training.choice_metric import choose_candidates, slice_dice
+from PartialSegLib.training.collection import Case, Collection, DataSet, write_collection
+from PartialSegLib.training.slice_bank_cases import open_slices
+from PartialSegLib.training.slice_bank_comparison import compare_with_candidates
+from PartialSegLib.training.slice_bank_comparison import main as compare
+from PartialSegLib.training.slice_bank_config import (
+    PhantomConfig,
+    SliceBankConfig,
+    read_slice_bank_config,
+    slice_bank_manifest,
+)
+from PartialSegLib.training.slice_bank_data import (
+    PhantomSlices,
+    Slice,
+    VariedSlices,
+    crop,
+    load_batches,
+    steps_per_epoch,
+)
+from PartialSegLib.training.slice_bank_losses import (
+    bank_loss,
+    candidate_loss,
+    decision_loss,
+    softmax_dice_loss,
+)
+from PartialSegLib.training.slice_bank_run import start_slice_bank_run
+from PartialSegLib.training.slice_bank_training import (
+    learning_rate_factor,
+    main,
+    train_bank,
+    train_decision_network,
+    train_slice_bank,
+)
+from PartialSegLib.volume import Volume, write_volume
+
+TASK = {"name": "liver", "structures": {"liver": 1, "liver_tumor": 2}}
+VALUES: dict[str, Any] = {
+    "package": {
+        "name": "tiny-slices",
+        "version": "0.0.1",
+        "title": "Tiny",
+        "license": "CC0-1.0",
+        "tasks": [TASK],
+    },
+    "preprocessing": {
+        "orientation": "SAR",
+        "spacing": [24.0, 12.0, 12.0],
+        "clip": [-250, 300],
+        "subtract": 50,
+        "divide": 100,
+        "pad_value": -1000,
+    },
+    "input_size": 32,
+    "candidates": [
+        {"name": "A", "architecture": "UNet2d", "arguments": {"base_width": 2}, "epochs": 2, "weight": 1.1},
+        {
+            "name": "B",
+            "architecture": "TransBTS2d",
+            "arguments": {"base_width": 2, "num_layers": 1, "width": 8, "hidden_width": 8},
+            "epochs": 3,
+            "weight": 1.2,
+        },
+    ],
+    "decision_arguments": {"stem_width": 4, "stage_widths": [8, 16, 24], "depths": [1, 1, 1]},
+    "decision_epochs": 2,
+    "batch_size": 8,
+    "bank_learning_rate": 0.01,
+    "phantoms": {"count": 2, "shape": [8, 32, 36]},
+    "checkpoint_every": 3,
+}  # 16 slices, two steps an epoch, 6 steps of the bank and 4 of the decision network
+
+
+def tiny_config(output: Path, **changes: Any) -> SliceBankConfig:
+    return from_json(SliceBankConfig, {"output": str(output), **VALUES, **changes})
+
+
+def log_of(output: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (output / "log.jsonl").read_text().splitlines()]
+
+
+# The choice metric, equation 4. With F = 1, 2, 4 the softmax of 1, 1/2, 1/4 is 0.4810, 0.2918, 0.2272.
+
+COSTS = torch.tensor([1.0, 2.0, 4.0])
+
+
+@pytest.mark.parametrize(
+    ("dice", "pixels", "alpha", "choice"),
+    [
+        ([0.9, 0.9, 0.9], 0, 0.001, 0),  # no foreground: skip, whatever the candidates do
+        ([0.0, 0.0, 0.9], 1, 0.001, 3),
+        ([0.8, 0.8, 0.8], 7, 0.001, 1),  # as good: the cheapest
+        ([0.8, 0.8002, 0.8], 7, 0.001, 2),  # 0.0002 more Dice against 0.001 * 0.189
+        ([0.8, 0.80018, 0.8], 7, 0.001, 1),
+        ([0.5, 0.6, 0.7], 7, 0.4, 3),  # 0.4924, 0.4767, 0.5109
+        ([0.5, 0.6, 0.7], 7, 0.5, 1),  # 0.4905, 0.4459, 0.4636
+        ([0.0, 0.0, 1.0], 7, 1.0, 1),  # cost alone
+        ([0.80, 0.81, 0.80], 7, 0.0, 2),  # Dice alone
+    ],
+)
+def test_choices_are_those_of_equation_4(dice: list[float], pixels: int, alpha: float, choice: int) -> None:
+    chosen = choose_candidates(torch.tensor([dice]).double(), COSTS.double(), torch.tensor([pixels]), alpha)
+    assert chosen.tolist() == [choice]
+
+
+def test_slices_are_chosen_for_one_by_one() -> None:
+    dice = torch.tensor([[0.1, 0.9, 0.2], [0.9, 0.1, 0.1], [0.5, 0.5, 0.5]])
+    assert choose_candidates(dice, COSTS, torch.tensor([5, 0, 2])).tolist() == [2, 0, 1]
+
+
+def test_the_softmax_over_cost_is_that_of_the_paper_s_figures() -> None:
+    """Table 3: 0.61, 1.07, 2.36 and 4.98 G; at alpha = 1 the margin between the first two is 0.2425."""
+    costs = torch.tensor([0.61, 1.07, 2.36, 4.98], dtype=torch.float64)
+    exponentials = [math.exp(1 / cost) for cost in costs.tolist()]
+    first, second = (value / sum(exponentials) for value in exponentials[:2])
+    alpha = 0.001
+    even = alpha * (first - second) / (1 - alpha)
+    for lead, choice in ((even * 0.99, 1), (even * 1.01, 2)):
+        dice = torch.tensor([[0.7, 0.7 + lead, 0.0, 0.0]], dtype=torch.float64)
+        assert choose_candidates(dice, costs, torch.tensor([9]), alpha).tolist() == [choice]
+
+
+def test_dice_of_a_slice_is_the_mean_over_its_classes() -> None:
+    labels = torch.tensor([[[0, 1], [1, 2]], [[0, 0], [0, 0]], [[1, 1], [0, 0]]])
+    found = torch.tensor([[[0, 1], [2, 2]], [[0, 0], [0, 0]], [[1, 1], [0, 2]]])
+    expected = [(2 / 3 + 2 / 3) / 2, 1.0, (1 + 0) / 2]
+    assert slice_dice(found, labels, 3).tolist() == pytest.approx(expected)
+
+
+# Losses, equations 5 to 7
+
+
+def test_the_dice_loss_of_hand_computed_slices() -> None:
+    logits = torch.log(torch.tensor([0.5, 0.3, 0.2]))[None, :, None, None].expand(2, 3, 1, 2)
+    labels = torch.tensor([[[0, 1]], [[1, 0]]])
+    first, second = 1 - 2 * 0.6 / (4 * 0.3 + 2), 1.0
+    assert softmax_dice_loss(logits, labels).item() == pytest.approx(first + second, abs=1e-4)
+    cross_entropy = -(2 * math.log(0.5) + 2 * math.log(0.3)) / 4
+    expected = first + second + 0.5 * cross_entropy
+    assert candidate_loss(logits, labels, 0.5).item() == pytest.approx(expected, abs=1e-4)
+
+
+def test_a_perfect_prediction_costs_nothing() -> None:
+    labels = torch.tensor([[[0, 1], [2, 2]]])
+    logits = 99.0 * torch.nn.functional.one_hot(labels, 3).movedim(-1, 1)
+    assert softmax_dice_loss(logits, labels).item() == pytest.approx(0, abs=1e-4)
+
+
+def test_the_bank_s_loss_is_the_mean_over_all_candidates() -> None:
+    assert bank_loss([torch.tensor(1.0), torch.tensor(2.0)], 4).item() == 0.75
+
+
+def test_the_decision_s_cross_entropy_is_weighted() -> None:
+    logits = torch.log(torch.tensor([[0.5, 0.25, 0.25], [0.2, 0.2, 0.6]]))
+    loss = decision_loss(logits, torch.tensor([0, 2]), torch.tensor([1.0, 1.1, 3.0]))
+    assert loss.item() == pytest.approx(-(math.log(0.5) + 3 * math.log(0.6)) / 2, abs=1e-6)
+
+
+# Slices
+
+
+def phantom_slices(config: SliceBankConfig, seed: int = 0) -> PhantomSlices:
+    return PhantomSlices(config.phantoms, config.preprocessing, Task("liver", dict(TASK["structures"])), seed)
+
+
+def test_slices_are_those_of_phantoms(tmp_path: Path) -> None:
+    config = tiny_config(tmp_path)
+    source = phantom_slices(config)
+    assert len(source) == 16
+    image, labels = source[11]
+    seed = int(np.random.default_rng([0, 1]).integers(2**32))
+    phantom = make_phantom(seed, (24.0, 12.0, 12.0), (8, 32, 36), None, {})
+    hounsfield = np.clip(phantom.volume.array[3], -250, 300)
+    np.testing.assert_allclose(image[0].numpy(), (hounsfield - 50) / 100, rtol=1e-6)
+    np.testing.assert_array_equal(labels.numpy() == 1, phantom.mask("liver")[3])
+    assert (image.dtype, labels.dtype) == (torch.float32, torch.int64)
+
+
+def test_a_tumour_is_written_over_its_organ() -> None:
+    tumours = PhantomConfig(3, (12, 32, 36), {"liver_tumor": 1.0})
+    preprocessing = Preprocessing("SAR", (16.0, 10.0, 10.0), (-250, 300))
+    task = Task("liver", {"liver_tumor": 2, "liver": 1})
+    source = PhantomSlices(tumours, preprocessing, task, 0)
+    assert {0, 1, 2} == set(torch.stack([source[i].labels for i in range(36)]).unique().tolist())
+
+
+def test_phantoms_stand_upright_only(tmp_path: Path) -> None:
+    lying = {**VALUES["preprocessing"], "orientation": "SPL"}
+    with pytest.raises(InputError, match=r"orientation: expected SAR, .* got SPL"):
+        train_slice_bank(tiny_config(tmp_path, preprocessing=lying))
+
+
+def test_a_slice_is_cropped_or_surrounded_with_air() -> None:
+    whole = Slice(torch.arange(20.0).view(1, 4, 5), torch.arange(20).view(4, 5) + 1)
+    image, labels = crop(whole, 4, -9.0)
+    assert torch.equal(labels - 1, image[0].long())
+    assert image.shape == (1, 4, 4)
+    image, labels = crop(whole, 7, -9.0)
+    assert image[0, 1:5, 1:6].tolist() == whole.image[0].tolist()
+    assert (image == -9).sum() == (labels == 0).sum() == 49 - 20
+    places = {crop(whole, 4, 0.0, np.random.default_rng(i)).labels[0, 0].item() for i in range(20)}
+    assert places == {1, 2}
+
+
+def test_variation_is_a_function_of_seed_and_number(tmp_path: Path) -> None:
+    config = tiny_config(tmp_path)
+    varied = VariedSlices(phantom_slices(config), config)
+    first, again, other = varied[5, 3], varied[5, 3], varied[6, 3]
+    assert torch.equal(first.image, again.image)
+    assert not torch.equal(first.image, other.image)
+    plain = VariedSlices(
+        phantom_slices(config), dataclasses.replace(config, mirror_axes=(), intensity_shift=0.0)
+    )
+    whole = phantom_slices(config)[3]
+    windows = [whole.labels[:, start : start + 32] for start in range(5)]
+    assert any(torch.equal(plain[5, 3].labels, window) for window in windows)
+
+
+def test_labels_are_mirrored_with_the_image(tmp_path: Path) -> None:
+    class Numbered:
+        def __len__(self) -> int:
+            return 1
+
+        def __getitem__(self, index: int) -> Slice:
+            labels = torch.arange(32 * 32).view(32, 32)
+            return Slice(labels[None].float(), labels)
+
+    varied = VariedSlices(Numbered(), tiny_config(tmp_path, intensity_shift=0.0))
+    slices = [varied[number, 0] for number in range(24)]
+    assert all(torch.equal(image[0].long(), labels) for image, labels in slices)
+    assert len({int(labels[0, 0]) for _, labels in slices}) == 4
+
+
+def test_an_epoch_has_every_slice_once_and_no_two_are_alike(tmp_path: Path) -> None:
+    class Numbered:
+        def __len__(self) -> int:
+            return 20
+
+        def __getitem__(self, index: int) -> Slice:
+            return Slice(torch.full((1, 32, 32), float(index)), torch.full((32, 32), index))
+
+    config = tiny_config(tmp_path)
+
+    def seen(first: int, last: int) -> list[list[int]]:
+        batches = load_batches(Numbered(), config, first, last)
+        return [labels[:, 0, 0].tolist() for _, labels in batches]
+
+    assert steps_per_epoch(Numbered(), 8) == 2
+    batches = seen(0, 6)
+    assert [len(batch) for batch in batches] == [8] * 6
+    for epoch in range(3):
+        assert max(Counter(batches[2 * epoch] + batches[2 * epoch + 1]).values()) == 1
+    assert batches[:2] != batches[2:4]
+    assert seen(3, 6) == batches[3:]
+
+
+def write_collection_of_phantoms(folder: Path, **data_set: Any) -> Path:
+    """Two cases of a data set with the liver as 5, its tumour as 7, and something else as 1."""
+    cases = []
+    for number in range(2):
+        phantom = make_phantom(number, (24.0, 12.0, 12.0), (6, 32, 36), None, {"liver_tumor": 1.0})
+        values = phantom.mask("spleen").astype(np.uint8)
+        values[phantom.mask("liver")] = 5
+        values[phantom.mask("liver_tumor")] = 7
+        write_volume(folder / f"{number}.nii.gz", phantom.volume)
+        write_volume(folder / f"{number}-label.nii.gz", Volume(values, phantom.volume.affine))
+        cases.append(Case(f"case-{number}", "here", f"{number}.nii.gz", f"{number}-label.nii.gz"))
+    structures = {"liver": (5, 7), "liver_tumor": (7,)}
+    labels = DataSet(**{"name": "here", "task": "liver", "structures": structures, **data_set})
+    path = folder / "collection.json"
+    write_collection(path, Collection("two", folder, {"here": labels}, tuple(cases)))
+    return path
+
+
+def test_slices_are_those_of_a_collection(tmp_path: Path) -> None:
+    where = {
+        "collection": str(write_collection_of_phantoms(tmp_path)),
+        "prepared": str(tmp_path / "prepared"),
+    }
+    config = tiny_config(tmp_path, collection=where)
+    source = open_slices(config, slice_bank_manifest(config))
+    assert len(source) == 12
+    tumours = 0
+    for index in range(12):
+        image, labels = source[index]
+        phantom = make_phantom(index // 6, (24.0, 12.0, 12.0), (6, 32, 36), None, {"liver_tumor": 1.0})
+        liver, tumour = (phantom.mask(name)[index % 6] for name in ("liver", "liver_tumor"))
+        np.testing.assert_array_equal(labels.numpy(), np.where(tumour, 2, liver))
+        hounsfield = np.clip(phantom.volume.array[index % 6], -250, 300)
+        np.testing.assert_allclose(image[0].numpy(), (hounsfield - 50) / 100, atol=2e-3)
+        tumours += int((labels == 2).sum())
+    assert tumours > 0
+
+
+@pytest.mark.parametrize(
+    ("data_set", "sentence"),
+    [
+        ({"structures": {"liver": (5,)}}, "here has no labels of liver_tumor, but a softmax needs all"),
+        ({"ignore": (1,)}, "here has voxels without labels"),
+        ({"task": "spleen"}, "two has no labelled training case for the task liver"),
+    ],
+)
+def test_a_collection_that_leaves_pixels_unknown_is_refused(
+    tmp_path: Path, data_set: dict[str, Any], sentence: str
+) -> None:
+    where = {
+        "collection": str(write_collection_of_phantoms(tmp_path, **data_set)),
+        "prepared": str(tmp_path / "prepared"),
+    }
+    with pytest.raises(InputError, match=sentence):
+        train_slice_bank(tiny_config(tmp_path / "run", collection=where))
+
+
+# Training
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The package of a whole run."""
+    return train_slice_bank(tiny_config(tmp_path_factory.mktemp("run")))
+
+
+def test_a_run_from_end_to_end(finished: Path) -> None:
+    log = log_of(finished.parent)
+    assert [line["step"] for line in log] == list(range(1, 11))
+    assert [sorted(set(line) & {"A", "B"}) for line in log] == [["A", "B"]] * 4 + [["B"]] * 2 + [[]] * 4
+
+    model = load_model(finished)
+    assert isinstance(model.network, MedDANet)
+    assert model.network.bank.options == ("skip", "A", "B")
+    assert model.manifest.inference.patch_size == (1, 32, 32)
+    phantom = make_phantom(7, (24.0, 12.0, 12.0), (8, 32, 36), None, {})
+    segmentation = segment(phantom.volume, model, device="cpu")
+    assert segmentation.keys() == [("liver", "liver"), ("liver", "liver_tumor")]
+    assert segmentation.shape == (8, 32, 36)
+
+
+def weights_of(run: Any) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in run.network.state_dict().items()}
+
+
+def changed(before: dict[str, Tensor], after: dict[str, Tensor]) -> set[str]:
+    """Which parts of the bank differ: "networks.0", "networks.1", "decision_network"."""
+    names = (name.removeprefix("bank.") for name in after if not torch.equal(before[name], after[name]))
+    return {
+        ".".join(name.split(".")[:2]) if name.startswith("networks") else name.split(".")[0] for name in names
+    }
+
+
+def test_members_leave_when_told_and_stay_as_they_are(tmp_path: Path) -> None:
+    config = tiny_config(tmp_path)
+    run = start_slice_bank_run(config, slice_bank_manifest(config), 16, "cpu")
+    torch.manual_seed(0)
+    batch = Slice(torch.randn(4, 1, 32, 32), torch.randint(3, (4, 32, 32)))
+    for epoch, expected in ((1, {"networks.0", "networks.1"}), (2, {"networks.1"})):
+        before = weights_of(run)
+        train_bank(run, batch, config, epoch, 1.0)
+        assert changed(before, weights_of(run)) == expected
+    before = weights_of(run)
+    train_decision_network(run, batch, config, 1.0)
+    assert changed(before, weights_of(run)) == {"decision_network"}
+
+
+def test_slices_without_foreground_shall_be_skipped(tmp_path: Path) -> None:
+    config = tiny_config(tmp_path)
+    run = start_slice_bank_run(config, slice_bank_manifest(config), 16, "cpu")
+    torch.manual_seed(0)
+    labels = torch.zeros(10, 32, 32, dtype=torch.int64)
+    labels[6:, 10:20, 10:20] = 1
+    figures = train_decision_network(run, Slice(torch.randn(10, 1, 32, 32), labels), config, 1.0)
+    assert figures["choices"][0] == 6
+    assert sum(figures["choices"]) == 10
+
+
+def test_the_decision_network_learns_to_skip(tmp_path: Path) -> None:
+    """Bright slices have the structure, dark ones nothing."""
+    config = tiny_config(tmp_path)
+    run = start_slice_bank_run(config, slice_bank_manifest(config), 16, "cpu")
+    torch.manual_seed(0)
+    bright = torch.arange(8) % 2
+    labels = torch.zeros(8, 32, 32, dtype=torch.int64)
+    labels[:, 8:24, 8:24] = bright[:, None, None]
+    for _ in range(15):
+        image = 0.1 * torch.randn(8, 1, 32, 32) + bright[:, None, None, None]
+        figures = train_decision_network(run, Slice(image, labels), config, 1.0)
+    assert figures["right"] == 1.0
+
+
+def test_an_interrupted_run_continues_bit_for_bit(tmp_path: Path, finished: Path) -> None:
+    """Interrupted in the bank's part after step 4, and in that of the decision network after step 8."""
+
+    class Failing:
+        """Slices that end after some, as a killed run would."""
+
+        def __init__(self, left: float) -> None:
+            self.slices = phantom_slices(tiny_config(tmp_path))
+            self.left = left
+
+        def __len__(self) -> int:
+            return len(self.slices)
+
+        def __getitem__(self, index: int) -> Slice:
+            self.left -= 1
+            if self.left < 0:
+                raise InputError("stop here")
+            return self.slices[index]
+
+    for steps in (4, 5):
+        with pytest.raises(InputError, match="stop here"):
+            train_slice_bank(tiny_config(tmp_path), Failing(8 * steps))
+    package = train_slice_bank(tiny_config(tmp_path), Failing(math.inf))
+    assert [line["step"] for line in log_of(tmp_path)] == [1, 2, 3, 4, *range(4, 9), *range(7, 11)]
+    weights = [(folder / "weights.safetensors").read_bytes() for folder in (package, finished)]
+    assert weights[0] == weights[1]
+    assert log_of(tmp_path)[-4:] == log_of(finished.parent)[-4:]
+
+
+def test_a_run_is_not_continued_with_other_settings(finished: Path) -> None:
+    with pytest.raises(InputError, match="holds a run with another alpha; choose another output folder"):
+        train_slice_bank(tiny_config(finished.parent, alpha=0.01))
+
+
+def test_the_bank_is_compared_with_its_candidates(tmp_path: Path, finished: Path) -> None:
+    config = tiny_config(tmp_path)
+    network = load_model(finished).network
+    assert isinstance(network, MedDANet)
+    source = phantom_slices(config, seed=5)
+    rows = compare_with_candidates(network, source, config, TASK["structures"])
+    slices = [crop(source[i], 32, config.air) for i in range(16)]
+    image, labels = (torch.stack(parts) for parts in zip(*slices, strict=True))
+    with torch.inference_mode():
+        scores, report = network.bank(image)
+        alone = network.bank.networks[1](image).argmax(dim=1).numpy() == 1
+    assert rows["bank"].ratios == report.ratios
+    assert rows["bank"].multiply_adds == pytest.approx(report.mean_slice_flops / 2e9, abs=1e-6)
+    assert rows["bank"].dice["liver"] == pytest.approx(
+        dice(scores.argmax(dim=1).numpy() == 1, labels.numpy() == 1), abs=1e-4
+    )
+    assert rows["B"].dice["liver"] == pytest.approx(dice(alone, labels.numpy() == 1), abs=1e-4)
+    assert rows["A"].multiply_adds == pytest.approx(
+        (network.bank.flops[1] - network.bank.flops[0]) / 2e9, abs=1e-6
+    )
+
+
+def test_the_comparison_of_a_run_is_printed(
+    tmp_path: Path, finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({"output": str(finished.parent), **VALUES}))
+    assert compare([str(path), "--phantoms", "1"]) == 0
+    assert list(json.loads(capsys.readouterr().out)) == ["A", "B", "bank"]
+    path.write_text(json.dumps({"output": str(tmp_path), **VALUES}))
+    assert compare([str(path)]) == 2
+
+
+def test_learning_rate_warms_up_and_decays_with_power_0_9() -> None:
+    assert learning_rate_factor(0, 100, 9) == pytest.approx(0.1)
+    assert learning_rate_factor(50, 100, 9) == pytest.approx(0.5**0.9)
+
+
+# Configuration
+
+
+def test_the_defaults_are_the_paper_s(tmp_path: Path) -> None:
+    config = from_json(
+        SliceBankConfig, {key: VALUES[key] for key in ("package", "preprocessing")} | {"output": "x"}
+    )
+    assert [candidate.epochs for candidate in config.candidates] == [300, 300, 400, 400]
+    assert (config.bank_epochs, config.decision_epochs, config.batch_size) == (400, 50, 64)
+    assert (config.bank_learning_rate, config.decision_learning_rate) == (1e-4, 0.01)
+    assert (config.weight_decay, config.alpha, config.input_size) == (1e-5, 0.001, 128)
+
+
+def test_the_configuration_in_the_package_is_valid() -> None:
+    import PartialSegLib.training
+
+    path = Path(PartialSegLib.training.__file__).parent / "configs" / "med-danet.json"
+    manifest = slice_bank_manifest(read_slice_bank_config(path))
+    assert manifest.network.architecture == "MedDANet"
+    assert manifest.inference.activation == "softmax"
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"candidates": []}, "candidates: expected at least one"),
+        ({"alpha": 2}, "alpha: expected a weight from 0 to 1, got 2"),
+        ({"mirror_axes": [2]}, "mirror_axes: expected some of 0"),
+        ({"batch_size": 1}, "batch_size: expected 2 or more"),
+        ({"learning_rate": 1}, "learning_rate: unknown field"),
+        ({"candidates": [{"name": "A", "architecture": "UNet2d", "epochs": 0}]}, r"\[0\].epochs: expected 1"),
+        ({"candidates": [{"name": "A", "architecture": "VNet"}]}, "architecture of A is 'VNet'"),
+        (
+            {"package": {**VALUES["package"], "tasks": [{"name": "lungs", "structures": {"heart": 1}}]}},
+            "synthetic patients have no heart",
+        ),
+        (
+            {"package": {**VALUES["package"], "tasks": [{"name": "liver", "structures": {"liver": 0}}]}},
+            "channel 0 is background",
+        ),
+        (
+            {"package": {**VALUES["package"], "tasks": [TASK, {**TASK, "name": "2"}]}},
+            "expected one task, got 2",
+        ),
+    ],
+)
+def test_what_is_wrong_with_a_configuration_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], changes: dict[str, Any], sentence: str
+) -> None:
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({"output": str(tmp_path / "run"), **VALUES, **changes}))
+    assert main([str(path)]) == 2
+    assert re.search(sentence, capsys.readouterr().err)
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_command_line_says_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(tmp_path / "missing.json")]) == 2
+    assert capsys.readouterr().err.startswith("No training configuration")

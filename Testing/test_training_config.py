@@ -1,0 +1,105 @@
+"""Configurations: what differs from a base, single values, phases, and mistakes named in one sentence."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from training_runs import tiny_config, tiny_values
+
+from PartialSegLib.errors import InputError
+from PartialSegLib.training import read_config, train
+from PartialSegLib.training.__main__ import main
+from PartialSegLib.training.optimization import Phase, learning_rate, position
+from PartialSegLib.training.train import make_manifest
+
+
+def write(path: Path, values: dict[str, object]) -> Path:
+    path.write_text(json.dumps(values))
+    return path
+
+
+def test_a_file_names_what_differs_from_another(tmp_path: Path) -> None:
+    write(tmp_path / "base.json", tiny_values("a", seed=1, loss={"dice_epsilon": 2.0, "average": "cases"}))
+    changed = {"extends": "base.json", "seed": 2, "loss": {"average": "channels"}}
+    config = read_config(write(tmp_path / "variant.json", changed), ["output=b", "ema_decay=0.5"])
+    assert (config.seed, config.output, config.ema_decay) == (2, "b", 0.5)
+    assert (config.loss.dice_epsilon, config.loss.average) == (2.0, "channels")
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"sed": 1}, "sed: unknown field; did you mean seed.*known fields are output, package"),
+        ({"loss": {"knd": 1}}, "loss.knd: unknown field; did you mean kind"),
+        ({"loss": {"kind": "dice"}}, "loss.kind: expected 'dice and cross-entropy' or"),
+        ({"phases": []}, "phases: expected at least one"),
+        ({"phases": [{"iterations": 0}]}, r"phases\[0\].iterations: expected 1 or more, got 0"),
+        ({"synthetic": None}, "expected one of the two, got neither"),
+        ({"batch_size": 0}, "batch_size: expected 1 or more"),
+        ({"precision": "half"}, "precision: expected 'float32'"),
+        ({"extends": "nowhere.json"}, "No training configuration at"),
+        ({"extends": "config.json"}, "extends itself"),
+    ],
+)
+def test_a_wrong_configuration_is_named(tmp_path: Path, changes: dict[str, object], sentence: str) -> None:
+    values = tiny_values(tmp_path)
+    merged = {key: value for key, value in {**values, **changes}.items() if value is not None}
+    with pytest.raises(InputError, match=sentence):
+        read_config(write(tmp_path / "config.json", merged))
+
+
+def test_an_unknown_augmentation_is_named(tmp_path: Path) -> None:
+    data = {"collection": "c.json", "prepared": "p", "augmentation": "dodnt"}
+    with pytest.raises(InputError, match="unknown preset 'dodnt'; did you mean dodnet"):
+        tiny_config(tmp_path, synthetic=None, collection=data)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"network": "DoDNett"}, "unknown network 'DoDNett'; did you mean DoDNet"),
+        ({"network_arguments": {"width": 3}}, "DoDNet cannot be built"),
+        ({"inference": {"patch_size": [15, 16, 16]}}, "no multiples of"),
+        ({"loss": {"deep_supervision": [2, 1]}}, "2 weights, but DoDNet has 1"),
+        ({"tissue": {"weight": 1.0, "layer": "projektion"}}, "has no module 'projektion'"),
+        ({"transfer": {"package": "no-such-model"}}, "no-such-model"),
+        ({"batch_size": 3, "accumulate": 2}, "3 images cannot be shared by 1 processes in 2 parts"),
+        ({"phases": [{"iterations": 1, "only": ["hed"]}]}, "no parameter's name starts with hed"),
+        ({"synthetic": {"atlas": "no-atlas.nrrd"}}, "no-atlas.nrrd"),
+        ({"inference": {"patch_size": [32, 16, 16]}, "precision": "bfloat16"}, "32 slices leave 2"),
+    ],
+)
+def test_what_cannot_be_trained_is_said_before_the_first_step(
+    tmp_path: Path, changes: dict[str, object], sentence: str
+) -> None:
+    with pytest.raises(InputError, match=sentence):
+        train(tiny_config(tmp_path, **changes))
+    assert not (tmp_path / "package").exists()
+
+
+def test_the_command_line_says_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(tmp_path / "missing.json")]) == 2
+    assert capsys.readouterr().err.startswith("No training configuration")
+    assert main([str(write(tmp_path / "c.json", tiny_values(tmp_path))), "seed"]) == 2
+    assert "expected KEY=VALUE" in capsys.readouterr().err
+
+
+def test_only_some_tasks(tmp_path: Path) -> None:
+    manifest = make_manifest(tiny_config(tmp_path, only_tasks=["spleen"]))
+    assert [task.name for task in manifest.tasks] == ["spleen"]
+    assert manifest.network.arguments["num_tasks"] == 1
+
+
+def test_polynomial_decay_by_epoch_after_a_warm_up() -> None:
+    phase = Phase(iterations=1000, learning_rate=0.1, epoch=10, warm_up=10, warm_up_start=0.01)
+    assert learning_rate(phase, 0) == pytest.approx(0.1 * 0.01)
+    assert learning_rate(phase, 39) == pytest.approx(0.1 * (0.01 + 0.099 * 3))  # TransDoDNet's rule
+    assert learning_rate(phase, 500) == learning_rate(phase, 509) == pytest.approx(0.1 * 0.5**0.9)
+    assert learning_rate(Phase(iterations=4, learning_rate=1.0, decay="rising"), 1) == pytest.approx(0.5)
+
+
+def test_phases_follow_each_other() -> None:
+    phases = [Phase(iterations=3), Phase(iterations=4)]
+    assert [position(phases, step) for step in (0, 2, 3, 6, 7)] == [(0, 0), (0, 2), (1, 0), (1, 3), (1, 4)]

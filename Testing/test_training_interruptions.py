@@ -1,0 +1,161 @@
+"""Runs that are killed, share their work, or run into trouble: real processes, real files."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from training_runs import losses_of, tiny_config, tiny_values
+
+from PartialSegLib.errors import InputError
+from PartialSegLib.model import load_model
+from PartialSegLib.training import train
+from PartialSegLib.training.run import Run
+
+TISSUE = {"weight": 0.5, "iterations": 2, "voxels": 200}
+
+
+def weights_of(output: Path) -> bytes:
+    return (output / "package" / "weights.safetensors").read_bytes()
+
+
+def start(config: Path, *options: str, processes: int = 1) -> subprocess.Popen[str]:
+    """A training run in processes of its own."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    command = [sys.executable, *(launcher if processes > 1 else []), "-m", "PartialSegLib.training"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+    return subprocess.Popen(
+        [*command, str(config), *options], text=True, stderr=subprocess.PIPE, env=environment
+    )
+
+
+def finish(process: subprocess.Popen[str]) -> str:
+    """What a run that is to succeed writes to standard error."""
+    _, errors = process.communicate(timeout=240)
+    assert process.returncode == 0, errors
+    return errors
+
+
+def written(folder: Path, name: str, **changes: object) -> Path:
+    path = folder / f"{name}.json"
+    path.write_text(json.dumps(tiny_values(folder / name, **changes)))
+    return path
+
+
+def wait_for_step(output: Path, step: int) -> None:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        if (output / "checkpoint.pt").exists() and len(losses_of(output)) >= step:
+            return
+        time.sleep(0.02)
+    raise AssertionError(f"no step {step} in {output}")
+
+
+def test_a_killed_run_continues_to_the_bit(tmp_path: Path) -> None:
+    phases = [{"iterations": 5}, {"iterations": 25, "optimizer": "adamw", "only": ["controller", "stem"]}]
+    changes = {"tissue": TISSUE, "phases": phases, "checkpoint_every": 2, "workers": 1}
+    whole, killed = (written(tmp_path, name, **changes) for name in ("whole", "killed"))
+    finish(start(whole))
+    process = start(killed)
+    wait_for_step(tmp_path / "killed", 6)
+    process.kill()
+    process.communicate()
+    assert len(losses_of(tmp_path / "killed")) < 30
+    finish(start(killed))
+    assert losses_of(tmp_path / "killed") == losses_of(tmp_path / "whole")
+    assert weights_of(tmp_path / "killed") == weights_of(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("loss", ["dice and cross-entropy", "class-adaptive"])
+def test_two_processes_train_as_one_with_twice_the_images(tmp_path: Path, loss: str) -> None:
+    phases = [{"iterations": 3, "learning_rate": 0.001, "momentum": 0.5}]
+    changes = {
+        "batch_size": 4, "accumulate": 1, "phases": phases, "loss": {"kind": loss}, "store_float16": False,
+        "ema_decay": 0.0,
+    }  # fmt: skip
+    finish(start(written(tmp_path, "two", **changes), processes=2))
+    train(tiny_config(tmp_path / "one", **changes))
+    assert losses_of(tmp_path / "two") == pytest.approx(losses_of(tmp_path / "one"), rel=1e-4)
+    one, two = (load_model(tmp_path / name / "package").network.state_dict() for name in ("one", "two"))
+    for name, weight in one.items():
+        torch.testing.assert_close(two[name], weight, rtol=1e-3, atol=1e-5)
+
+
+def test_a_run_stops_when_one_of_its_processes_is_killed_and_goes_on_later(tmp_path: Path) -> None:
+    config = written(
+        tmp_path, "pair", batch_size=2, phases=[{"iterations": 40}], checkpoint_every=2, ema_decay=0.0
+    )
+    process = start(config, processes=2)
+    wait_for_step(tmp_path / "pair", 4)
+    children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=True)
+    os.kill(int(children.stdout.split()[-1]), signal.SIGKILL)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode != 0
+    assert "SIGKILL" in errors or "Another process of the run has stopped" in errors
+    assert not (tmp_path / "pair" / "package").exists()
+    finish(start(config, "phases=" + json.dumps([{"iterations": 8}]), processes=2))
+    assert (tmp_path / "pair" / "package").exists()
+
+
+def test_gradients_are_the_same_in_parts(tmp_path: Path) -> None:
+    changes = {"batch_size": 4, "phases": [{"iterations": 2, "learning_rate": 0.001}]}
+    for parts in (1, 4):
+        train(tiny_config(tmp_path / str(parts), accumulate=parts, **changes))
+    assert losses_of(tmp_path / "4") == pytest.approx(losses_of(tmp_path / "1"), rel=1e-5)
+
+
+def test_a_loss_that_is_no_longer_finite_stops_the_run_and_keeps_the_checkpoint(tmp_path: Path) -> None:
+    steady = [{"iterations": 6, "learning_rate": 0.001}]
+    config = tiny_config(tmp_path, phases=steady)
+    train(config)
+    checkpoint = (tmp_path / "checkpoint.pt").read_bytes()
+    wild = [*steady, {"iterations": 20, "learning_rate": 1e30}]
+    with pytest.raises(InputError, match=r"no longer finite at step .*lower the learning rate"):
+        train(tiny_config(tmp_path, phases=wild, checkpoint_every=100))
+    assert (tmp_path / "checkpoint.pt").read_bytes() == checkpoint
+
+
+def test_a_full_disk_stops_the_run_and_keeps_the_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(tiny_config(tmp_path))
+    checkpoint = (tmp_path / "checkpoint.pt").read_bytes()
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(InputError, match=r"checkpoint of step 9 cannot be written .*free space"):
+        train(tiny_config(tmp_path, phases=[{"iterations": 12}]))
+    assert (tmp_path / "checkpoint.pt").read_bytes() == checkpoint
+    assert not list(tmp_path.glob("*partial*"))
+
+
+def test_out_of_memory_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def exhausted(*_: object, **__: object) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+
+    monkeypatch.setattr(Run, "add_gradient", exhausted)
+    with pytest.raises(InputError, match=r"Out of memory on cpu with patches of .*raise `accumulate`"):
+        train(tiny_config(tmp_path))
+
+
+@pytest.mark.parametrize("damage", ["cut", "other network"])
+def test_a_checkpoint_that_does_not_fit_is_refused(tmp_path: Path, damage: str) -> None:
+    train(tiny_config(tmp_path))
+    changes = {}
+    if damage == "cut":
+        path = tmp_path / "checkpoint.pt"
+        path.write_bytes(path.read_bytes()[:5000])
+    else:
+        changes["network_arguments"] = {"widths": [16, 8, 8, 8, 8]}
+    with pytest.raises(InputError, match="choose another output folder"):
+        train(tiny_config(tmp_path, **changes))
