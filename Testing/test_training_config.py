@@ -62,6 +62,14 @@ def test_an_unknown_augmentation_is_named(tmp_path: Path) -> None:
         ({"network": "DoDNett"}, "unknown network 'DoDNett'; did you mean DoDNet"),
         ({"network_arguments": {"width": 3}}, "DoDNet cannot be built"),
         ({"inference": {"patch_size": [15, 16, 16]}}, "no multiples of"),
+        (
+            {
+                "network": "UNet",
+                "network_arguments": {"task_channels": [2, 1, 1], "widths": [8] * 6, "depths": [1] * 6},
+                "inference": {"patch_size": [16, 32, 32]},
+            },
+            "UNet cannot be trained on patches of .*more than 1 spatial element",
+        ),
         ({"loss": {"deep_supervision": [2, 1]}}, "2 weights, but DoDNet has 1"),
         ({"tissue": {"weight": 1.0, "layer": "projektion"}}, "has no module 'projektion'"),
         ({"transfer": {"package": "no-such-model"}}, "no-such-model"),

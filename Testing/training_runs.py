@@ -23,13 +23,18 @@ DODNET = {"widths": [8, 8, 8, 8, 8], "depths": [1, 1, 1, 1, 1], "groups": 4}
 
 
 def tiny_values(output: Path | str, **changes: Any) -> dict[str, Any]:
-    """A run of six steps of a tiny DoDNet on phantoms; objects among the changes are merged."""
+    """A run of six steps of a tiny DoDNet on phantoms; objects among the changes are merged, None removes.
+
+    With another network the arguments of DoDNet are left out.
+    """
     values: dict[str, Any] = {
         "output": str(output), "package": PACKAGE, "network_arguments": DODNET, "batch_size": 1,
         "preprocessing": PREPROCESSING, "inference": {"patch_size": [16, 16, 16], "overlap": 0.25},
         "synthetic": {"validation_images": 1}, "phases": [{"iterations": 6, "gradient_clip": 12}],
         "checkpoint_every": 3, "workers": 0, "ema_decay": 0.9,
     }  # fmt: skip
+    if "network" in changes:
+        values["network_arguments"] = {}
     for key, value in changes.items():
         values[key] = {**values[key], **value} if isinstance(values.get(key), dict) and value else value
     return {key: value for key, value in values.items() if value is not None}

@@ -20,6 +20,7 @@ from ..training.data_sets.dataset_json import data_set_of, read_dataset_json
 from ..training.data_sets.joining import joined
 from ..training.data_sets.label_rules import parse_label_rules
 from ..training.data_sets.mask_merging import merge_cases
+from ..training.data_sets.phantom_mots import PhantomMots, make_phantom_mots
 from ..training.data_sets.protocols import PROTOCOLS
 from ..training.data_sets.recipe import find_parts, part_rows, recipe_collection
 from ..training.data_sets.splits import Split, with_listed_splits, with_validation_fold
@@ -65,7 +66,7 @@ def collect_totalsegmentator(options: Namespace) -> None:
     cases = totalsegmentator_cases(options.folder, name)
     masks = mask_names(cases, tuple(options.mask or ()))
     folder = options.output.expanduser().absolute().with_name(f"{options.output.stem}-labels")
-    with progress_bar() as show:
+    with progress_bar("case") as show:
         merged, faults = merge_cases(cases, masks, folder, show, _workers(options))
     if faults:
         _refuse(faults, len(cases), options.incomplete)
@@ -87,6 +88,17 @@ def collect_recipe(options: Namespace) -> None:
     _write(options, [recipe_collection(options.what, found, options.folder, options.seed)])
 
 
+def collect_phantoms(options: Namespace) -> None:
+    """Make MOTS in miniature."""
+    if not 1 <= options.spacing <= 20:
+        raise InputError(f"--spacing: {options.spacing} mm given, expected 1 to 20.")
+    step = options.spacing
+    shape = round(432 / step), round(336 / step), round(432 / step)  # mm: trunks from hips to shoulders
+    wanted = PhantomMots(options.cases, (step, step, step), shape, options.seed)
+    with progress_bar("case") as show:
+        _summarise(make_phantom_mots(options.output.expanduser(), wanted, show))
+
+
 def join(options: Namespace) -> None:
     """Make one collection of several."""
     collections = [read_collection(path) for path in options.collection]
@@ -100,7 +112,7 @@ def check(options: Namespace) -> None:
         InputError: something is.
     """
     collection = read_collection(options.collection)
-    with progress_bar() as show:
+    with progress_bar("case") as show:
         faults = check_cases(collection, show, _workers(options))
     if faults:
         _refuse(faults, len(collection.cases), go_on=False)

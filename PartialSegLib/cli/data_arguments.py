@@ -40,6 +40,7 @@ def add_data_arguments(command: ArgumentParser) -> None:
     _totalsegmentator_arguments(below)
     for recipe, text in RECIPES.items():
         _recipe_arguments(add(recipe, "collect_recipe", text))
+    _phantom_arguments(add("phantom", "collect_phantoms", "MOTS in miniature, made of phantoms."))
     below = add("join", "join", "Make one collection of several.")
     below.add_argument("collection", type=Path, nargs="+", metavar="COLLECTION")
     _output_arguments(below)
@@ -82,6 +83,16 @@ def _recipe_arguments(command: ArgumentParser) -> None:
     command.add_argument("--incomplete", action="store_true", help="do with what is there")
     _output_arguments(command)
     _split_arguments(command)
+
+
+def _phantom_arguments(command: ArgumentParser) -> None:
+    text = "gets images, label maps and collection.json"
+    command.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER", help=text)
+    text = "about this many for training (%(default)s)"
+    command.add_argument("--cases", type=int, default=92, metavar="N", help=text)
+    text = "size of a voxel in mm (%(default)s)"
+    command.add_argument("--spacing", type=float, default=6.0, metavar="MM", help=text)
+    command.add_argument("--seed", type=int, default=0, help="of the phantoms (%(default)s)")
 
 
 def _data_set_arguments(command: ArgumentParser) -> None:

@@ -12,6 +12,7 @@ in place of Zstandard 39 MB, 18 and 30 ms. What does not fit into memory would m
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -29,6 +30,7 @@ IMAGE_FILE: Final = "image.b2nd"
 LABELS_FILE: Final = "labels.b2nd"
 VOXELS_FILE: Final = "voxels.npz"
 CASE_FILE: Final = "case.json"
+FILES: Final = {IMAGE_FILE, LABELS_FILE, VOXELS_FILE, CASE_FILE}
 BLOCK: Final = (16, 48, 48)
 CHUNK: Final = (32, 96, 96)
 KEPT_VOXELS: Final = 5000
@@ -125,6 +127,18 @@ def read_case(folder: Path) -> PreparedCase | None:
         return PreparedCase(folder, from_json(CaseSummary, values))
     except (OSError, ValueError):  # also InputError: written by another version
         return None
+
+
+def remove_case(folder: Path) -> None:
+    """Remove a prepared case if there is one, or what is left of one.
+
+    Raises:
+        InputError: the folder holds something else.
+    """
+    if folder.exists():
+        if not folder.is_dir() or {path.name for path in folder.iterdir()} - FILES:
+            raise InputError(f"{folder} is no prepared case; choose a new folder for the prepared cases.")
+        shutil.rmtree(folder)
 
 
 def write_case(folder: Path, image: np.ndarray, labels: np.ndarray, background: float, settings: str) -> None:

@@ -21,7 +21,7 @@ import torch
 from ..errors import InputError
 from ..json_fields import to_json
 from ..manifest import Preprocessing
-from .case_store import PreparedCase, read_case
+from .case_store import PreparedCase, read_case, remove_case
 from .collection import Case, Collection
 from .preparing import LabelRule, prepare_case
 
@@ -48,7 +48,7 @@ class Job:
         for leftover in self.folder.parent.glob(".*.partial-*"):
             if leftover.name.endswith(f".partial-{self.folder.name}"):
                 shutil.rmtree(leftover, ignore_errors=True)
-        shutil.rmtree(self.folder, ignore_errors=True)
+        remove_case(self.folder)
         prepare_case(self.folder, self.image, self.label, self.preprocessing, self.rule, self.settings)
 
 

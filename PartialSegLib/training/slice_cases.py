@@ -27,7 +27,8 @@ from .cases import deform_atlas
 from .held_out import FIRST_SEED, SHAPE, SPACING
 
 TRUNK_MM = (640.0, 400.0, 460.0)  # (z, y, x): from the hips to the shoulders
-STRONG = 3.0  # spread of HU in a quarter of the images, as in `SyntheticCases`
+_FINEST = 3.0  # mm
+_STRONG = 3.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +45,12 @@ class TrunkSlices:
 
 
 def trunk_slices(
-    manifest: Manifest, size: int, seed: tuple[int, int], lesion_probability: float, atlas: np.ndarray | None
+    manifest: Manifest,
+    size: int,
+    seed: tuple[int, int],
+    lesion_probability: float,
+    atlas: np.ndarray | None = None,
+    strong_share: float = 0.0,
 ) -> TrunkSlices:
     """Slices of a random trunk, a pure function of the arguments.
 
@@ -54,6 +60,7 @@ def trunk_slices(
         seed: of everything.
         lesion_probability: for each kind of lesion.
         atlas: deform this one (see `training.atlas`); None draws a phantom.
+        strong_share: probability of three times the usual spread of HU, as in a quarter of `SyntheticCases`.
     """
     rng = np.random.default_rng(seed)
     spacing = _voxel_size(manifest)
@@ -68,7 +75,7 @@ def trunk_slices(
     else:
         tissues = make_tissues(int(rng.integers(2**32)), spacing, shape)
     add_lesions(tissues, spacing, rng, dict.fromkeys(LESION_KINDS, lesion_probability))
-    appearance = random_appearance(rng, None, 1.0 if rng.random() < 0.75 else STRONG)
+    appearance = random_appearance(rng, None, _STRONG if rng.random() < strong_share else 1.0)
     image = np.round(render(tissues, axes, rng, appearance)).astype(np.int16)
     affine = np.zeros((4, 4))
     affine[[2, 1, 0], [0, 1, 2]] = spacing
@@ -112,10 +119,13 @@ def slices_with(found: np.ndarray, prepared: PreparedImage) -> np.ndarray:
 
 
 def _voxel_size(manifest: Manifest) -> tuple[float, float, float]:
-    """Spacing of the network's grid in the phantom's order: along the patient, to the front, to the right."""
+    """Spacing of the network's grid in the phantom's order: along the patient, to the front, to the right.
+
+    No finer than 3 mm, which takes long to draw and is averaged away.
+    """
     settings = manifest.preprocessing
     axis_of = {"LR": 2, "PA": 1, "IS": 0}
     ordered = [0.0, 0.0, 0.0]
     for letter, step in zip(settings.orientation, settings.spacing, strict=True):
-        ordered[next(axis for letters, axis in axis_of.items() if letter in letters)] = step
+        ordered[next(axis for letters, axis in axis_of.items() if letter in letters)] = max(step, _FINEST)
     return ordered[0], ordered[1], ordered[2]

@@ -17,96 +17,30 @@ import math
 import shutil
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
 
-from ..decision_spec import DecisionSpec
 from ..errors import InputError
-from ..json_fields import from_json, require, to_json
+from ..json_fields import to_json
 from ..manifest import MANIFEST_FILE, Manifest, read_manifest
 from ..model import build_decision_network, load_model, save_decision
 from ..networks.slice_decision import SliceDecision
 from ..output_files import replacing
 from ..packages import find_package
+from ..phantom import STRUCTURE_TISSUES
 from .atlas import read_atlas
 from .slice_batches import draw_batch
 from .slice_calibration import choose_thresholds, selection_figures
 from .slice_cases import TrunkSlices, held_out_slices, trunk_slices
+from .slice_selector_config import SliceSelectorConfig, read_slice_selector_config
 
 logger = logging.getLogger(__name__)
 
 CALIBRATION = 1_000_000  # number of the first image that is not trained on
-
-
-@dataclass(frozen=True)
-class SliceSelectorConfig:
-    """Everything that decides a run.
-
-    Attributes:
-        output: folder of the run; the finished package is `package/` in it.
-        package: name or folder of the package that gets the decision network.
-        offsets, input_size, arguments, dilation: see `DecisionSpec`.
-        images, calibration_images, held_out_images: how many trunks to train on, to choose thresholds on, and
-            to report on.
-        atlas: label map of `training.atlas`; None trains on phantoms alone.
-        atlas_share: share of images made from the atlas.
-        lesion_probability: for each kind of lesion, in every image.
-        sequence: neighbouring slices seen together, as if the scan had no others.
-        iterations, batch_size, learning_rate, weight_decay: of AdamW with a cosine decay to 0; a batch
-            is made of sequences.
-        foreground_weight: of a slice that a task needs, relative to one that it does not need.
-        recall: share of needed calibration slices that the thresholds keep, at least.
-        margin: taken off the thresholds then, as a logit.
-        checkpoint_every: steps between checkpoints.
-        seed: of everything.
-    """
-
-    output: str
-    package: str
-    offsets: tuple[int, ...] = (-8, -3, 0, 3, 8)
-    input_size: int = 64
-    arguments: dict[str, Any] = field(default_factory=dict)
-    dilation: int = 1
-    images: int = 150
-    calibration_images: int = 60
-    held_out_images: int = 24
-    atlas: str | None = None
-    atlas_share: float = 0.3
-    lesion_probability: float = 0.5
-    sequence: int = 40
-    iterations: int = 3500
-    batch_size: int = 3
-    learning_rate: float = 3e-3
-    weight_decay: float = 0.01
-    foreground_weight: float = 4.0
-    recall: float = 1.0
-    margin: float = 0.5
-    checkpoint_every: int = 500
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        """Refuse values that no run can have."""
-        for name in ("images", "calibration_images", "iterations", "batch_size", "checkpoint_every"):
-            value = getattr(self, name)
-            require(value >= 1, f"{name}: expected 1 or more, got {value}")
-        require(0 < self.recall <= 1, f"recall: expected a share in (0, 1], got {self.recall}")
-
-    def spec(self, thresholds: tuple[float, ...], figures: dict[str, Any] | None = None) -> DecisionSpec:
-        """What the manifest will say."""
-        return DecisionSpec(
-            self.offsets,
-            thresholds,
-            arguments=self.arguments,
-            input_size=self.input_size,
-            dilation=self.dilation,
-            figures=figures or {},
-        )
 
 
 def train_slice_selector(config: SliceSelectorConfig) -> Path:
@@ -123,6 +57,11 @@ def train_slice_selector(config: SliceSelectorConfig) -> Path:
     """
     source, output = find_package(config.package), Path(config.output)
     manifest = read_manifest(source)
+    for structure in sorted({name for task in manifest.tasks for name in task.structures}):
+        if structure not in STRUCTURE_TISSUES:
+            raise InputError(
+                f"{config.package} looks for {structure}, which no phantom has; choose another package."
+            )
     atlas = read_atlas(config.atlas) if config.atlas else None
     _claim(output, config)
 
@@ -266,22 +205,6 @@ def _copy_package(source: Path, target: Path) -> None:
 
 def _tasks(manifest: Manifest) -> list[tuple[str, list[str]]]:
     return [(task.name, sorted(task.structures)) for task in manifest.tasks]
-
-
-def read_slice_selector_config(path: Path | str) -> SliceSelectorConfig:
-    """Read a configuration from JSON; relative paths in it stay relative to the working directory.
-
-    Raises:
-        InputError: the file is missing, is not JSON, or has a wrong field.
-    """
-    try:
-        return from_json(SliceSelectorConfig, json.loads(Path(path).read_text(encoding="utf-8")))
-    except FileNotFoundError:
-        raise InputError(f"No configuration at {path}; give the path of a JSON file.") from None
-    except InputError as error:
-        raise InputError(f"{path}: {error}.") from None
-    except ValueError as error:
-        raise InputError(f"{path} is not valid JSON ({error}); correct it and start again.") from None
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -146,9 +146,22 @@ def make_manifest(config: TrainingConfig) -> Manifest:
         "inference": to_json(config.inference),
     }
     manifest = from_json(Manifest, fields)
-    network = build_network(manifest.network)
-    check_tasks_served(network, manifest)
+    check_tasks_served(build_network(manifest.network), manifest)
+    _check_patch(manifest)
     return manifest
+
+
+def _check_patch(manifest: Manifest) -> None:
+    """Refuse patches that the network cannot be trained on, before anything is prepared."""
+    network = build_network(manifest.network).train()
+    channels, size = manifest.network.arguments.get("in_channels", 1), manifest.inference.patch_size
+    try:
+        network.forward_features(torch.empty(1, channels, *size, device="meta"))
+    except (ValueError, RuntimeError) as error:
+        raise InputError(
+            f"inference.patch_size: {manifest.network.architecture} cannot be trained on patches of "
+            f"{list(size)} voxels ({error}); choose another size."
+        ) from None
 
 
 def save_package(config: TrainingConfig, weights: dict[str, torch.Tensor], folder: Path) -> Path:

@@ -1,0 +1,117 @@
+"""MOTS in miniature: seven partially labelled data sets of phantoms, in the proportions of DoDNet's Table 2.
+
+For trying a training without data, for tests, and for comparing methods (docs/reproduction.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from ...errors import InputError
+from ...phantom import LESION_KINDS, PHASES, Phantom, make_phantom
+from ...volume import Volume, write_volume
+from ..collection import Case, Collection, DataSet, write_collection
+from .mots import MOTS
+from .recipe import RecipePart
+
+LESION_PROBABILITY = 0.5
+
+
+@dataclass(frozen=True)
+class PhantomMots:
+    """What is made.
+
+    Attributes:
+        cases: about this many for training; each data set has two or more, and one or more for test.
+        spacing: mm (z, y, x).
+        shape: voxels (z, y, x).
+        seed: same seed, same cases.
+    """
+
+    cases: int = 92
+    spacing: tuple[float, float, float] = (6.0, 6.0, 6.0)
+    shape: tuple[int, int, int] = (72, 56, 72)
+    seed: int = 0
+
+
+def make_phantom_mots(
+    folder: Path, options: PhantomMots, on_progress: Callable[[int, int], None] | None = None
+) -> Collection:
+    """Write images, label maps and `collection.json` into a folder; images that are there are kept.
+
+    A case of data set k is labelled for its task only, as in MOTS: that half of the patients have a tumour of
+    this task or of another, nobody says.
+
+    Args:
+        folder: made if it is not there.
+        options: how many cases, and how large.
+        on_progress: called with the numbers of finished and of all cases.
+
+    Raises:
+        InputError: no cases asked for, or the folder cannot be written to.
+    """
+    if options.cases < 1:
+        raise InputError(f"{options.cases} cases asked for; expected 1 or more.")
+    plan = [item for number, part in enumerate(MOTS) for item in _planned_cases(part, number, options.cases)]
+    data_sets = {name: data_set for name, data_set in (_phantom_data_set(part) for part in MOTS)}
+    folder.mkdir(parents=True, exist_ok=True)
+    for done, (case, key) in enumerate(plan):
+        if on_progress is not None:
+            on_progress(done, len(plan))
+        _write_case(folder, case, data_sets[case.data_set], key, options)
+    collection = Collection("phantom-mots", folder, data_sets, tuple(case for case, _ in plan))
+    write_collection(folder / "collection.json", collection)
+    return collection
+
+
+def _phantom_data_set(part: RecipePart) -> tuple[str, DataSet]:
+    """The protocol of a data set of MOTS, for phantoms."""
+    name = f"phantom-{part.data_set.task.replace(' ', '-')}"
+    source, own = "PartialSegLib.phantom", "Apache-2.0"
+    return name, replace(part.data_set, name=name, source=source, license=own)
+
+
+def _planned_cases(part: RecipePart, number: int, total: int) -> list[tuple[Case, tuple[int, int]]]:
+    """Cases of one data set, each with what its random numbers depend on."""
+    share = total / sum(other.training for other in MOTS)
+    counts = {"training": max(2, round(share * part.training)), "test": max(1, round(share * part.test))}
+    name, _ = _phantom_data_set(part)
+    cases = []
+    for split in ("training", "test"):
+        for index in range(counts[split]):
+            case = f"{name}-{split}-{index:04}"
+            paths = f"images/{case}.nii.gz", f"labels/{case}.nii.gz"
+            key = (2 * number + (split == "test"), index)
+            cases.append((Case(case, name, *paths, split=split), key))  # type: ignore[arg-type] # one of the splits
+    return cases
+
+
+def _write_case(
+    folder: Path, case: Case, data_set: DataSet, key: tuple[int, int], options: PhantomMots
+) -> None:
+    """Write image and label map of a case, unless they are there."""
+    assert case.label is not None
+    image, label = folder / case.image, folder / case.label
+    if image.exists() and label.exists():
+        return
+    seed = int(np.random.default_rng([options.seed, *key]).integers(2**32))
+    lesions = dict.fromkeys(LESION_KINDS, LESION_PROBABILITY)
+    phantom = make_phantom(seed, options.spacing, options.shape, PHASES[seed % len(PHASES)], lesions)
+    for path, array in ((image, phantom.volume.array), (label, labels_of(phantom, data_set))):
+        path.parent.mkdir(exist_ok=True)
+        write_volume(path, Volume(array, phantom.volume.affine))
+
+
+def labels_of(phantom: Phantom, data_set: DataSet) -> np.ndarray:
+    """The label map (z, y, x) uint8 that a data set would have of a phantom.
+
+    What includes something else is drawn first, each with the lowest of its values.
+    """
+    labels = np.zeros(phantom.volume.shape, np.uint8)
+    for structure, values in sorted(data_set.structures.items(), key=lambda item: -len(item[1])):
+        labels[phantom.mask(structure)] = min(values)
+    return labels

@@ -1,0 +1,93 @@
+"""The configuration of a run that trains a decision network: plain data from a JSON file."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..decision_spec import DecisionSpec
+from ..errors import InputError
+from ..json_fields import from_json, require
+
+
+@dataclass(frozen=True)
+class SliceSelectorConfig:
+    """Everything that decides a run.
+
+    Attributes:
+        output: folder of the run; the finished package is `package/` in it.
+        package: name or folder of the package that gets the decision network.
+        offsets, input_size, arguments, dilation: see `DecisionSpec`.
+        images, calibration_images, held_out_images: how many trunks to train on, to choose thresholds on, and
+            to report on.
+        atlas: label map of `training.atlas`; None trains on phantoms alone.
+        atlas_share: share of images made from the atlas.
+        lesion_probability: for each kind of lesion, in every image.
+        sequence: neighbouring slices seen together, as if the scan had no others.
+        iterations, batch_size, learning_rate, weight_decay: of AdamW with a cosine decay to 0; a batch
+            is made of sequences.
+        foreground_weight: of a slice that a task needs, relative to one that it does not need.
+        recall: share of needed calibration slices that the thresholds keep, at least.
+        margin: taken off the thresholds then, as a logit.
+        checkpoint_every: steps between checkpoints.
+        seed: of everything.
+    """
+
+    output: str
+    package: str
+    offsets: tuple[int, ...] = (-8, -3, 0, 3, 8)
+    input_size: int = 64
+    arguments: dict[str, Any] = field(default_factory=dict)
+    dilation: int = 1
+    images: int = 150
+    calibration_images: int = 60
+    held_out_images: int = 24
+    atlas: str | None = None
+    atlas_share: float = 0.3
+    lesion_probability: float = 0.5
+    sequence: int = 40
+    iterations: int = 3500
+    batch_size: int = 3
+    learning_rate: float = 3e-3
+    weight_decay: float = 0.01
+    foreground_weight: float = 4.0
+    recall: float = 1.0
+    margin: float = 0.5
+    checkpoint_every: int = 500
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse values that no run can have."""
+        for name in ("images", "calibration_images", "iterations", "batch_size", "checkpoint_every"):
+            value = getattr(self, name)
+            require(value >= 1, f"{name}: expected 1 or more, got {value}")
+        require(0 < self.recall <= 1, f"recall: expected a share in (0, 1], got {self.recall}")
+
+    def spec(self, thresholds: tuple[float, ...], figures: dict[str, Any] | None = None) -> DecisionSpec:
+        """What the manifest will say."""
+        return DecisionSpec(
+            self.offsets,
+            thresholds,
+            arguments=self.arguments,
+            input_size=self.input_size,
+            dilation=self.dilation,
+            figures=figures or {},
+        )
+
+
+def read_slice_selector_config(path: Path | str) -> SliceSelectorConfig:
+    """Read a configuration from JSON; relative paths in it stay relative to the working directory.
+
+    Raises:
+        InputError: the file is missing, is not JSON, or has a wrong field.
+    """
+    try:
+        return from_json(SliceSelectorConfig, json.loads(Path(path).read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        raise InputError(f"No configuration at {path}; give the path of a JSON file.") from None
+    except InputError as error:
+        raise InputError(f"{path}: {error}.") from None
+    except ValueError as error:
+        raise InputError(f"{path} is not valid JSON ({error}); correct it and start again.") from None

@@ -1,0 +1,184 @@
+"""Augmentation: image and labels move together, borders are real, draws decide everything."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from PartialSegLib.errors import InputError
+from PartialSegLib.json_fields import from_json, to_json
+from PartialSegLib.training.augmentation import PRESETS, Augmentation
+from PartialSegLib.training.intensities import disturb_intensities
+from PartialSegLib.training.spatial_transform import SpatialTransform, draw_spatial_transform
+
+PATCH = (24, 40, 36)
+ALWAYS = {
+    "rotated": Augmentation(rotation_probability=1),
+    "scaled": Augmentation(scale_probability=1),
+    "rotated and scaled": Augmentation(rotation_probability=1, scale_probability=1),
+    "in plane": Augmentation(rotation_probability=1, rotation=180, scale_probability=1, in_plane=True),
+    "mirrored": Augmentation(mirror_probability=1),
+    "cubic": Augmentation(rotation_probability=1, scale_probability=1, interpolation="cubic"),
+    "cubic scaled": Augmentation(scale_probability=1, interpolation="cubic"),
+}
+INTENSITIES = {
+    "noise": {"noise": (0.05, 0.1)},
+    "blur": {},
+    "brightness": {"brightness": (1.1, 1.2)},
+    "shift": {},
+    "contrast": {"contrast": (0.7, 0.8)},
+    "low_resolution": {"low_resolution": (0.5, 0.6)},
+    "gamma": {},
+    "inverted_gamma": {},
+}
+
+
+def box_in(size: tuple[int, int, int]) -> tuple[torch.Tensor, torch.Tensor]:
+    """A bright box off the middle of a crop, and its label."""
+    labels = torch.zeros(size, dtype=torch.uint8)
+    z, y, x = (slice(n // 2 - 4, n // 2 + 9) for n in size)
+    labels[z, y, x] = 7
+    return labels[None].float() / 7, labels
+
+
+def patch_like_image(seed: int = 0) -> torch.Tensor:
+    smooth = torch.linspace(-1, 1, 40)[None, None, None, :].expand(1, 12, 40, 40)
+    noise = np.random.default_rng(seed).normal(0, 0.2, (1, 12, 40, 40))
+    return smooth + torch.from_numpy(noise.astype(np.float32))
+
+
+@pytest.mark.parametrize("name", ALWAYS)
+@pytest.mark.parametrize("seed", range(4))
+def test_image_and_labels_stay_aligned(name, seed):
+    transform = draw_spatial_transform(ALWAYS[name], np.random.default_rng(seed))
+    image, labels = transform.apply(*box_in(transform.crop_size(PATCH)), PATCH)
+    assert image.shape == (1, *PATCH)
+    assert labels.shape == PATCH
+    assert type(image) is type(labels) is torch.Tensor
+    assert (image.dtype, labels.dtype) == (torch.float32, torch.uint8)
+    assert set(labels.unique().tolist()) == {0, 7}
+    bright, inside = image[0] > 0.5, labels == 7
+    assert 2 * (bright & inside).sum() / (bright.sum() + inside.sum()) > 0.93
+
+
+@pytest.mark.parametrize("name", ALWAYS)
+@pytest.mark.parametrize("seed", range(4))
+def test_a_voxel_moves_to_where_the_matrix_says(name, seed):
+    transform = draw_spatial_transform(ALWAYS[name], np.random.default_rng(seed))
+    crop = transform.crop_size(PATCH)
+    ramp = torch.stack(torch.meshgrid(*[torch.arange(n).float() for n in crop], indexing="ij"))
+    ramp -= (torch.tensor(crop)[:, None, None, None] - 1) / 2
+    image, _ = transform.apply(ramp, torch.zeros(crop, dtype=torch.uint8), PATCH)
+    voxel = np.array([9, 25, 14])
+    offset = voxel - (np.array(PATCH) - 1) / 2
+    offset[list(transform.mirrored)] *= -1
+    # a crop is rounded to whole voxels, and fills the patch
+    np.testing.assert_allclose(image[:, *voxel], transform.matrix @ offset, atol=0.3)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10_000), st.sampled_from(sorted(set(ALWAYS) - {"cubic", "cubic scaled"})))
+def test_corners_are_read_not_invented(seed, name):
+    transform = draw_spatial_transform(ALWAYS[name], np.random.default_rng(seed))
+    corners = np.array(np.meshgrid(*[(-(n - 1) / 2, (n - 1) / 2) for n in PATCH])).reshape(3, -1)
+    reached = np.abs(transform.matrix @ corners).max(1)
+    crop = np.array(transform.crop_size(PATCH))
+    assert (reached <= crop / 2 + 0.3).all()
+    assert (crop <= 2 * reached + 2.5).all()
+    assert (
+        (np.array(transform.scaled_size(PATCH)) <= crop + 1).all() or "rotated" in name or name == "in plane"
+    )
+
+
+def test_each_axis_is_mirrored_half_of_the_time_and_others_never():
+    augmentation = Augmentation(mirror_probability=0.5, mirror_axes=(0, 2))
+    rng = np.random.default_rng(0)
+    drawn = [draw_spatial_transform(augmentation, rng).mirrored for _ in range(1000)]
+    shares = [np.mean([axis in axes for axes in drawn]) for axis in range(3)]
+    assert shares == pytest.approx([0.5, 0, 0.5], abs=0.06)
+
+
+def test_the_transform_of_the_preset_none_changes_nothing():
+    transform = draw_spatial_transform(PRESETS["none"], np.random.default_rng(0))
+    assert transform.crop_size(PATCH) == PATCH
+    image, labels = box_in(PATCH)
+    same_image, same_labels = transform.apply(image, labels, PATCH)
+    assert torch.equal(image, same_image)
+    assert torch.equal(labels, same_labels)
+    assert torch.equal(disturb_intensities(image, PRESETS["none"], np.random.default_rng(0)), image)
+
+
+@pytest.mark.parametrize("name", INTENSITIES)
+def test_each_disturbance_is_a_function_of_the_draws(name):
+    augmentation = replace(Augmentation(), **{f"{name}_probability": 1.0}, **INTENSITIES[name])
+    image = patch_like_image()
+    untouched = image.clone()
+    first, second, other = (
+        disturb_intensities(image, augmentation, np.random.default_rng(seed)) for seed in (0, 0, 1)
+    )
+    assert torch.equal(image, untouched)
+    assert torch.equal(first, second)
+    assert not torch.equal(first, other)
+    assert (type(first), first.shape, first.dtype) == (torch.Tensor, image.shape, torch.float32)
+    assert 0.01 < float((first - image).abs().mean()) < 0.3
+    assert torch.isfinite(first).all()
+
+
+def test_what_the_disturbances_keep():
+    image = patch_like_image()
+    rng = np.random.default_rng(3)
+    for name in ("gamma", "inverted_gamma"):
+        changed = disturb_intensities(image, replace(Augmentation(), **{f"{name}_probability": 1.0}), rng)
+        assert changed.mean() == pytest.approx(float(image.mean()), abs=1e-3)
+        assert changed.std() == pytest.approx(float(image.std()), abs=1e-3)
+    changed = disturb_intensities(image, Augmentation(contrast_probability=1, contrast=(1.2, 1.2)), rng)
+    assert changed.min() >= image.min() - 1e-6
+    assert changed.max() <= image.max() + 1e-6
+    blurred = disturb_intensities(image, Augmentation(blur_probability=1), rng)
+    assert blurred.diff(dim=1).std() < 0.7 * image.diff(dim=1).std()
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_survive_json(name):
+    assert from_json(Augmentation, to_json(PRESETS[name])) == PRESETS[name]
+
+
+def test_probabilities_of_the_published_codes():
+    drawn = [
+        draw_spatial_transform(PRESETS["nnunet"], np.random.default_rng([0, index])) for index in range(1500)
+    ]
+    turned = [not np.allclose(t.matrix, np.diag(np.diag(t.matrix))) for t in drawn]
+    scales = np.array([np.linalg.norm(t.matrix[:, 0]) for t in drawn])
+    assert np.mean(turned) == pytest.approx(0.2, abs=0.03)
+    assert np.mean(np.abs(scales - 1) > 1e-6) == pytest.approx(0.2, abs=0.03)
+    assert 0.7 <= scales.min() < 0.75
+    assert 1.35 < scales.max() <= 1.4
+    planes = [draw_spatial_transform(PRESETS["flare23"], np.random.default_rng(index)) for index in range(50)]
+    assert all(np.array_equal(t.matrix[0], [1, 0, 0]) and t.crop_size(PATCH)[0] == PATCH[0] for t in planes)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"blur_probability": 1.5}, "blur_probability: expected a probability from 0 to 1, got 1.5"),
+        ({"scale": (0, 1)}, "scale: expected .* above 0"),
+        ({"gamma": (1.5, 0.7)}, "gamma: expected .*lowest, highest"),
+        ({"mirror_axes": (3,)}, "mirror_axes: expected some of 0 .*, got .3."),
+    ],
+)
+def test_impossible_values_are_refused(values, message):
+    with pytest.raises(InputError, match=message):
+        Augmentation(**values)
+
+
+def test_half_of_a_scaled_patch_is_half_of_its_crop():
+    transform = SpatialTransform(np.diag([1.0, 2.0, 0.5]))
+    assert transform.crop_size((10, 10, 10)) == (10, 20, 5)
+    labels = torch.arange(20).repeat(10, 5, 1).permute(0, 2, 1)  # y
+    _, patch = transform.apply(torch.zeros(1, 10, 20, 5), labels, (10, 10, 10))
+    assert patch[0, :, 0].tolist() == [1, 3, 5, 7, 9, 11, 13, 15, 17, 19]
