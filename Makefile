@@ -6,7 +6,7 @@ OUTPUT ?= demo-output
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: all demo test lint format types bench parity clean
+.PHONY: all demo test lint format types bench parity reproduce clean
 all: $(INSTALLED)
 
 demo: $(INSTALLED)
@@ -31,6 +31,9 @@ parity: $(INSTALLED)
 
 bench: .venv/installed-bench
 	$(BIN)/python Testing/benchmark.py
+
+reproduce: $(INSTALLED)
+	$(BIN)/python Testing/reproduce.py
 
 clean:
 	rm -rf .venv build *.egg-info

@@ -85,6 +85,7 @@ def build_parser() -> Parser:
     _import_arguments(
         add("import", "inspecting", "import_model", "Turn an official checkpoint into a package.")
     )
+    _train_arguments(add("train", "training_run", "train_model", "Train a model, or go on with a run."))
     _evaluate_arguments(add("evaluate", "evaluating", "evaluate_files", "Compare with a reference."))
     text = "Let a model label what a collection is not labelled for; a new collection results."
     _pseudo_label_arguments(add("pseudo-label", "pseudo_labelling", "pseudo_label", text))
@@ -156,6 +157,13 @@ def _import_arguments(command: Parser) -> None:
     command.add_argument("name", help="dodnet, transdodnet, multitalent, stunet, nnunet, or auto")
     command.add_argument("checkpoint", type=Path, help="file, or nnU-Net's model folder")
     command.add_argument("-o", "--output", type=Path, required=True, metavar="PACKAGE", help="new folder")
+
+
+def _train_arguments(command: Parser) -> None:
+    command.add_argument("config", help="JSON file, or the name of a recipe, such as dodnet")
+    text = "other values than the file's, as in seed=3 or loss.dice_epsilon=1e-5"
+    command.add_argument("change", nargs="*", metavar="KEY=VALUE", help=text)
+    command.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N (%(default)s)")
 
 
 def _evaluate_arguments(command: Parser) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from training_runs import tiny_config, tiny_values
 
+from PartialSegLib.__main__ import main as partialseg
 from PartialSegLib.errors import InputError
 from PartialSegLib.training import read_config, train
 from PartialSegLib.training.__main__ import main
@@ -92,6 +93,17 @@ def test_the_command_line_says_what_is_wrong(tmp_path: Path, capsys: pytest.Capt
     assert capsys.readouterr().err.startswith("No training configuration")
     assert main([str(write(tmp_path / "c.json", tiny_values(tmp_path))), "seed"]) == 2
     assert "expected KEY=VALUE" in capsys.readouterr().err
+
+
+def test_train_is_a_command_and_knows_the_recipes_by_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert partialseg(["train", str(write(tmp_path / "c.json", tiny_values(tmp_path / "run")))]) == 0
+    assert capsys.readouterr().out.strip() == str(tmp_path / "run" / "package")
+    assert partialseg(["train", "dodnet", "batch_size=0"]) == 2
+    assert "batch_size: expected 1 or more" in capsys.readouterr().err
+    assert partialseg(["train", "dodnett"]) == 2
+    assert "transdodnet" in capsys.readouterr().err
 
 
 def test_only_some_tasks(tmp_path: Path) -> None:

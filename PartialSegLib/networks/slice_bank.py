@@ -141,7 +141,8 @@ class SliceBank(nn.Module):
         for number, network in enumerate(self.networks, start=1):
             for indices in (choices == number).nonzero()[:, 0].split(self.batch_size):
                 if len(indices):
-                    scores[indices] = self._checked(network(slices[indices]), scores[indices], number)
+                    output = self._checked(network(slices[indices]), scores[indices], number)
+                    scores[indices] = output.to(scores.dtype)
         chosen = tuple(choices.tolist())
         report = CaseReport(self.options, chosen, tuple(self.flops[number] for number in chosen))
         return BankSegmentation(scores, report)

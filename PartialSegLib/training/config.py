@@ -20,6 +20,8 @@ from .optimization import Phase
 from .preparing import LabelRule
 from .sampling import CaseSampling, Place
 
+RECIPES = Path(__file__).parent / "configs"
+
 
 @dataclass(frozen=True)
 class SyntheticData:
@@ -227,13 +229,17 @@ def read_config(path: Path | str, changes: Sequence[str] = ()) -> TrainingConfig
     """Read a configuration; relative paths in it stay relative to the working directory.
 
     Args:
-        path: JSON file of a `TrainingConfig`.
+        path: JSON file of a `TrainingConfig`, or the name of a recipe, such as "dodnet".
         changes: "KEY=VALUE", the key with dots as in loss.kind, the value as JSON or plain text.
 
     Raises:
         InputError: a file is missing or is not JSON, or a field is unknown, missing or wrong.
     """
-    values = _merged_file(Path(path), ())
+    path = Path(path)
+    recipe = RECIPES / f"{path}.json"
+    if not path.suffix and not path.exists() and recipe.exists():
+        path = recipe
+    values = _merged_file(path, ())
     for change in changes:
         key, equals, text = change.partition("=")
         if not equals:
@@ -250,7 +256,10 @@ def _merged_file(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise InputError(f"No training configuration at {path}; give the path of a JSON file.") from None
+        names = ", ".join(sorted(recipe.stem for recipe in RECIPES.glob("*.json")))
+        raise InputError(
+            f"No training configuration at {path}; give the path of a JSON file, or one of {names}."
+        ) from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not valid JSON ({error}); correct it and start again.") from None
     if not isinstance(values, dict):

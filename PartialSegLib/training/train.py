@@ -90,7 +90,8 @@ def _train(config: TrainingConfig, manifest: Manifest, workers: Workers) -> Path
             if not math.isfinite(loss) or not (math.isfinite(norm) or run.scaler.is_enabled()):
                 raise InputError(
                     f"The loss ({loss:.3g}) or its gradient ({norm:.3g}) is no longer finite at step "
-                    f"{run.step}; lower the learning rate and start again: the run goes on from its last checkpoint."
+                    f"{run.step}; lower the learning rate and start again: the run goes on from its last "
+                    "checkpoint."
                 )
             log.add_step(run.step, workers.mean(loss), rate, norm, waited)
             done = run.step == config.iterations

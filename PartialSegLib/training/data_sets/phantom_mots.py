@@ -5,9 +5,10 @@ For trying a training without data, for tests, and for comparing methods (docs/r
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -16,7 +17,6 @@ from ...phantom import LESION_KINDS, PHASES, Phantom, make_phantom
 from ...volume import Volume, write_volume
 from ..collection import Case, Collection, DataSet, write_collection
 from .mots import MOTS
-from .recipe import RecipePart
 
 LESION_PROBABILITY = 0.5
 
@@ -56,37 +56,66 @@ def make_phantom_mots(
     """
     if options.cases < 1:
         raise InputError(f"{options.cases} cases asked for; expected 1 or more.")
-    plan = [item for number, part in enumerate(MOTS) for item in _planned_cases(part, number, options.cases)]
-    data_sets = {name: data_set for name, data_set in (_phantom_data_set(part) for part in MOTS)}
+    share = options.cases / sum(part.training for part in MOTS)
+    parts = [
+        (
+            _phantom_data_set(part.data_set),
+            max(2, round(share * part.training)),
+            max(1, round(share * part.test)),
+        )
+        for part in MOTS
+    ]
+    return make_phantom_collection("phantom-mots", folder, parts, options, on_progress)
+
+
+def make_phantom_collection(
+    name: str,
+    folder: Path,
+    parts: Sequence[tuple[DataSet, int, int]],
+    options: PhantomMots,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Collection:
+    """The same for other data sets.
+
+    Args:
+        name: of the collection.
+        folder: made if it is not there.
+        parts: data sets with their numbers of training and of test cases.
+        options: size of the images; the number of cases does not count.
+        on_progress: called with the numbers of finished and of all cases.
+
+    Raises:
+        InputError: the folder cannot be written to.
+    """
+    plan = [item for number, part in enumerate(parts) for item in _planned_cases(number, *part)]
+    data_sets = {data_set.name: data_set for data_set, _, _ in parts}
     folder.mkdir(parents=True, exist_ok=True)
     for done, (case, key) in enumerate(plan):
         if on_progress is not None:
             on_progress(done, len(plan))
         _write_case(folder, case, data_sets[case.data_set], key, options)
-    collection = Collection("phantom-mots", folder, data_sets, tuple(case for case, _ in plan))
+    collection = Collection(name, folder, data_sets, tuple(case for case, _ in plan))
     write_collection(folder / "collection.json", collection)
     return collection
 
 
-def _phantom_data_set(part: RecipePart) -> tuple[str, DataSet]:
+def _phantom_data_set(data_set: DataSet) -> DataSet:
     """The protocol of a data set of MOTS, for phantoms."""
-    name = f"phantom-{part.data_set.task.replace(' ', '-')}"
-    source, own = "PartialSegLib.phantom", "Apache-2.0"
-    return name, replace(part.data_set, name=name, source=source, license=own)
+    name = f"phantom-{data_set.task.replace(' ', '-')}"
+    return replace(data_set, name=name, source="PartialSegLib.phantom", license="Apache-2.0")
 
 
-def _planned_cases(part: RecipePart, number: int, total: int) -> list[tuple[Case, tuple[int, int]]]:
+def _planned_cases(
+    number: int, data_set: DataSet, training: int, test: int
+) -> list[tuple[Case, tuple[int, int]]]:
     """Cases of one data set, each with what its random numbers depend on."""
-    share = total / sum(other.training for other in MOTS)
-    counts = {"training": max(2, round(share * part.training)), "test": max(1, round(share * part.test))}
-    name, _ = _phantom_data_set(part)
+    splits: tuple[tuple[Literal["training", "test"], int], ...] = (("training", training), ("test", test))
     cases = []
-    for split in ("training", "test"):
-        for index in range(counts[split]):
-            case = f"{name}-{split}-{index:04}"
+    for split, count in splits:
+        for index in range(count):
+            case = f"{data_set.name}-{split}-{index:04}"
             paths = f"images/{case}.nii.gz", f"labels/{case}.nii.gz"
-            key = (2 * number + (split == "test"), index)
-            cases.append((Case(case, name, *paths, split=split), key))  # type: ignore[arg-type] # one of the splits
+            cases.append((Case(case, data_set.name, *paths, split), (2 * number + (split == "test"), index)))
     return cases
 
 

@@ -1,0 +1,255 @@
+"""The papers' comparisons in miniature, for `make reproduce`: same data, same budget, one table.
+
+Seven partially labelled data sets of phantoms in the proportions of MOTS, small networks, minutes instead of
+days. A result is kept in its run's folder (`result.json`), so a second call goes on where the first stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from reproduction_results import Result, result_of, structure_table, table
+
+from PartialSegLib.__main__ import main as partialseg
+from PartialSegLib.json_fields import from_json
+from PartialSegLib.training import TrainingConfig, train
+from PartialSegLib.training.collection import DataSet
+from PartialSegLib.training.data_sets.mots import MOTS
+from PartialSegLib.training.data_sets.phantom_mots import (
+    PhantomMots,
+    make_phantom_collection,
+    make_phantom_mots,
+)
+
+logger = logging.getLogger("reproduce")
+
+SPACING = (8.0, 8.0, 8.0)
+PHANTOMS = PhantomMots(cases=184, spacing=SPACING, shape=(54, 42, 54), seed=7)
+PATCH = [48, 48, 48]
+STEPS, BATCH = 450, 2
+SEEDS = (1, 2, 3)
+WIDTHS = {"widths": [8, 16, 32, 64, 64], "depths": [1, 1, 1, 1, 1], "groups": 8}
+ORGANS = {"liver", "kidney", "hepatic_vessel", "pancreas", "spleen"}
+
+TASKS = [
+    {
+        "name": part.data_set.task,
+        "structures": {s: int(s.endswith("tumor")) for s in part.data_set.structures},
+    }
+    for part in MOTS
+]
+NAMES = [task["name"] for task in TASKS]
+CLASSES = {
+    name: number + 1 for number, name in enumerate(dict.fromkeys(s for t in TASKS for s in t["structures"]))
+}
+
+SOFTMAX = {"activation": "softmax", "blend": "logits"}
+METHODS: dict[str, dict[str, Any]] = {
+    "Multi-Nets": {"network": "CondNONetwork"},
+    "Multi-Head": {"network": "MultiHeadNetwork", "network_arguments": {**WIDTHS, "groups": 4}},
+    "TAL": {
+        "network": "CondNONetwork", "loss": {"kind": "softmax"}, "inference": SOFTMAX, "initial_logit": None,
+        "network_arguments": {**WIDTHS, "num_structures": len(CLASSES) + 1},
+        "tasks": [{"name": "all", "structures": CLASSES}],
+    },
+    "Cond-NO": {"network": "CondNONetwork"},
+    "Cond-Input": {"network": "CondInputNetwork"},
+    "Cond-Dec": {"network": "CondDecNetwork"},
+    "DoDNet": {"network": "DoDNet"},
+    "TransDoDNet": {
+        "network": "TransDoDNet",
+        "network_arguments": {
+            "width": 48, "planes": [8, 16, 32, 40], "depths": [1, 1, 1, 1], "encoder_layers": 2,
+            "decoder_layers": 2, "decoder_widths": [64, 64, 32, 16, 8],
+        },
+        "inference": {"patch_size": [48, 64, 64]},
+    },
+    "MultiTalent": {
+        "network": "UNet", "initial_logit": None,
+        "network_arguments": {
+            "widths": [8, 16, 32, 64, 64], "kernel_sizes": [[3, 3, 3]] * 5,
+            "strides": [[1, 1, 1], *[[2, 2, 2]] * 4], "depths": [1] * 5, "decoder_depths": [1] * 4,
+            "task_channels": [len(task["structures"]) for task in TASKS], "head_bias": True,
+        },
+        "loss": {"kind": "class-adaptive", "deep_supervision": [8, 4, 2, 1]},
+        "collection": {"case_sampling": "sqrt"}, "phases": {"gradient_clip": 12.0},
+        "tasks": [
+            {"name": t["name"], "structures": {s: i for i, s in enumerate(t["structures"])}} for t in TASKS
+        ],
+    },
+}  # fmt: skip
+HEADS = {
+    f"DoDNet, head of {depth} layers, width {width}": {
+        "network": "DoDNet", "network_arguments": {**WIDTHS, "head_widths": [width] * depth}
+    }
+    for depth, width in ((2, 8), (4, 8), (3, 4), (3, 16))
+}  # fmt: skip
+
+
+ABDOMEN = {
+    "liver": 1,
+    "kidney": 2,
+    "spleen": 3,
+    "pancreas": 4,
+    "stomach": 5,
+    "aorta": 6,
+    "inferior_vena_cava": 7,
+}
+FEW, TEST = 8, 16  # cases of the downstream data set
+DOWNSTREAM_STEPS = 150
+
+
+def config_of(method: dict[str, Any], output: Path, data: Path, seed: int, **changes: Any) -> TrainingConfig:
+    """The configuration of a run: what all methods share, and what is the method's own."""
+    phase = {
+        "iterations": STEPS, "optimizer": "adamw", "learning_rate": 0.004, "warm_up": 20,
+        "weight_decay": 0.01, "gradient_clip": 1.0,
+    }  # fmt: skip
+    values: dict[str, Any] = {
+        "output": str(output),
+        "package": {
+            "name": "miniature", "version": "0.1.0", "title": "Miniature", "license": "Apache-2.0",
+            "tasks": method.get("tasks", TASKS),
+        },
+        "network": method["network"], "network_arguments": method.get("network_arguments", WIDTHS),
+        "preprocessing": {
+            "orientation": "SAR", "spacing": SPACING, "clip": [-250, 300], "subtract": 50, "divide": 100,
+            "pad_value": -1000,
+        },
+        "inference": {"patch_size": PATCH, "overlap": 0.25, **method.get("inference", {})},
+        "collection": {
+            "collection": str(data / "collection.json"), "prepared": str(data / "prepared"),
+            "place": "voxel", "foreground": 0.66, "validation_patches": 0, "augmentation": "dodnet",
+            **method.get("collection", {}),
+        },
+        "batch_size": BATCH, "loss": {"foreground_weight": 0.3, **method.get("loss", {})},
+        "phases": [{**phase, **method.get("phases", {})}], "initial_logit": method.get("initial_logit", -2.0),
+        "ema_decay": 0.98, "precision": "bfloat16", "checkpoint_every": 100, "seed": seed, "workers": 0,
+        **changes,
+    }  # fmt: skip
+    return from_json(TrainingConfig, values)
+
+
+def packages_of(name: str, method: dict[str, Any], folder: Path, data: Path, seed: int) -> dict[str, Path]:
+    """Train a method; for each task the package that segments it. Multi-Nets share the steps."""
+    if name != "Multi-Nets":
+        return dict.fromkeys(NAMES, train(config_of(method, folder, data, seed)))
+    packages = {}
+    for task in NAMES:
+        config = config_of(method, folder / task.replace(" ", "-"), data, seed, only_tasks=[task])
+        phases = [{**vars(config.phases[0]), "iterations": STEPS // len(NAMES)}]
+        packages[task] = train(
+            config_of({**method, "phases": phases[0]}, Path(config.output), data, seed, only_tasks=[task])
+        )
+    return packages
+
+
+def compare(
+    methods: dict[str, dict[str, Any]], seeds: Iterable[int], output: Path
+) -> dict[str, list[Result]]:
+    """Run what has not been run yet, seed by seed, and return the results by method."""
+    data = output / "phantoms"
+    collection = make_phantom_mots(data, PHANTOMS)
+    results: dict[str, list[Result]] = defaultdict(list)
+    for seed in seeds:
+        for name, method in methods.items():
+            folder = output / f"{name}-{seed}".replace(" ", "-").replace(",", "")
+
+            def run(
+                name: str = name, method: dict[str, Any] = method, folder: Path = folder, seed: int = seed
+            ) -> dict[str, Any]:
+                return result_of(packages_of(name, method, folder, data, seed), collection)
+
+            results[name].append(kept_result(folder, run))
+    return results
+
+
+def transfer(seeds: Iterable[int], output: Path) -> dict[str, list[Result]]:
+    """A few cases with all of seven organs: from scratch, and from the DoDNet of the same seed."""
+    data = output / "abdomen"
+    rules = {structure: (value,) for structure, value in ABDOMEN.items()}
+    part = (DataSet("phantom-abdomen", "abdomen", rules), FEW, TEST)
+    collection = make_phantom_collection("abdomen", data, [part], replace(PHANTOMS, seed=8))
+    method = {
+        **METHODS["TAL"], "network_arguments": {**WIDTHS, "num_structures": len(ABDOMEN) + 1},
+        "tasks": [{"name": "abdomen", "structures": ABDOMEN}], "phases": {"iterations": DOWNSTREAM_STEPS},
+    }  # fmt: skip
+    results: dict[str, list[Result]] = defaultdict(list)
+    for seed in seeds:
+        start = {"package": str(output / f"DoDNet-{seed}" / "package")}
+        for name, changes in (("from scratch", {}), ("from DoDNet on MOTS", {"transfer": start})):
+            folder = output / f"abdomen-{name}-{seed}".replace(" ", "-")
+            config = config_of(method, folder, data, seed, **changes)
+            results[name].append(
+                kept_result(folder, lambda c=config: result_of({"abdomen": train(c)}, collection))
+            )
+    return results
+
+
+def pseudo_labels(seeds: Iterable[int], output: Path) -> dict[str, list[Result]]:
+    """The softmax network on partial labels alone, and with organs that its first self has labelled."""
+    collection = make_phantom_mots(output / "phantoms", PHANTOMS)
+    organs = [option for organ in sorted(ORGANS) for option in ("--structure", organ)]
+    results: dict[str, list[Result]] = defaultdict(list)
+    for seed in seeds:
+        teacher = output / f"TAL-{seed}" / "package"
+        results["partial labels only (TAL)"].append(json.loads((teacher.parent / "result.json").read_text()))
+        folder = output / f"TAL-pseudo-labels-{seed}"
+
+        def run(folder: Path = folder, teacher: Path = teacher, seed: int = seed) -> Result:
+            path = folder / "data" / "collection.json"
+            files = [str(output / "phantoms" / "collection.json"), "-o", str(path), "--model", str(teacher)]
+            code = partialseg(["pseudo-label", *files, *organs, "--device", "cpu"])
+            if code:
+                raise SystemExit(code)
+            package = train(config_of(METHODS["TAL"], folder, folder / "data", seed))
+            return result_of(dict.fromkeys(NAMES, package), collection)
+
+        results["with pseudo-labels of the organs"].append(kept_result(folder, run))
+    return results
+
+
+def kept_result(folder: Path, run: Callable[[], Result]) -> Result:
+    """The result in the folder of a run, which is made if it is not there."""
+    path = folder / "result.json"
+    if not path.exists():
+        logger.info("%s", folder.name)
+        result = run()
+        path.write_text(json.dumps(result, indent=1))
+    kept: Result = json.loads(path.read_text())
+    return kept
+
+
+def main() -> None:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("-o", "--output", type=Path, default=Path("runs/reproduction"))
+    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
+    parser.add_argument("--only", nargs="+", choices=[*METHODS, *HEADS], help="some methods, nothing else")
+    options = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    for group in (METHODS, HEADS):
+        chosen = {name: m for name, m in group.items() if not options.only or name in options.only}
+        if chosen:
+            show(compare(chosen, options.seeds, options.output))
+    if not options.only:
+        show(transfer(options.seeds, options.output))
+        show(pseudo_labels(options.seeds, options.output))
+
+
+def show(results: dict[str, list[Result]]) -> None:
+    """Write the two tables of a comparison."""
+    sys.stdout.write(f"\n{table(results)}\n\n{structure_table(results)}\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()
