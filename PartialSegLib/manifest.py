@@ -1,7 +1,8 @@
 """Manifest: what a model package says of itself, in its `model.json`.
 
-A package is a folder with `model.json`, `weights.safetensors` and `LICENSE`. The dataclasses below are that
-file, field for field; what they refuse is refused with its place and the reason.
+A package is a folder with `model.json`, `weights.safetensors`, `LICENSE` and, if it selects slices,
+`decision.safetensors`. The dataclasses below are `model.json`, field for field; what they refuse is refused
+with its place and the reason.
 """
 
 from __future__ import annotations
@@ -12,12 +13,14 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, Final, Literal
 
+from .decision_spec import DecisionSpec
 from .errors import InputError
 from .json_fields import from_json, require, to_json
 from .structures import load_structures
 from .task import PostprocessingStep, Task
 
 __all__ = [
+    "DecisionSpec",
     "FileEntry",
     "Inference",
     "Manifest",
@@ -36,6 +39,7 @@ FORMAT: Final = "partialseg-model"
 FORMAT_VERSION: Final = 1
 MANIFEST_FILE = "model.json"
 WEIGHTS_FILE = "weights.safetensors"
+DECISION_FILE = "decision.safetensors"
 LICENSE_FILE = "LICENSE"
 AXIS_OF_LETTER = {"L": 0, "R": 0, "P": 1, "A": 1, "I": 2, "S": 2}
 
@@ -158,6 +162,7 @@ class Manifest:
         source: where the weights come from (url, sha256 of the original file).
         tasks: in the order of the network's task indices.
         uncoded: structures of the tasks that structures.json does not know; they show as plain tissue.
+        decision: the network that says which slices a task needs; None keeps all slices.
         training: free record of data, recipe, seed and measured figures.
         files: the package's files by their path inside it; filled by `save_model`.
     """
@@ -176,6 +181,7 @@ class Manifest:
     inference: Inference
     tasks: tuple[Task, ...]
     uncoded: tuple[str, ...] = ()
+    decision: DecisionSpec | None = None
     training: dict[str, Any] = field(default_factory=dict)
     files: dict[str, FileEntry] = field(default_factory=dict)
 
@@ -200,6 +206,12 @@ class Manifest:
                 task.check_structures((*load_structures(), *self.uncoded))
             except InputError as error:
                 raise InputError(f"tasks[{index}].{error}") from None
+        if self.decision is not None:
+            given = len(self.decision.thresholds)
+            require(
+                given == len(self.tasks),
+                f"decision.thresholds: expected one for each of {len(self.tasks)} tasks, got {given}",
+            )
         for path in self.files:
             require(
                 is_inside(path),
@@ -273,9 +285,8 @@ def parse_manifest(contents: bytes, place: str | Path) -> Manifest:
     """
     try:
         manifest = manifest_from_json(json.loads(contents.decode("utf-8")))
-        require(
-            WEIGHTS_FILE in manifest.files, f"files: no entry for {WEIGHTS_FILE}; export the package again"
-        )
+        for name in (WEIGHTS_FILE, DECISION_FILE) if manifest.decision else (WEIGHTS_FILE,):
+            require(name in manifest.files, f"files: no entry for {name}; export the package again")
     except InputError as error:
         raise InputError(f"{place}: {error}") from None
     except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, or a number of thousands of digits

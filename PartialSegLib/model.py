@@ -17,9 +17,11 @@ from torch import Tensor, nn
 from .errors import InputError
 from .json_fields import suggestion
 from .manifest import (
+    DECISION_FILE,
     LICENSE_FILE,
     MANIFEST_FILE,
     WEIGHTS_FILE,
+    DecisionSpec,
     FileEntry,
     Manifest,
     NetworkSpec,
@@ -27,6 +29,7 @@ from .manifest import (
     read_manifest,
 )
 from .networks import NETWORKS, PartialLabelNetwork
+from .networks.decision_network import DecisionNetwork
 from .output_files import replacing
 from .package_files import check_file, refuse_to_overwrite
 from .packages import find_package
@@ -40,11 +43,13 @@ class Model:
         manifest: what the package says of itself.
         network: in evaluation mode, float32, on the CPU, without gradients.
         folder: where the package lies.
+        decision: the network that says which slices a task needs, likewise; None where the package has none.
     """
 
     manifest: Manifest
     network: nn.Module
     folder: Path
+    decision: nn.Module | None = None
 
     @property
     def sha256(self) -> str:
@@ -73,6 +78,22 @@ def build_network(spec: NetworkSpec) -> PartialLabelNetwork:
         ) from None
 
 
+def build_decision_network(spec: DecisionSpec) -> nn.Module:
+    """The decision network without storage, on torch's "meta" device.
+
+    Raises:
+        InputError: arguments that its class does not take.
+    """
+    channels, choices = len(spec.offsets), len(spec.thresholds)
+    try:
+        with torch.device("meta"):
+            return DecisionNetwork(channels, choices, spec.input_size, **spec.arguments)
+    except (TypeError, ValueError, IndexError, RuntimeError) as error:
+        raise InputError(
+            f"decision.arguments: {spec.architecture} cannot be built with them ({error})"
+        ) from None
+
+
 def load_model(name_or_path: str | Path) -> Model:
     """Load a package by its installed name or its path; weights stored as float16 become float32.
 
@@ -84,20 +105,35 @@ def load_model(name_or_path: str | Path) -> Model:
     manifest = read_manifest(folder)
     for name, entry in manifest.files.items():
         check_file(folder, name, entry)
-    path = folder / WEIGHTS_FILE
+    try:
+        network = build_network(manifest.network)
+        check_tasks_served(network, manifest)
+        decision = build_decision_network(manifest.decision) if manifest.decision else None
+    except InputError as error:
+        raise InputError(f"{folder}: {error}") from None
+    _load_weights(network, folder / WEIGHTS_FILE)
+    if decision is not None:
+        _load_weights(decision, folder / DECISION_FILE)
+    return Model(manifest, network, folder, decision)
+
+
+def _load_weights(network: nn.Module, path: Path) -> None:
+    """Give a network the weights of a file, as float32, and make it ready for use.
+
+    Raises:
+        InputError: the file is no safetensors file, or its weights do not fit.
+    """
     try:
         stored = safetensors.torch.load_file(path)
     except safetensors.SafetensorError as error:
         raise InputError(f"{path} is not a safetensors file ({error}); import the model again.") from None
     weights = {name: value.float() if value.is_floating_point() else value for name, value in stored.items()}
     try:
-        network = build_network(manifest.network)
-        check_tasks_served(network, manifest)
         check_weights_fit(network, weights)
     except InputError as error:
-        raise InputError(f"{folder}: {error}") from None
+        raise InputError(f"{path.parent}: {error}") from None
     network.load_state_dict(weights, assign=True)
-    return Model(manifest, network.requires_grad_(False).eval(), folder)
+    network.requires_grad_(False).eval()
 
 
 def check_weights_fit(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
@@ -125,6 +161,7 @@ def save_model(
     state_dict: Mapping[str, Tensor],
     license_text: str,
     dtype: torch.dtype | None = None,
+    decision: Mapping[str, Tensor] | None = None,
 ) -> Manifest:
     """Write a package; it appears under its name only when complete, and replaces a package that is there.
 
@@ -134,13 +171,15 @@ def save_model(
         state_dict: the weights under the network's own names.
         license_text: for the LICENSE file.
         dtype: storage type, such as torch.float16; None keeps the weights as they are.
+        decision: weights of the decision network that the manifest describes; without them the package is
+            written without one.
 
     Returns:
         The manifest as written.
 
     Raises:
-        InputError: the weights do not fit or are not finite, the network cannot serve the manifest's tasks or
-            patch size, or the place cannot be written to.
+        InputError: weights do not fit or are not finite, the network cannot serve the manifest's tasks or
+            patch size, the manifest describes no decision network, or the place cannot be written to.
     """
     folder = Path(folder).expanduser()
     refuse_to_overwrite(folder)
@@ -148,15 +187,56 @@ def save_model(
     check_weights_fit(network, state_dict)
     check_tasks_served(network, manifest)
     contents = {WEIGHTS_FILE: _weights_file(state_dict, dtype), LICENSE_FILE: license_text.encode()}
+    if decision is None:
+        manifest = dataclasses.replace(manifest, decision=None)
+    else:
+        contents[DECISION_FILE] = _decision_file(manifest.decision, decision)
+    return _write_package(folder, dataclasses.replace(manifest, files={}), contents)
+
+
+def save_decision(folder: str | Path, spec: DecisionSpec, weights: Mapping[str, Tensor]) -> Manifest:
+    """Give a package that is there a decision network, or replace the one it has; nothing else changes.
+
+    Args:
+        folder: the package's folder.
+        spec: what its manifest shall say of the network.
+        weights: of the network, stored as float16.
+
+    Returns:
+        The manifest as written.
+
+    Raises:
+        InputError: there is no package, the weights do not fit, the thresholds are not one for each task, or
+            the place cannot be written to.
+    """
+    folder = Path(folder).expanduser()
+    manifest = read_manifest(folder)
+    contents = {DECISION_FILE: _decision_file(spec, weights)}
+    try:
+        manifest = dataclasses.replace(manifest, decision=spec)
+    except InputError as error:
+        raise InputError(f"{folder}: {error}") from None
+    return _write_package(folder, manifest, contents)
+
+
+def _write_package(folder: Path, manifest: Manifest, contents: dict[str, bytes]) -> Manifest:
+    """Write files and the manifest, which gets their checksums beside those that it has; return it."""
     files = {name: FileEntry(hashlib.sha256(data).hexdigest(), len(data)) for name, data in contents.items()}
-    manifest = dataclasses.replace(manifest, files=files)
+    manifest = dataclasses.replace(manifest, files={**manifest.files, **files})
     text = json.dumps(manifest_to_json(manifest), indent=2, ensure_ascii=False)
-    contents[MANIFEST_FILE] = f"{text}\n".encode()
     with replacing(folder) as temporary:
         temporary.mkdir()
-        for name, data in contents.items():
+        for name, data in {**contents, MANIFEST_FILE: f"{text}\n".encode()}.items():
             (temporary / name).write_bytes(data)
     return manifest
+
+
+def _decision_file(spec: DecisionSpec | None, weights: Mapping[str, Tensor]) -> bytes:
+    """Contents of `decision.safetensors`."""
+    if spec is None:
+        raise InputError("There are weights of a decision network, but the manifest has no field decision.")
+    check_weights_fit(build_decision_network(spec), weights)
+    return _weights_file(weights, torch.float16)
 
 
 def _weights_file(state_dict: Mapping[str, Tensor], dtype: torch.dtype | None) -> bytes:

@@ -4,35 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
 
 from . import __version__
 from .devices import choose_device, choose_precision, explained_memory_errors
 from .errors import InputError
 from .feature_cache import FeatureCache, Features
+from .mask_restoration import restore_masks
 from .model import Model, load_model
 from .network_runner import NetworkRunner
-from .postprocessing import apply_postprocessing
-from .preprocessing import Restored, restore, restore_winners
 from .region import Region
+from .region_selection import CoarsePass
 from .segmentation import Segmentation
+from .selection import SelectedImage, Selection
 from .session_image import SessionImage
 from .sliding_window import Patch, PatchBlender, gaussian_weight
-from .task import Task
 from .task_request import TaskRequest, request_tasks
+from .visit_plan import TaskView, describe_visits, visits
 from .volume import Volume, read_volume
 
 Progress = Callable[[int, int], object]
 """Called with the patches done and the patches in total; may raise `Cancelled`."""
 Limits = Sequence[float] | Sequence[Sequence[float]]
-LOWEST_SCORE = -6e4  # that float16 can hold
 STAGES = ("preprocess", "encode", "head", "restore")
 
 
@@ -50,13 +49,23 @@ class InferenceSession:
         overlap: of neighbouring patches, in [0, 1); None takes the manifest's.
         mirror: average over all flips of the manifest's mirror axes, at 2 to 8 times the cost.
         precision: of the convolutions: auto, float32, bfloat16 or float16.
+        selection: which axial slices are looked at. "exact": those that the package's decision network keeps
+            for the task, and there with the same scores, to the bit, as if all were; nothing is found in the
+            others. "fast": patches are planned on the slices that any of the tasks asked for together keeps,
+            which needs fewer of them and changes scores a little. "off": everything, also what the two
+            options below would skip. "auto": exact where the package has a decision network, else all slices.
+        skip_air: find nothing in air and table around the body, and do not visit patches of these alone;
+            scores in the body stay the same to the bit. Not with "exact", which leaves air as it is.
+        region_from: a coarse model, or `CoarsePass` with settings, that says where the tasks have anything to
+            do: only patches that touch these regions are visited, and masks are empty outside.
 
     Attributes:
         timings: seconds per stage since `set_image`: preprocess, encode, head, restore.
         patches_encoded: forward passes since `set_image`.
 
     Raises:
-        InputError: unknown device or precision, wrong overlap, or mirroring a model without mirror axes.
+        InputError: unknown device, precision or selection, wrong overlap, mirroring a model without mirror
+            axes, or selecting slices with a model without decision network.
         DeviceError: the device is missing or out of memory.
     """
 
@@ -69,6 +78,9 @@ class InferenceSession:
         overlap: float | None = None,
         mirror: bool = False,
         precision: str = "auto",
+        selection: str = "auto",
+        skip_air: bool = False,
+        region_from: CoarsePass | Model | None = None,
     ) -> None:
         inference = model.manifest.inference
         self.model = model
@@ -80,12 +92,17 @@ class InferenceSession:
             )
         if mirror and not inference.mirror_axes:
             raise InputError(f"Model {model.manifest.name} has no axes to mirror; use it without mirroring.")
+        self.selection = Selection.for_model(model, selection, skip_air, region_from)
+        self._coarse: InferenceSession | None = None
+        if coarse := self.selection.coarse:
+            self._coarse = InferenceSession(coarse.model, device, cache_bytes=0, precision=precision)
         self._flips = _subsets(inference.mirror_axes if mirror else ())
         with explained_memory_errors(self.device):
             self._runner = NetworkRunner(model, self.device, choose_precision(self.device, precision))
             self._weight = gaussian_weight(inference.patch_size).to(self.device)
         self._cache = FeatureCache(cache_bytes)
-        self._image: SessionImage | None = None
+        self._selected: SelectedImage | None = None
+        self._found_coarsely: Segmentation | None = None
         self.reset_image()
 
     def set_image(self, volume: Volume, crop_to_body: bool | None = None) -> None:
@@ -104,11 +121,18 @@ class InferenceSession:
         with explained_memory_errors(self.device), torch.inference_mode(), self._stage("preprocess"):
             manifest = self.model.manifest
             crop = manifest.preprocessing.crop_to_body if crop_to_body is None else crop_to_body
-            self._image = SessionImage.prepare(volume, manifest, self.overlap, self.device, crop)
+            image = SessionImage.prepare(volume, manifest, self.overlap, self.device, crop)
+            selected = SelectedImage.select(image, self.model, self.selection, self.overlap)
+            if self._coarse is not None:
+                self._coarse.set_image(volume)
+            self._selected = selected
 
     def reset_image(self) -> None:
         """Forget the image and its features."""
-        self._image = None
+        self._selected = None
+        self._found_coarsely = None
+        if self._coarse is not None:
+            self._coarse.reset_image()
         self._cache.clear()
         self.timings = dict.fromkeys(STAGES, 0.0)
         self.patches_encoded = 0
@@ -136,22 +160,23 @@ class InferenceSession:
             InputError: no image set, unknown task or structure, or a region outside the image.
             DeviceError: out of memory; the session stays usable.
         """
-        image = self._require_image()
+        selected = self._require_selected()
         requests = request_tasks(self.model.manifest, tasks, structures)
         region = None if roi is None else Region.from_limits(roi)
-        kept = None if region is None else image.kept_voxels(region)
-        patches = [patch for patch in image.patches if kept is None or patch.touches(kept)]
-        segmentation = Segmentation(
-            image.prepared.input_shape, image.prepared.affine, self._provenance(region)
-        )
         with explained_memory_errors(self.device), torch.inference_mode():
-            blenders = self._blend(image, patches, requests, on_progress)
+            find = None if self._coarse is None else partial(self._find_coarsely, self._coarse, on_progress)
+            views = selected.views(requests, region, find)
+            blenders = self._blend(selected.image, requests, views, on_progress)
+            grid = selected.image.prepared.input_shape, selected.image.prepared.affine
+            segmentation = Segmentation(*grid, self._provenance(region, requests, views))
             with self._stage("restore"):
                 for request in requests:
-                    scores = blenders.pop(request.number).scores()
-                    for structure, (box, mask) in self._restored(image, request, scores, kept):
+                    number = request.number
+                    scores = blenders.pop(number).scores() if number in blenders else None
+                    masks = restore_masks(selected.image, self._runner, request, scores, views[number].kept)
+                    for structure, (box, mask) in masks:
                         if region is not None:
-                            region.clear_outside(mask, box, image.prepared.affine)
+                            region.clear_outside(mask, box, segmentation.affine)
                         segmentation.add(request.task.name, structure, box, mask)
         return segmentation
 
@@ -163,30 +188,47 @@ class InferenceSession:
     @property
     def patches_planned(self) -> int:
         """Patches that cover the image; 0 without one."""
-        return len(self._image.patches) if self._image is not None else 0
+        return len(self._selected.image.patches) if self._selected is not None else 0
+
+    def _require_selected(self) -> SelectedImage:
+        if self._selected is None:
+            raise InputError("The session has no image; call set_image(volume) first.")
+        return self._selected
 
     def _require_image(self) -> SessionImage:
-        if self._image is None:
-            raise InputError("The session has no image; call set_image(volume) first.")
-        return self._image
+        return self._require_selected().image
+
+    def _find_coarsely(self, coarse: InferenceSession, on_progress: Progress) -> Segmentation:
+        """What the coarse model finds in the image; computed once, with all its tasks."""
+        if self._found_coarsely is None:
+            waiting = self.patches_planned
+            with self._stage("encode"):
+                self._found_coarsely = coarse.predict(on_progress=lambda *_: on_progress(0, waiting))
+        return self._found_coarsely
 
     def _blend(
-        self, image: SessionImage, patches: list[Patch], requests: list[TaskRequest], on_progress: Progress
+        self,
+        image: SessionImage,
+        requests: list[TaskRequest],
+        views: dict[int, TaskView],
+        on_progress: Progress,
     ) -> dict[int, PatchBlender]:
-        """Visit the patches; per task number a blender with the scores of all of them."""
+        """Visit the patches; per task number a blender with the scores of all of its patches."""
         blenders: dict[int, PatchBlender] = {}
-        for done, patch in enumerate(patches, start=1):
+        tasks = {number: task for number, task, _ in requests}
+        plan = visits(views)
+        for done, (patch, numbers) in enumerate(plan, start=1):
             for flip in self._flips:
                 features = self._features(image, patch, flip)
                 with self._stage("head"):
-                    for number, task, _ in requests:
-                        scores = self._runner.score(features, number, task)
+                    for number in numbers:
+                        scores = self._runner.score(features, number, tasks[number])
                         if number not in blenders:
                             blenders[number] = PatchBlender(image.tensor.shape, len(scores), self._weight)
                         if flip:
                             scores = scores.flip([axis + 1 for axis in flip])
                         blenders[number].add(patch, scores)
-            on_progress(done, len(patches))
+            on_progress(done, len(plan))
         return blenders
 
     def _features(self, image: SessionImage, patch: Patch, flip: tuple[int, ...]) -> Features:
@@ -197,37 +239,9 @@ class InferenceSession:
 
         return self._cache.get_or_compute((patch.start, flip), encode)
 
-    def _restored(
-        self, image: SessionImage, request: TaskRequest, scores: Tensor, kept: np.ndarray | None
-    ) -> Iterator[tuple[str, Restored]]:
-        """The masks of the wanted structures of a task on the input grid, after the task's clean-up.
-
-        A softmax is decided there, among all channels; a clean-up needs masks before that, one by one.
-        """
-        outside = None if kept is None else torch.from_numpy(~kept).to(self.device)
-        if self._runner.decides_by_winner and not request.task.postprocessing:
-            channels = list(request.task.structures.values())
-            if outside is not None:
-                scores[channels] = scores[channels].masked_fill(outside, LOWEST_SCORE)
-            masks = restore_winners(image.unpad(scores), image.prepared, channels)
-            found = dict(zip(request.task.structures, masks, strict=True))
-            yield from ((structure, found[structure]) for structure in request.structures)
-            return
-        cleaned = self._clean_scores(image, request.task, scores, outside)
-        for structure in request.structures:
-            yield structure, restore(cleaned[structure], image.prepared, self._runner.threshold)
-
-    def _clean_scores(
-        self, image: SessionImage, task: Task, blended: Tensor, outside: Tensor | None
-    ) -> dict[str, Tensor]:
-        """Scores of a task's structures on the grid of the prepared image, after the task's clean-up."""
-        scores = self._runner.structure_scores(blended, task)
-        if outside is not None:
-            scores = {structure: score.masked_fill(outside, 0) for structure, score in scores.items()}
-        scores = {structure: image.unpad(score) for structure, score in scores.items()}
-        return apply_postprocessing(scores, task.postprocessing, self._runner.threshold)
-
-    def _provenance(self, region: Region | None) -> dict[str, Any]:
+    def _provenance(
+        self, region: Region | None, requests: list[TaskRequest], views: dict[int, TaskView]
+    ) -> dict[str, Any]:
         manifest = self.model.manifest
         return {
             "software": f"PartialSeg {__version__}",
@@ -239,6 +253,10 @@ class InferenceSession:
             "precision": self.precision,
             "device": self.device.type,
             "roi": region and [list(bound) for bound in region.bounds],
+            "selection": self.selection.describe()
+            | describe_visits(
+                {task.name: views[number] for number, task, _ in requests}, self.patches_planned
+            ),
         }
 
     @contextmanager

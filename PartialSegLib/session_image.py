@@ -13,6 +13,7 @@ from .manifest import Manifest
 from .preprocessing import PreparedImage, preprocess
 from .region import Region
 from .segmentation import Box
+from .slice_selection import axial_axis
 from .sliding_window import Patch, missing_voxels, pad_to_patch, plan_patches
 from .volume import Volume
 
@@ -26,12 +27,14 @@ class SessionImage:
         tensor: `prepared.tensor`, padded to at least one patch.
         patches: they cover `tensor`.
         place: where `prepared.tensor` lies in `tensor`.
+        axial: the axis of `tensor` that runs from the feet to the head.
     """
 
     prepared: PreparedImage
     tensor: Tensor
     patches: list[Patch]
     place: Box
+    axial: int
 
     @classmethod
     def prepare(
@@ -49,20 +52,43 @@ class SessionImage:
         tensor = pad_to_patch(prepared.tensor, inference.patch_size, prepared.background, before)
         patches = plan_patches(tensor.shape, inference.patch_size, overlap, inference.patch_positions)
         place = [slice(n, n + size) for n, size in zip(before, prepared.tensor.shape, strict=True)]
-        return cls(prepared, tensor, patches, (place[0], place[1], place[2]))
+        axial = axial_axis(manifest.preprocessing)
+        return cls(prepared, tensor, patches, (place[0], place[1], place[2]), axial)
 
     def kept_voxels(self, region: Region) -> np.ndarray:
-        """The voxels of `tensor` that scores inside the region are interpolated from, as a boolean array.
+        """The voxels (D, H, W) of `tensor` that scores inside the region are interpolated from.
 
         Raises:
             InputError: the region lies outside the image, or outside the body it was cropped to.
         """
-        kept = np.zeros(tuple(self.tensor.shape), dtype=bool)
+        kept = np.zeros(tuple(self.prepared.tensor.shape), dtype=bool)
         box = region.voxel_box(self.prepared.affine, self.prepared.input_shape)
-        kept[self.place][self.prepared.network_box(box)] = True
+        kept[self.prepared.network_box(box)] = True
         if not kept.any():
             raise InputError("The region of interest lies outside the body, to which the image was cropped.")
-        return kept
+        return self.pad(kept)
+
+    def pad(self, kept: np.ndarray) -> np.ndarray:
+        """Put kept voxels (D, H, W) of `prepared.tensor` where they lie in `tensor`; padding is not kept."""
+        padded = np.zeros(tuple(self.tensor.shape), dtype=bool)
+        padded[self.place] = kept
+        return padded
+
+    def pad_slices(self, kept: np.ndarray) -> np.ndarray:
+        """The same for kept axial slices (S) of `prepared.tensor`; of 1 voxel along the other axes."""
+        padded = np.zeros(self.tensor.shape[self.axial], dtype=bool)
+        padded[self.place[self.axial]] = kept
+        return np.expand_dims(padded, [axis for axis in range(3) if axis != self.axial])
+
+    def input_slices(self, kept: np.ndarray | None) -> np.ndarray:
+        """Which axial slices of the input grid get scores from kept voxels of `tensor`; None keeps all."""
+        along = next(axis for axis in self.prepared.axes if axis.network_axis == self.axial)
+        if kept is None:
+            return np.ones(along.input_size, dtype=bool)
+        across = tuple(axis for axis in range(3) if axis != self.axial)
+        weights = along.to_input(torch.device("cpu"))[:, self.prepared.crop[self.axial]]
+        used = np.asarray(kept.any(axis=across))[self.place[self.axial]]
+        return weights[:, torch.from_numpy(used)].gt(0).any(dim=1).numpy()
 
     def unpad(self, scores: Tensor) -> Tensor:
         """Cut scores (…, D, H, W) of `tensor` to the shape of `prepared.tensor`."""

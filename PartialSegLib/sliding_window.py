@@ -53,9 +53,16 @@ def plan_patches(
         overlap: shared fraction of neighbouring patches, in [0, 1).
         positions: "stride" or "even".
     """
-    place = _even_positions if positions == "even" else _stride_positions
-    starts = [place(length, size, overlap) for length, size in zip(shape, patch_size, strict=True)]
+    starts = [
+        positions_along_axis(length, size, overlap, positions)
+        for length, size in zip(shape, patch_size, strict=True)
+    ]
     return [Patch((z, y, x), patch_size) for z, y, x in product(*starts)]
+
+
+def positions_along_axis(length: int, size: int, overlap: float, positions: str = "stride") -> list[int]:
+    """Where patches of a size start along one axis, ascending; arguments as in `plan_patches`."""
+    return (_even_positions if positions == "even" else _stride_positions)(length, size, overlap)
 
 
 def _stride_positions(length: int, size: int, overlap: float) -> list[int]:

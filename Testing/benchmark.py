@@ -104,7 +104,7 @@ def _monai(model: Any, volume: PartialSegLib.Volume) -> dict[tuple[str, str], np
 
     session = PartialSegLib.InferenceSession(model, "cpu", precision="float32")
     session.set_image(volume)
-    prepared = session._image.prepared  # type: ignore[union-attr]
+    prepared = session._require_image().prepared
     inference, network = model.manifest.inference, model.network
     tensor = pad_to_patch(prepared.tensor, inference.patch_size, prepared.background)
 

@@ -10,13 +10,14 @@ import pytest
 
 LIBRARY = Path(__file__).parents[1] / "PartialSegLib"
 LAYERS = {
-    0: "affine batch batch_images dicom_series errors evaluation failures image_header itk_image"
-    " json_fields label_maps manifest nifti nrrd output_files overview overview_scene package_files"
+    0: "affine batch batch_images decision_spec dicom_series errors evaluation failures image_header"
+    " itk_image json_fields label_maps manifest nifti nrrd output_files overview overview_scene package_files"
     " package_installation package_sources packages phantom protocol region report seg_nrrd"
     " segmentation structures surface_distance surface_view task task_request volume voxel_type",
     1: "networks",
-    2: "devices feature_cache postprocessing preprocessing resampling session_image sliding_window",
-    3: "flops model network_runner",
+    2: "devices feature_cache postprocessing preprocessing resampling session_image slice_selection"
+    " sliding_window visit_plan",
+    3: "flops mask_restoration model network_runner region_selection selection",
     4: "session",
     5: "__main__ cli importers training worker",
 }

@@ -69,7 +69,7 @@ def test_a_manifest_survives_json():
         ),
         ("format_version", 0, "format_version: expected 1, got 0"),
         ("format_version", True, "format_version: expected 1, got true"),
-        ("colour", "red", "colour: unknown field; choose from format"),
+        ("colour", "red", "colour: unknown field; known fields are format"),
         ("titel", "DoDNet", "titel: unknown field; did you mean title?"),
         ("license", MISSING, "license: missing; add this field"),
         ("name", "../dodnet", "name: expected letters, digits"),

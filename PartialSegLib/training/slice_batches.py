@@ -1,4 +1,4 @@
-"""Batches of slices for the decision network: parts of scans, varied."""
+"""Batches of slices for the decision network: slices of shortened scans, varied."""
 
 from __future__ import annotations
 
@@ -9,43 +9,39 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..slice_selection import neighbor_indices
 from .slice_cases import TrunkSlices
+
+_CUT_PROBABILITY = 0.03  # that the scan ends at the next slice: after 33 slices on average
 
 
 def draw_batch(
-    images: Sequence[TrunkSlices],
-    offsets: Sequence[int],
-    batch_size: int,
-    length: int,
-    rng: np.random.Generator,
+    images: Sequence[TrunkSlices], offsets: Sequence[int], batch_size: int, rng: np.random.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Random parts of scans, each as if there were no slices beyond it.
+    """Random slices with their neighbours, each as if the scan ended somewhere above and below.
 
     Args:
         images: what to draw from.
         offsets: of the channels from the judged slice.
-        batch_size: number of parts.
-        length: slices of a part, at most; no more than the shortest image has.
+        batch_size: number of slices.
         rng: random generator.
 
     Returns:
-        Slices with their neighbours (B, S, C, N, N) float32, and 1 for each task that needs them, else 0,
-        (B, S, T) float32.
+        Slices (B, C, N, N) float32, and 1 for each task that needs them, else 0, (B, T) float32.
     """
-    length = min(length, *(len(image.squares) for image in images))
-    squares, needed = [], []
+    slices, needed = [], []
     for _ in range(batch_size):
         image = images[int(rng.integers(len(images)))]
-        first = int(rng.integers(len(image.squares) - length + 1))
-        squares.append(image.squares[first : first + length].float())
-        needed.append(image.needed[first : first + length])
-    slices = augmented(torch.stack(squares), rng)[:, neighbor_indices(length, offsets)]
-    return slices, torch.from_numpy(np.array(needed, np.float32))
+        last = len(image.squares) - 1
+        index = int(rng.integers(last + 1))
+        below, above = (int(count) for count in rng.geometric(_CUT_PROBABILITY, 2))
+        channels = np.clip(index + np.array(offsets), max(0, index - below), min(last, index + above))
+        slices.append(image.squares[torch.from_numpy(channels)].float())
+        needed.append(image.needed[index])
+    return augmented(torch.stack(slices), rng), torch.from_numpy(np.array(needed, np.float32))
 
 
 def augmented(slices: Tensor, rng: np.random.Generator) -> Tensor:
-    """Scans (B, S, N, N) turned, scaled, moved, brighter or darker, each as a whole; never mirrored."""
+    """Slices (B, C, N, N) turned, scaled, moved, brighter or darker, each as a whole; never mirrored."""
     count = len(slices)
     angle, scale = rng.uniform(-0.15, 0.15, count), rng.uniform(0.8, 1.2, (count, 2))
     cosine, sine = np.cos(angle), np.sin(angle)

@@ -34,7 +34,7 @@ def choose_thresholds(
     """
     reached: list[list[np.ndarray]] = [[] for _ in range(images[0].needed.shape[1])]
     for image in images:
-        scores = slice_scores(network, image.squares.float(), spec.offsets)
+        scores = slice_scores(network, image.squares.float(), spec)
         best = ndimage.maximum_filter1d(scores, 2 * spec.dilation + 1, axis=1)
         for task, values in enumerate(reached):
             values.append(best[task, image.needed[:, task]])
@@ -53,7 +53,7 @@ def selection_figures(
     """
     if not images:
         return {}
-    kept = [keep_slices(slice_scores(network, image.squares.float(), spec.offsets), spec) for image in images]
+    kept = [keep_slices(slice_scores(network, image.squares.float(), spec), spec) for image in images]
     chosen = np.concatenate(kept, axis=1)
     needed = np.concatenate([image.needed for image in images]).T
     return {name: _figures(chosen[task], needed[task]) for task, name in enumerate(names)}

@@ -75,7 +75,7 @@ def trunk_slices(
     else:
         tissues = make_tissues(int(rng.integers(2**32)), spacing, shape)
     add_lesions(tissues, spacing, rng, dict.fromkeys(LESION_KINDS, lesion_probability))
-    appearance = random_appearance(rng, None, _STRONG if rng.random() < strong_share else 1.0)
+    appearance = random_appearance(rng, None, _STRONG if rng.random() >= 1 - strong_share else 1.0)
     image = np.round(render(tissues, axes, rng, appearance)).astype(np.int16)
     affine = np.zeros((4, 4))
     affine[[2, 1, 0], [0, 1, 2]] = spacing

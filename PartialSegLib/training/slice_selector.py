@@ -28,7 +28,7 @@ from ..errors import InputError
 from ..json_fields import to_json
 from ..manifest import MANIFEST_FILE, Manifest, read_manifest
 from ..model import build_decision_network, load_model, save_decision
-from ..networks.slice_decision import SliceDecision
+from ..networks.decision_network import DecisionNetwork
 from ..output_files import replacing
 from ..packages import find_package
 from ..phantom import STRUCTURE_TISSUES
@@ -65,23 +65,22 @@ def train_slice_selector(config: SliceSelectorConfig) -> Path:
     atlas = read_atlas(config.atlas) if config.atlas else None
     _claim(output, config)
 
-    def synthetic(number: int) -> TrunkSlices:
-        chosen = (
-            atlas if np.random.default_rng([config.seed, number, 1]).random() < config.atlas_share else None
-        )
-        seed = config.seed, number
-        return trunk_slices(manifest, config.input_size, seed, config.lesion_probability, chosen)
+    def synthetic(number: int, strong_share: float) -> TrunkSlices:
+        has_atlas = np.random.default_rng([config.seed, number, 1]).random() < config.atlas_share
+        seed, chosen = (config.seed, number), atlas if has_atlas else None
+        how = config.input_size, seed, config.lesion_probability, chosen, strong_share
+        return trunk_slices(manifest, *how)
 
     def held_out_phantom(number: int) -> TrunkSlices:
         return held_out_slices(manifest, config.input_size, number)
 
     slices = output / "slices"
-    training = _kept(slices, "synthetic", range(config.images), synthetic)
+    training = _kept(slices, "training", range(config.images), lambda n: synthetic(n, config.strong_share))
     network = _start(config, len(manifest.tasks))
     _train(config, network, training, output / "checkpoint.pt")
     network.half().float().eval()  # as they will be stored
     numbers = range(CALIBRATION, CALIBRATION + config.calibration_images)
-    calibration = _kept(slices, "synthetic", numbers, synthetic)
+    calibration = _kept(slices, "calibration", numbers, lambda number: synthetic(number, 0.0))
     thresholds = choose_thresholds(network, calibration, config.spec(()), config.recall, config.margin)
     held_out = _kept(slices, "held_out", range(config.held_out_images), held_out_phantom)
     spec = config.spec(thresholds)
@@ -139,7 +138,7 @@ def _train(
         for group in optimizer.param_groups:
             group["lr"] = rate * min(1.0, (step + 1) / 100)
         rng = np.random.default_rng([config.seed, step])
-        slices, needed = draw_batch(images, config.offsets, config.batch_size, config.sequence, rng)
+        slices, needed = draw_batch(images, config.offsets, config.batch_size, rng)
         loss = functional.binary_cross_entropy_with_logits(network(slices), needed, pos_weight=weight)
         optimizer.zero_grad()
         loss.backward()
@@ -156,7 +155,7 @@ def _start(config: SliceSelectorConfig, num_tasks: int) -> nn.Module:
     spec = config.spec((0.5,) * num_tasks)
     build_decision_network(spec)  # refuses wrong arguments in a sentence
     torch.manual_seed(config.seed)
-    return SliceDecision(len(spec.offsets), num_tasks, spec.input_size, **spec.arguments)
+    return DecisionNetwork(len(spec.offsets), num_tasks, spec.input_size, **spec.arguments)
 
 
 def _resume(checkpoint: Path, network: nn.Module, optimizer: torch.optim.Optimizer) -> int:

@@ -19,15 +19,15 @@ class SliceSelectorConfig:
     Attributes:
         output: folder of the run; the finished package is `package/` in it.
         package: name or folder of the package that gets the decision network.
-        offsets, input_size, arguments, dilation: see `DecisionSpec`.
+        offsets, input_size, arguments, every, dilation: see `DecisionSpec`.
         images, calibration_images, held_out_images: how many trunks to train on, to choose thresholds on, and
             to report on.
         atlas: label map of `training.atlas`; None trains on phantoms alone.
         atlas_share: share of images made from the atlas.
         lesion_probability: for each kind of lesion, in every image.
-        sequence: neighbouring slices seen together, as if the scan had no others.
-        iterations, batch_size, learning_rate, weight_decay: of AdamW with a cosine decay to 0; a batch
-            is made of sequences.
+        strong_share: share of training images with three times the usual spread of HU; there is none such
+            among the others.
+        iterations, batch_size, learning_rate, weight_decay: of AdamW with a cosine decay to 0.
         foreground_weight: of a slice that a task needs, relative to one that it does not need.
         recall: share of needed calibration slices that the thresholds keep, at least.
         margin: taken off the thresholds then, as a logit.
@@ -37,19 +37,20 @@ class SliceSelectorConfig:
 
     output: str
     package: str
-    offsets: tuple[int, ...] = (-8, -3, 0, 3, 8)
+    offsets: tuple[int, ...] = (-12, -6, -2, 0, 2, 6, 12)
     input_size: int = 64
     arguments: dict[str, Any] = field(default_factory=dict)
-    dilation: int = 1
-    images: int = 150
-    calibration_images: int = 60
+    every: int = 2
+    dilation: int = 2
+    images: int = 200
+    calibration_images: int = 160
     held_out_images: int = 24
     atlas: str | None = None
     atlas_share: float = 0.3
     lesion_probability: float = 0.5
-    sequence: int = 40
-    iterations: int = 3500
-    batch_size: int = 3
+    strong_share: float = 0.25
+    iterations: int = 5000
+    batch_size: int = 96
     learning_rate: float = 3e-3
     weight_decay: float = 0.01
     foreground_weight: float = 4.0
@@ -72,6 +73,7 @@ class SliceSelectorConfig:
             thresholds,
             arguments=self.arguments,
             input_size=self.input_size,
+            every=self.every,
             dilation=self.dilation,
             figures=figures or {},
         )

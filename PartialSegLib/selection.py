@@ -1,0 +1,165 @@
+"""Look before you compute: how a session chooses what each task looks at in an image."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import ceil
+from typing import Any
+
+import numpy as np
+
+from .errors import InputError
+from .json_fields import suggestion
+from .manifest import Manifest
+from .model import Model
+from .region import Region
+from .region_selection import CoarsePass, body_voxels, marked_voxels, marking_keys
+from .segmentation import Segmentation
+from .session_image import SessionImage
+from .slice_selection import FAST_CONTEXT_MM, keep_slices, plan_on_slabs, reduce_slices, slice_scores
+from .sliding_window import Patch
+from .task import Task
+from .task_request import TaskRequest
+from .visit_plan import TaskView, all_of, touching
+
+MODES = ("auto", "off", "exact", "fast")
+
+
+@dataclass(frozen=True, eq=False)
+class Selection:
+    """What a session may leave out.
+
+    Attributes:
+        mode: off, exact or fast.
+        skip_air: whether air and table around the body are left out.
+        coarse: the model that looks first, if any.
+    """
+
+    mode: str
+    skip_air: bool = False
+    coarse: CoarsePass | None = None
+
+    @classmethod
+    def for_model(
+        cls, model: Model, mode: str, skip_air: bool, region_from: CoarsePass | Model | None
+    ) -> Selection:
+        """Decide what is meant by the options of a session; "off" turns all of them off.
+
+        Raises:
+            InputError: there is no such mode, or it does not go with the model or another option.
+        """
+        if mode not in MODES:
+            raise InputError(f"Unknown selection {mode!r}; {suggestion(mode, list(MODES))}.")
+        if mode in ("exact", "fast") and model.decision is None:
+            raise InputError(
+                f"Model {model.manifest.name} has no decision network to select slices with; "
+                "choose the selection off or auto."
+            )
+        if mode == "exact" and skip_air:
+            raise InputError(
+                "The exact selection leaves the scores of air as they are; choose fast or auto to skip air."
+            )
+        if mode == "off":
+            return cls(mode)
+        coarse = CoarsePass(region_from) if isinstance(region_from, Model) else region_from
+        return cls("off" if model.decision is None else "exact" if mode == "auto" else mode, skip_air, coarse)
+
+    def describe(self) -> dict[str, Any]:
+        """Plain JSON for the provenance."""
+        coarse = self.coarse and self.coarse.describe()
+        return {"slices": self.mode, "skip_air": self.skip_air, "region_from": coarse}
+
+
+@dataclass(frozen=True, eq=False)
+class SelectedImage:
+    """An image, and what was chosen of it before any task was asked for.
+
+    Attributes:
+        image: of the session.
+        manifest: of the model.
+        selection: how to choose.
+        overlap: shared fraction of neighbouring patches.
+        slices: (T, S) bool, the axial slices of `image.prepared.tensor` that each task keeps; None for all.
+        body: (D, H, W) bool, over `image.tensor`; None for everything.
+    """
+
+    image: SessionImage
+    manifest: Manifest
+    selection: Selection
+    overlap: float
+    slices: np.ndarray | None
+    body: np.ndarray | None
+
+    @classmethod
+    def select(cls, image: SessionImage, model: Model, selection: Selection, overlap: float) -> SelectedImage:
+        """Ask the decision network, once for all tasks, and look for the body, where these are wanted."""
+        manifest, slices, body = model.manifest, None, None
+        spec = manifest.decision
+        if selection.mode != "off" and spec is not None and model.decision is not None:
+            squares = reduce_slices(image.prepared.tensor, image.axial, spec.input_size)
+            slices = keep_slices(slice_scores(model.decision, squares, spec), spec)
+        if selection.skip_air:
+            body = image.pad(body_voxels(image.prepared, manifest.preprocessing))
+        return cls(image, manifest, selection, overlap, slices, body)
+
+    def views(
+        self,
+        requests: Sequence[TaskRequest],
+        region: Region | None,
+        find_coarsely: Callable[[], Segmentation] | None,
+    ) -> dict[int, TaskView]:
+        """What each task looks at, by its number.
+
+        Args:
+            requests: tasks.
+            region: of interest; None for everything.
+            find_coarsely: returns what the coarse model finds; None where there is no such model.
+
+        Raises:
+            InputError: the region lies outside the image, or outside the body it was cropped to.
+        """
+        common = [] if region is None else [self.image.kept_voxels(region)]
+        common += [] if self.body is None else [self.body]
+        kept: dict[int, np.ndarray | None] = {}
+        remarks: dict[int, str | None] = {}
+        for number, task, _ in requests:
+            parts, remarks[number] = [*common], None
+            if self.slices is not None:
+                parts.append(self.image.pad_slices(self.slices[number]))
+            if self.selection.coarse is not None and find_coarsely is not None:
+                marked, remarks[number] = self._marked(task, self.selection.coarse, find_coarsely())
+                parts += [] if marked is None else [marked]
+            kept[number] = all_of(parts, self.image.tensor.shape)
+        patches = self._plan(list(kept.values()))
+        return {
+            number: TaskView(
+                touching(patches, voxels), voxels, self.image.input_slices(voxels), remarks[number]
+            )
+            for number, voxels in kept.items()
+        }
+
+    def _plan(self, kept: list[np.ndarray | None]) -> list[Patch]:
+        """The patches of the whole image, or those of slabs of slices that any of the tasks keeps."""
+        masks = [voxels for voxels in kept if voxels is not None]
+        if self.selection.mode != "fast" or len(masks) < len(kept):
+            return self.image.patches
+        axis = self.image.axial
+        across = tuple(other for other in range(3) if other != axis)
+        slices = np.logical_or.reduce([voxels.any(axis=across) for voxels in masks])
+        context = ceil(FAST_CONTEXT_MM / self.manifest.preprocessing.spacing[axis])
+        return plan_on_slabs(self.image.patches, slices, axis, self.overlap, context)
+
+    def _marked(
+        self, task: Task, coarse: CoarsePass, found: Segmentation
+    ) -> tuple[np.ndarray | None, str | None]:
+        """Voxels (D, H, W) where a coarse model found what a task looks for, None for all; a remark."""
+        keys = marking_keys(task.structures, found)
+        if keys is None:
+            return None, "everything: the coarse model does not know all structures"
+        marked = marked_voxels(found, keys, coarse.margin_mm, self.image.prepared)
+        if marked.any():
+            return self.image.pad(marked), "around what the coarse model found"
+        if coarse.trust_nothing:
+            return self.image.pad(marked), "nothing: the coarse model found nothing"
+        return None, "everything: the coarse model found nothing"
