@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from PartialSegLib.errors import InputError
 from PartialSegLib.json_fields import from_json, to_json
-from PartialSegLib.training.augmentation import PRESETS, Augmentation
-from PartialSegLib.training.intensities import disturb_intensities
-from PartialSegLib.training.spatial_transform import SpatialTransform, draw_spatial_transform
+from PartialSegLib.training.patches.augmentation import PRESETS, Augmentation
+from PartialSegLib.training.patches.intensities import disturb_intensities
+from PartialSegLib.training.patches.spatial_transform import SpatialTransform, draw_spatial_transform
 
 PATCH = (24, 40, 36)
 ALWAYS = {

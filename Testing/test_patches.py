@@ -23,11 +23,15 @@ from torch.utils.data import DataLoader
 
 from PartialSegLib.errors import InputError
 from PartialSegLib.manifest import Task
-from PartialSegLib.training.augmentation import PRESETS, Augmentation
 from PartialSegLib.training.cases import Cases
 from PartialSegLib.training.collection import Collection
-from PartialSegLib.training.patches import CollectionCases, labelled_cases_of_tasks, whole_case
-from PartialSegLib.training.prepared_cases import prepare_collection
+from PartialSegLib.training.patches.augmentation import PRESETS, Augmentation
+from PartialSegLib.training.patches.collection_cases import (
+    CollectionCases,
+    labelled_cases_of_tasks,
+    whole_case,
+)
+from PartialSegLib.training.preparation.prepared_cases import prepare_collection
 
 PATCH = (8, 8, 8)
 

@@ -18,8 +18,8 @@ from PartialSegLib.errors import InputError
 from PartialSegLib.manifest import Preprocessing
 from PartialSegLib.preprocessing import preprocess
 from PartialSegLib.training.collection import Case
-from PartialSegLib.training.prepared_cases import find_case, prepare_collection
-from PartialSegLib.training.preparing import resample_labels
+from PartialSegLib.training.preparation.prepared_cases import find_case, prepare_collection
+from PartialSegLib.training.preparation.preparing import resample_labels
 from PartialSegLib.volume import Volume, read_volume, reorient, write_volume
 
 CPU = torch.device("cpu")

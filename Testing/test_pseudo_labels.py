@@ -9,16 +9,16 @@ from hypothesis import strategies as st
 
 from PartialSegLib import InputError, Segmentation, Volume, write_volume
 from PartialSegLib.training.collection import Case, Collection, DataSet
-from PartialSegLib.training.label_merging import merge_labels, plan_merging
-from PartialSegLib.training.label_reliability import (
+from PartialSegLib.training.pseudo_labels.merging import merge_labels, plan_merging
+from PartialSegLib.training.pseudo_labels.record import StructureRecord
+from PartialSegLib.training.pseudo_labels.reliability import (
     ReliabilityLimits,
     disagreement,
     doubts,
     labelled_cases,
     volume_limits,
 )
-from PartialSegLib.training.pseudo_label_record import StructureRecord
-from PartialSegLib.training.structure_relations import lies_within, may_share_voxels
+from PartialSegLib.training.pseudo_labels.structure_relations import lies_within, may_share_voxels
 
 STRUCTURES = ["liver", "liver_tumor", "hepatic_vessel", "spleen", "kidney", "left_kidney", "tumor", "uncoded"]
 

@@ -9,8 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from PartialSegLib.training.case_store import CaseSummary, LabelValue, PreparedCase, read_case, write_case
-from PartialSegLib.training.sampling import case_probabilities, choose_start
+from PartialSegLib.training.patches.sampling import case_probabilities, choose_start
+from PartialSegLib.training.preparation.case_store import (
+    CaseSummary,
+    LabelValue,
+    PreparedCase,
+    read_case,
+    write_case,
+)
 
 SIZES = st.tuples(*[st.integers(1, 40)] * 3)
 

@@ -22,18 +22,26 @@ from PartialSegLib.json_fields import from_json
 from PartialSegLib.manifest import Preprocessing, Task
 from PartialSegLib.networks import MedDANet
 from PartialSegLib.phantom import make_phantom
-from PartialSegLib.training.choice_metric import choose_candidates, slice_dice
 from PartialSegLib.training.collection import Case, Collection, DataSet, write_collection
-from PartialSegLib.training.slice_bank_cases import open_slices
-from PartialSegLib.training.slice_bank_comparison import compare_with_candidates
-from PartialSegLib.training.slice_bank_comparison import main as compare
-from PartialSegLib.training.slice_bank_config import (
+from PartialSegLib.training.med_danet.__main__ import main
+from PartialSegLib.training.med_danet.choice_metric import choose_candidates, slice_dice
+from PartialSegLib.training.med_danet.collection_slices import open_slices
+from PartialSegLib.training.med_danet.comparison import compare_with_candidates
+from PartialSegLib.training.med_danet.comparison import main as compare
+from PartialSegLib.training.med_danet.config import (
     PhantomConfig,
     SliceBankConfig,
     read_slice_bank_config,
     slice_bank_manifest,
 )
-from PartialSegLib.training.slice_bank_data import (
+from PartialSegLib.training.med_danet.losses import (
+    bank_loss,
+    candidate_loss,
+    decision_loss,
+    softmax_dice_loss,
+)
+from PartialSegLib.training.med_danet.run import start_slice_bank_run
+from PartialSegLib.training.med_danet.slices import (
     PhantomSlices,
     Slice,
     VariedSlices,
@@ -41,16 +49,8 @@ from PartialSegLib.training.slice_bank_data import (
     load_batches,
     steps_per_epoch,
 )
-from PartialSegLib.training.slice_bank_losses import (
-    bank_loss,
-    candidate_loss,
-    decision_loss,
-    softmax_dice_loss,
-)
-from PartialSegLib.training.slice_bank_run import start_slice_bank_run
-from PartialSegLib.training.slice_bank_training import (
+from PartialSegLib.training.med_danet.training import (
     learning_rate_factor,
-    main,
     train_bank,
     train_decision_network,
     train_slice_bank,

@@ -18,11 +18,13 @@ from PartialSegLib.model import load_model
 from PartialSegLib.phantom import make_phantom
 from PartialSegLib.preprocessing import preprocess
 from PartialSegLib.slice_selection import keep_slices, slice_scores
-from PartialSegLib.training.slice_batches import draw_batch
-from PartialSegLib.training.slice_calibration import choose_thresholds, selection_figures
-from PartialSegLib.training.slice_cases import TrunkSlices, reduced, slices_with, trunk_slices
-from PartialSegLib.training.slice_selector import add_slice_selector, main, train_slice_selector
-from PartialSegLib.training.slice_selector_config import SliceSelectorConfig, read_slice_selector_config
+from PartialSegLib.training.config_files import RECIPES
+from PartialSegLib.training.slice_selector.__main__ import main
+from PartialSegLib.training.slice_selector.batches import draw_batch
+from PartialSegLib.training.slice_selector.calibration import choose_thresholds, selection_figures
+from PartialSegLib.training.slice_selector.config import SliceSelectorConfig, read_slice_selector_config
+from PartialSegLib.training.slice_selector.training import add_slice_selector, train_slice_selector
+from PartialSegLib.training.slice_selector.trunks import TrunkSlices, reduced, slices_with, trunk_slices
 from PartialSegLib.volume import Volume, reorient
 
 TASKS = (Task("liver", {"liver": 0, "liver_tumor": 1}), Task("lung", {"lung_tumor": 0}))
@@ -202,7 +204,7 @@ class Interrupt(logging.Handler):
 def test_a_run_that_was_interrupted_ends_the_same(trained, config, tmp_path):
     shutil.copytree(f"{config.output}/slices", tmp_path / "slices")
     moved = dataclasses.replace(config, output=str(tmp_path))
-    logger, handler = logging.getLogger("PartialSegLib.training.slice_selector"), Interrupt()
+    logger, handler = logging.getLogger("PartialSegLib.training.slice_selector.training"), Interrupt()
     level = logger.level
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
@@ -290,9 +292,6 @@ def test_a_missing_configuration_is_answered_with_a_sentence(tmp_path):
 
 
 def test_the_configuration_of_the_bundled_package_is_sound():
-    from PartialSegLib.training import slice_selector
-
-    path = slice_selector.__file__.replace("slice_selector.py", "configs/slice-selector.json")
-    config = read_slice_selector_config(path)
+    config = read_slice_selector_config(RECIPES / "slice-selector.json")
     assert config.package == "trunk-7tasks"
     assert json.loads(json.dumps(config.arguments)) == config.arguments

@@ -16,12 +16,12 @@ from PartialSegLib.errors import InputError
 from PartialSegLib.json_fields import to_json
 from PartialSegLib.training import read_config, train
 from PartialSegLib.training.collection import Collection, DataSet, read_collection, write_collection
+from PartialSegLib.training.config_files import RECIPES
 from PartialSegLib.training.data_sets.phantom_mots import PhantomMots, make_phantom_mots
 from PartialSegLib.training.train import make_manifest
 
-CONFIGS = Path(read_config.__code__.co_filename).parent / "configs"
 OTHER_SYSTEMS = {"med-danet", "slice-selector"}  # with configurations and tests of their own
-RECIPES = sorted({path.stem for path in CONFIGS.glob("*.json")} - OTHER_SYSTEMS)
+NAMES = sorted({path.stem for path in RECIPES.glob("*.json")} - OTHER_SYSTEMS)
 
 DODNET = {"widths": [8, 8, 8, 8, 8], "depths": [1] * 5, "groups": 4}
 STAGES = {"widths": [4, 4, 4, 4, 4, 4]}
@@ -78,7 +78,7 @@ def of_tasks(folder: Path, tasks: list[dict[str, Any]], name: str) -> Path:
 
 def small(name: str, phantoms: Path, output: Path, steps: int = 20) -> list[str]:
     """Changes that let a recipe run on phantoms in a second or two."""
-    config = read_config(CONFIGS / f"{name}.json")
+    config = read_config(RECIPES / f"{name}.json")
     collection = of_tasks(phantoms, config.package["tasks"], name)
     changes: dict[str, Any] = {
         "output": str(output), "batch_size": 1 if config.network in SLOW else 2,
@@ -100,11 +100,11 @@ def small(name: str, phantoms: Path, output: Path, steps: int = 20) -> list[str]
     return [f"{key}={json.dumps(value)}" for key, value in changes.items()]
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", NAMES)
 def test_twenty_steps_of_a_recipe_make_a_package_that_segments(
     name: str, phantoms: Path, tmp_path: Path
 ) -> None:
-    config = read_config(CONFIGS / f"{name}.json", small(name, phantoms, tmp_path))
+    config = read_config(RECIPES / f"{name}.json", small(name, phantoms, tmp_path))
     model = load_model(train(config))
     losses = losses_of(tmp_path)
     assert len(losses) == config.iterations
@@ -117,9 +117,9 @@ def test_twenty_steps_of_a_recipe_make_a_package_that_segments(
     assert set(segmentation) == wanted
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", NAMES)
 def test_the_full_size_of_a_recipe_makes_a_manifest(name: str) -> None:
-    config = read_config(CONFIGS / f"{name}.json")
+    config = read_config(RECIPES / f"{name}.json")
     manifest = make_manifest(config)
     assert manifest.network.architecture == config.network
     assert manifest.training["recipe"] == f"PartialSegLib/training/configs/{name}.json"
@@ -129,12 +129,12 @@ def test_fine_tuning_starts_from_a_package_and_warms_up_its_heads_first(
     phantoms: Path, tmp_path: Path
 ) -> None:
     changes = small("multitalent", phantoms, tmp_path / "source", steps=2)
-    package = train(read_config(CONFIGS / "multitalent.json", changes))
+    package = train(read_config(RECIPES / "multitalent.json", changes))
     changes = small("multitalent-fine-tuning", phantoms, tmp_path / "tuned", steps=3)
     changes.append(f'transfer={{"package": {json.dumps(str(package))}}}')
-    tuned = read_config(CONFIGS / "multitalent-fine-tuning.json", changes)
+    tuned = read_config(RECIPES / "multitalent-fine-tuning.json", changes)
     only_heads = [f"phases={json.dumps([to_json(tuned.phases[0])])}"]
-    tuned = read_config(CONFIGS / "multitalent-fine-tuning.json", [*changes, *only_heads])
+    tuned = read_config(RECIPES / "multitalent-fine-tuning.json", [*changes, *only_heads])
     before = load_model(package).network.state_dict()
     after = load_model(train(tuned)).network.state_dict()
     for key, value in after.items():
@@ -154,7 +154,7 @@ def test_a_task_without_cases_is_named_before_the_first_step(phantoms: Path, tmp
         f"collection.collection={json.dumps(str(tmp_path / 'fewer.json'))}",
     ]
     with pytest.raises(InputError, match="lung"):
-        train(read_config(CONFIGS / "dodnet.json", changes))
+        train(read_config(RECIPES / "dodnet.json", changes))
 
 
 def test_phantom_mots_keeps_the_proportions_of_the_paper(tmp_path: Path) -> None:

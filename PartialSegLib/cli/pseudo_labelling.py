@@ -12,11 +12,16 @@ from ..errors import Cancelled, DeviceError, InputError, OutOfMemoryError
 from ..failures import describe_failure, is_fault_of_ours
 from ..manifest import Manifest, read_manifest
 from ..packages import find_package
-from ..training.case_labelling import label_case
 from ..training.collection import Case
-from ..training.label_reliability import ReliabilityLimits, check_percentiles, labelled_cases, volume_limits
-from ..training.pseudo_label_plan import PlannedCase, PseudoLabelRequest, find_keys
-from ..training.pseudo_labels import PseudoLabelling
+from ..training.pseudo_labels.case_labelling import label_case
+from ..training.pseudo_labels.labelling import PseudoLabelling
+from ..training.pseudo_labels.plan import PlannedCase, PseudoLabelRequest, find_keys
+from ..training.pseudo_labels.reliability import (
+    ReliabilityLimits,
+    check_percentiles,
+    labelled_cases,
+    volume_limits,
+)
 from .segmenting import bundled_model, check_folder
 from .terminal import progress_bar, write_line, write_table
 

@@ -7,7 +7,7 @@ import logging
 import sys
 
 from ..errors import InputError
-from .config import read_config
+from .config_files import read_config
 from .train import train
 
 

@@ -14,8 +14,8 @@ from ..manifest import Manifest
 from .cases import Cases, SyntheticCases
 from .collection import Collection, read_collection
 from .config import CollectionData, TrainingConfig
-from .patches import CollectionCases
-from .prepared_cases import prepare_collection
+from .patches.collection_cases import CollectionCases
+from .preparation.prepared_cases import prepare_collection
 from .workers import Workers
 
 VALIDATION_SEED = 1

@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..errors import InputError
-from ..segmentation import Key, Segmentation
-from ..volume import Volume, check_hounsfield, read_volume, write_volume
-from .collection import Collection
-from .label_merging import MergedLabels, merge_labels
-from .label_reliability import disagreement
-from .pseudo_label_plan import PlannedCase, PseudoLabelRequest, find_keys
-from .pseudo_label_record import StructureRecord
+from ...errors import InputError
+from ...segmentation import Key, Segmentation
+from ...volume import Volume, check_hounsfield, read_volume, write_volume
+from ..collection import Collection
+from .merging import MergedLabels, merge_labels
+from .plan import PlannedCase, PseudoLabelRequest, find_keys
+from .record import StructureRecord
+from .reliability import disagreement
 
 if TYPE_CHECKING:
-    from ..session import InferenceSession, Progress
+    from ...session import InferenceSession, Progress
 
 
 def label_case(

@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from .case_store import LabelValue, PreparedCase, Size
+from ..preparation.case_store import LabelValue, PreparedCase, Size
 
 CaseSampling = Literal["uniform", "sqrt"]
 Place = Literal["dodnet", "voxel"]

@@ -18,11 +18,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from ..errors import InputError
-from .collection import Case, Collection, read_collection, write_collection
-from .label_reliability import ReliabilityLimits, doubts
-from .pseudo_label_plan import PlannedCase, PseudoLabelRequest, plan_cases
-from .pseudo_label_record import (
+from ...errors import InputError
+from ..collection import Case, Collection, read_collection, write_collection
+from .plan import PlannedCase, PseudoLabelRequest, plan_cases
+from .record import (
     CaseRecord,
     PseudoLabelRecord,
     StructureRecord,
@@ -31,6 +30,7 @@ from .pseudo_label_record import (
     record_path,
     write_record,
 )
+from .reliability import ReliabilityLimits, doubts
 
 
 class PseudoLabelling:

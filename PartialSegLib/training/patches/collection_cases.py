@@ -12,15 +12,15 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ..errors import InputError
-from ..json_fields import suggestion
-from ..manifest import Task
+from ...errors import InputError
+from ...json_fields import suggestion
+from ...manifest import Task
+from ..cases import Cases
+from ..collection import Collection, DataSet
+from ..preparation.case_store import PreparedCase, Size
+from ..preparation.prepared_cases import find_case, labelled_cases
 from .augmentation import Augmentation, monai_transforms
-from .case_store import PreparedCase, Size
-from .cases import Cases
-from .collection import Collection, DataSet
 from .intensities import disturb_intensities
-from .prepared_cases import find_case, labelled_cases
 from .sampling import CaseSampling, Padding, Place, case_probabilities, choose_start
 from .spatial_transform import draw_spatial_transform
 
@@ -67,7 +67,7 @@ class CollectionCases(Dataset[Cases]):
     labelled background, as in DoDNet's code: so the network learns that nothing is there.
 
     Args:
-        folder: with the prepared cases, see `prepared_cases`.
+        folder: with the prepared cases, see `training.preparation`.
         collection: whose cases.
         tasks: of the model; a data set trains the one it names, or the only one if there is no more.
         num_structures: K, the output channels of the network's head.

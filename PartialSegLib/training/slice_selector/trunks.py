@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..manifest import Manifest
-from ..phantom import (
+from ...manifest import Manifest
+from ...phantom import (
     LESION_KINDS,
     PHASES,
     add_lesions,
@@ -20,11 +20,11 @@ from ..phantom import (
     structure_mask,
     voxel_axes,
 )
-from ..preprocessing import PreparedImage, preprocess
-from ..slice_selection import axial_axis, reduce_slices
-from ..volume import Volume
-from .cases import deform_atlas
-from .held_out import FIRST_SEED, SHAPE, SPACING
+from ...preprocessing import PreparedImage, preprocess
+from ...slice_selection import axial_axis, reduce_slices
+from ...volume import Volume
+from ..cases import deform_atlas
+from ..held_out import FIRST_SEED, SHAPE, SPACING
 
 TRUNK_MM = (640.0, 400.0, 460.0)  # (z, y, x): from the hips to the shoulders
 _FINEST = 3.0  # mm

@@ -15,10 +15,10 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
-from ..json_fields import require, suggestion
-from ..manifest import Preprocessing, Task
-from ..phantom import STRUCTURE_TISSUES, Phantom, make_phantom
-from .slice_bank_config import PhantomConfig, SliceBankConfig
+from ...json_fields import require, suggestion
+from ...manifest import Preprocessing, Task
+from ...phantom import STRUCTURE_TISSUES, Phantom, make_phantom
+from .config import PhantomConfig, SliceBankConfig
 
 PHANTOM_ORIENTATION = "SAR"
 ORDER, VARIATION = 0, 1  # streams of random numbers beside each other

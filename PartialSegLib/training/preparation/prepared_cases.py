@@ -18,11 +18,11 @@ from typing import Final
 import SimpleITK
 import torch
 
-from ..errors import InputError
-from ..json_fields import to_json
-from ..manifest import Preprocessing
+from ...errors import InputError
+from ...json_fields import to_json
+from ...manifest import Preprocessing
+from ..collection import Case, Collection
 from .case_store import PreparedCase, read_case, remove_case
-from .collection import Case, Collection
 from .preparing import LabelRule, prepare_case
 
 STORE_VERSION: Final = 1

@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
-from ..errors import InputError
-from ..json_fields import require
+from ...errors import InputError
+from ...json_fields import require
 
 Range = tuple[float, float]
 

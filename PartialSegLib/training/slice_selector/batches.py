@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .slice_cases import TrunkSlices
+from .trunks import TrunkSlices
 
 _CUT_PROBABILITY = 0.03  # that the scan ends at the next slice: after 33 slices on average
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..structures import Code, Structure, load_structures
+from ...structures import Code, Structure, load_structures
 
 
 def lies_within(inner: str, outer: str) -> bool:

@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..errors import InputError
-from ..manifest import Manifest, Task
-from .case_store import PreparedCase
-from .collection import Collection, DataSet, read_collection
-from .prepared_cases import find_case, labelled_cases, prepare_collection
-from .slice_bank_config import SliceBankConfig
-from .slice_bank_data import PhantomSlices, Slice, SliceSource
+from ...errors import InputError
+from ...manifest import Manifest, Task
+from ..collection import Collection, DataSet, read_collection
+from ..preparation.case_store import PreparedCase
+from ..preparation.prepared_cases import find_case, labelled_cases, prepare_collection
+from .config import SliceBankConfig
+from .slices import PhantomSlices, Slice, SliceSource
 
 
 class CollectionSlices:

@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..errors import InputError
-from ..json_fields import to_json
-from ..manifest import Manifest
-from ..networks import MedDANet
-from ..output_files import replacing
-from .slice_bank_config import SliceBankConfig
+from ...errors import InputError
+from ...json_fields import to_json
+from ...manifest import Manifest
+from ...networks import MedDANet
+from ...output_files import replacing
+from .config import SliceBankConfig
 
 WITHOUT_EFFECT = ("output", "package", "checkpoint_every", "workers")
 """Fields of the configuration that may change when a run is continued."""

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..decision_spec import DecisionSpec
-from ..errors import InputError
-from ..json_fields import from_json, require
+from ...decision_spec import DecisionSpec
+from ...errors import InputError
+from ...json_fields import from_json, require
 
 
 @dataclass(frozen=True)

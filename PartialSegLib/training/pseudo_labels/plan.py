@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from ..errors import InputError
-from ..json_fields import suggestion, to_json
-from ..manifest import Manifest
-from ..segmentation import Key
-from ..task_request import request_tasks
-from .collection import Case, Collection, DataSet
-from .label_merging import Merging, plan_merging
+from ...errors import InputError
+from ...json_fields import suggestion, to_json
+from ...manifest import Manifest
+from ...segmentation import Key
+from ...task_request import request_tasks
+from ..collection import Case, Collection, DataSet
+from .merging import Merging, plan_merging
 
 
 @dataclass(frozen=True)

@@ -1,17 +1,14 @@
 """Training of Med-DANet, in the open: first all candidates of its model bank, then its decision network.
 
-Wang et al.: Med-DANet, ECCV 2022, sections 3.2, 3.3 and 4.1. Command line:
-`python -m PartialSegLib.training.slice_bank_training CONFIG.json`.
+Wang et al.: Med-DANet, ECCV 2022, sections 3.2, 3.3 and 4.1.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import logging
 import math
-import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +16,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..devices import choose_device
-from ..errors import DeviceError, InputError
-from ..model import save_model
+from ...errors import InputError
+from ...model import save_model
 from .choice_metric import choose_candidates, slice_dice
-from .slice_bank_cases import open_slices
-from .slice_bank_config import SliceBankConfig, read_slice_bank_config, slice_bank_manifest
-from .slice_bank_data import Slice, SliceSource, load_batches, steps_per_epoch
-from .slice_bank_losses import bank_loss, candidate_loss, decision_loss
-from .slice_bank_run import SliceBankRun, start_slice_bank_run
+from .collection_slices import open_slices
+from .config import SliceBankConfig, slice_bank_manifest
+from .losses import bank_loss, candidate_loss, decision_loss
+from .run import SliceBankRun, start_slice_bank_run
+from .slices import Slice, SliceSource, load_batches, steps_per_epoch
 
 POWER = 0.9  # of the decay of the learning rate
 
@@ -194,27 +190,3 @@ def _seed_of_step(seed: int, step: int) -> int:
 
 def _rounded(value: Tensor) -> float:
     return round(float(value.detach()), 5)
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Train as the configuration says; 0 when done, 2 after a user's mistake, 130 when interrupted."""
-    parser = argparse.ArgumentParser("python -m PartialSegLib.training.slice_bank_training")
-    parser.add_argument("config", help="JSON file of a SliceBankConfig")
-    parser.add_argument("--device", default="cpu", help="auto, cpu, cuda, cuda:N or mps")
-    options = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    try:
-        train_slice_bank(read_slice_bank_config(options.config), device=str(choose_device(options.device)))
-    except InputError as error:
-        sys.stderr.write(f"{error}\n")
-        return 2
-    except DeviceError as error:
-        sys.stderr.write(f"{error}\n")
-        return 3
-    except KeyboardInterrupt:
-        return 130
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -16,10 +16,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..errors import InputError
-from ..segmentation import Box
-from ..structures import structure_or_tissue
-from .collection import DataSet
+from ...errors import InputError
+from ...segmentation import Box
+from ...structures import structure_or_tissue
+from ..collection import DataSet
 from .structure_relations import lies_within, may_share_voxels
 
 

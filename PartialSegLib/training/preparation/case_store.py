@@ -20,9 +20,9 @@ from typing import Any, Final
 import numpy as np
 from scipy import ndimage
 
-from ..errors import InputError
-from ..json_fields import from_json, to_json
-from ..output_files import replacing
+from ...errors import InputError
+from ...json_fields import from_json, to_json
+from ...output_files import replacing
 
 Size = tuple[int, int, int]
 

@@ -12,12 +12,12 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from ..errors import InputError
-from ..manifest import Preprocessing
-from ..preprocessing import PreparedImage, preprocess
-from ..resampling import Matrices, resample_by_slabs, used_rows
-from ..segmentation import Box
-from ..volume import Volume, read_volume
+from ...errors import InputError
+from ...manifest import Preprocessing
+from ...preprocessing import PreparedImage, preprocess
+from ...resampling import Matrices, resample_by_slabs, used_rows
+from ...segmentation import Box
+from ...volume import Volume, read_volume
 from .case_store import write_case
 
 LabelRule = Literal["linear", "nearest"]

@@ -8,9 +8,9 @@ import numpy as np
 from scipy import ndimage
 from torch import nn
 
-from ..decision_spec import DecisionSpec
-from ..slice_selection import keep_slices, slice_scores
-from .slice_cases import TrunkSlices
+from ...decision_spec import DecisionSpec
+from ...slice_selection import keep_slices, slice_scores
+from .trunks import TrunkSlices
 
 Figures = dict[str, dict[str, float]]
 

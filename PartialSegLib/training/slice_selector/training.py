@@ -1,7 +1,7 @@
-"""Train a package's decision network: `python -m PartialSegLib.training.slice_selector train CONFIG.json`.
+"""Training of a package's decision network, and its way into other packages.
 
 It learns from the masks of synthetic trunks alone, so it serves every package with the same tasks and the
-same preprocessing: `… slice_selector add SELECTOR_PACKAGE PACKAGE` copies it to another one.
+same preprocessing: `add_slice_selector` copies it to another one.
 
 Wang et al.: Med-DANet, ECCV 2022, section 3.3, teach their decision network which candidate is the best for a
 slice; skip is right for slices without foreground. Here that label is given for each task, and is the only
@@ -10,12 +10,10 @@ one; foreground slices weigh more, because a slice that is skipped wrongly is lo
 
 from __future__ import annotations
 
-import argparse
 import json
 import logging
 import math
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,19 +22,19 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from ..errors import InputError
-from ..json_fields import to_json
-from ..manifest import MANIFEST_FILE, Manifest, read_manifest
-from ..model import build_decision_network, load_model, save_decision
-from ..networks.decision_network import DecisionNetwork
-from ..output_files import replacing
-from ..packages import find_package
-from ..phantom import STRUCTURE_TISSUES
-from .atlas import read_atlas
-from .slice_batches import draw_batch
-from .slice_calibration import choose_thresholds, selection_figures
-from .slice_cases import TrunkSlices, held_out_slices, trunk_slices
-from .slice_selector_config import SliceSelectorConfig, read_slice_selector_config
+from ...errors import InputError
+from ...json_fields import to_json
+from ...manifest import MANIFEST_FILE, Manifest, read_manifest
+from ...model import build_decision_network, load_model, save_decision
+from ...networks.decision_network import DecisionNetwork
+from ...output_files import replacing
+from ...packages import find_package
+from ...phantom import STRUCTURE_TISSUES
+from ..atlas import read_atlas
+from .batches import draw_batch
+from .calibration import choose_thresholds, selection_figures
+from .config import SliceSelectorConfig
+from .trunks import TrunkSlices, held_out_slices, trunk_slices
 
 logger = logging.getLogger(__name__)
 
@@ -204,31 +202,3 @@ def _copy_package(source: Path, target: Path) -> None:
 
 def _tasks(manifest: Manifest) -> list[tuple[str, list[str]]]:
     return [(task.name, sorted(task.structures)) for task in manifest.tasks]
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Run a command; 0 when done, 2 after a user's mistake, 130 when interrupted."""
-    parser = argparse.ArgumentParser("python -m PartialSegLib.training.slice_selector")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    command = commands.add_parser("train", help="train the decision network of a package")
-    command.add_argument("config", help="JSON file of a SliceSelectorConfig")
-    command = commands.add_parser("add", help="copy the decision network of a package to another one")
-    command.add_argument("selector_package", help="name or folder of a package with a decision network")
-    command.add_argument("package", help="name or folder of the package that gets it")
-    options = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    try:
-        if options.command == "train":
-            train_slice_selector(read_slice_selector_config(options.config))
-        else:
-            add_slice_selector(options.selector_package, options.package)
-    except InputError as error:
-        sys.stderr.write(f"{error}\n")
-        return 2
-    except KeyboardInterrupt:
-        return 130
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,7 +1,7 @@
 """Whether the choices are worth it: the model bank against each of its candidates alone.
 
 Wang et al.: Med-DANet, ECCV 2022, Table 3 and Figures 5 and 6. Command line, for a finished training:
-`python -m PartialSegLib.training.slice_bank_comparison CONFIG.json --phantoms 16`.
+`python -m PartialSegLib.training.med_danet.comparison CONFIG.json --phantoms 16`.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..devices import choose_device
-from ..errors import DeviceError, InputError
-from ..json_fields import to_json
-from ..model import load_model
-from ..networks import MedDANet
-from .slice_bank_config import SliceBankConfig, read_slice_bank_config
-from .slice_bank_data import PhantomSlices, Slice, SliceSource, crop
+from ...devices import choose_device
+from ...errors import DeviceError, InputError
+from ...json_fields import to_json
+from ...model import load_model
+from ...networks import MedDANet
+from .config import SliceBankConfig, read_slice_bank_config
+from .slices import PhantomSlices, Slice, SliceSource, crop
 
 HELD_OUT_SEED = 10_000_000_019  # of patients that no training has seen
 BATCH_SIZE = 16
@@ -113,7 +113,7 @@ def _dice(counts: Tensor, structures: Mapping[str, int]) -> dict[str, float]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the rows as JSON; 0 when done, 2 after a user's mistake, 3 without the device."""
-    parser = argparse.ArgumentParser("python -m PartialSegLib.training.slice_bank_comparison")
+    parser = argparse.ArgumentParser("python -m PartialSegLib.training.med_danet.comparison")
     parser.add_argument("config", help="JSON file of the SliceBankConfig of a finished training")
     parser.add_argument("--phantoms", type=int, default=16, help="synthetic patients that it has not seen")
     parser.add_argument("--device", default="cpu", help="auto, cpu, cuda, cuda:N or mps")

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from ..errors import InputError
-from ..json_fields import from_json, require, to_json
-from ..manifest import Inference, Manifest, Preprocessing
+from ...errors import InputError
+from ...json_fields import from_json, require, to_json
+from ...manifest import Inference, Manifest, Preprocessing
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class CollectionSlicesConfig:
     Attributes:
         collection: file of the collection.
         prepared: folder for the preprocessed cases; it is filled before the first step.
-        label_resampling: see `training.prepared_cases`.
+        label_resampling: see `training.preparation`.
     """
 
     collection: str

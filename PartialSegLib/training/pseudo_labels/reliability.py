@@ -13,12 +13,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ..errors import InputError
-from ..evaluation import dice
-from ..segmentation import Key, Segmentation
-from ..volume import Volume, read_volume
-from .collection import Case, Collection
-from .pseudo_label_record import StructureRecord
+from ...errors import InputError
+from ...evaluation import dice
+from ...segmentation import Key, Segmentation
+from ...volume import Volume, read_volume
+from ..collection import Case, Collection
+from .record import StructureRecord
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from ..errors import InputError
-from ..json_fields import from_json, to_json
-from ..output_files import replacing
+from ...errors import InputError
+from ...json_fields import from_json, to_json
+from ...output_files import replacing
 
 FORMAT: Final = "partialseg-pseudo-labels"
 FORMAT_VERSION: Final = 1
@@ -48,7 +48,7 @@ class CaseRecord:
     """What became of a case.
 
     Attributes:
-        fingerprint: of what its labels were made from, see `pseudo_label_plan.PlannedCase`.
+        fingerprint: of what its labels were made from, see `plan.PlannedCase`.
         structures: of the label map that was made, by id; empty where it failed.
         earlier: pseudo-labels that the source came with, from an earlier stage.
         error: why it failed, in a sentence; its labels are then those of the source.

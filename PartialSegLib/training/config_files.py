@@ -1,0 +1,87 @@
+"""Configurations as JSON files.
+
+A file may start from another one, `"extends": "dodnet.json"`, and name only what differs; `KEY=VALUE` on the
+command line does the same for single values.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError
+from ..json_fields import from_json
+from .config import TrainingConfig
+
+RECIPES = Path(__file__).parent / "configs"
+
+
+def read_config(path: Path | str, changes: Sequence[str] = ()) -> TrainingConfig:
+    """Read a configuration; relative paths in it stay relative to the working directory.
+
+    Args:
+        path: JSON file of a `TrainingConfig`, or the name of a recipe, such as "dodnet".
+        changes: "KEY=VALUE", the key with dots as in loss.kind, the value as JSON or plain text.
+
+    Raises:
+        InputError: a file is missing or is not JSON, or a field is unknown, missing or wrong.
+    """
+    path = Path(path)
+    recipe = RECIPES / f"{path}.json"
+    if not path.suffix and not path.exists() and recipe.exists():
+        path = recipe
+    values = _merged_file(path, ())
+    for change in changes:
+        key, equals, text = change.partition("=")
+        if not equals:
+            raise InputError(f"{change!r} is no setting; expected KEY=VALUE, as in seed=3.")
+        _merge(values, _nested(key.split("."), _plain_value(text)))
+    try:
+        return from_json(TrainingConfig, values)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+
+
+def _merged_file(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
+    """The values of a file on top of those of the file that it extends."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        names = ", ".join(sorted(recipe.stem for recipe in RECIPES.glob("*.json")))
+        raise InputError(
+            f"No training configuration at {path}; give the path of a JSON file, or one of {names}."
+        ) from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not valid JSON ({error}); correct it and start again.") from None
+    if not isinstance(values, dict):
+        raise InputError(f"{path} holds {type(values).__name__}, not an object of settings; correct it.")
+    base = values.pop("extends", None)
+    if base is None:
+        return values
+    if path.resolve() in seen:
+        raise InputError(f"{path} extends itself; remove one of the 'extends'.")
+    merged = _merged_file(path.parent / base, (*seen, path.resolve()))
+    _merge(merged, values)
+    return merged
+
+
+def _merge(values: dict[str, Any], changes: dict[str, Any]) -> None:
+    """Objects are merged key by key, everything else is replaced."""
+    for key, value in changes.items():
+        if isinstance(value, dict) and isinstance(values.get(key), dict):
+            _merge(values[key], value)
+        else:
+            values[key] = value
+
+
+def _nested(keys: list[str], value: Any) -> dict[str, Any]:
+    return {keys[0]: _nested(keys[1:], value) if keys[1:] else value}
+
+
+def _plain_value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text

@@ -1,0 +1,37 @@
+"""Command line: `python -m PartialSegLib.training.med_danet CONFIG.json`."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+
+from ...devices import choose_device
+from ...errors import DeviceError, InputError
+from .config import read_slice_bank_config
+from .training import train_slice_bank
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Train as the configuration says; 0 when done, 2 after a user's mistake, 130 when interrupted."""
+    parser = argparse.ArgumentParser("python -m PartialSegLib.training.med_danet")
+    parser.add_argument("config", help="JSON file of a SliceBankConfig")
+    parser.add_argument("--device", default="cpu", help="auto, cpu, cuda, cuda:N or mps")
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    try:
+        train_slice_bank(read_slice_bank_config(options.config), device=str(choose_device(options.device)))
+    except InputError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    except DeviceError as error:
+        sys.stderr.write(f"{error}\n")
+        return 3
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Preparation: cases as the network sees them, once, on disk."""

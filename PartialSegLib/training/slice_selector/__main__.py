@@ -1,0 +1,39 @@
+"""Command line: `python -m PartialSegLib.training.slice_selector train CONFIG.json`, or `add`."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+
+from ...errors import InputError
+from .config import read_slice_selector_config
+from .training import add_slice_selector, train_slice_selector
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command; 0 when done, 2 after a user's mistake, 130 when interrupted."""
+    parser = argparse.ArgumentParser("python -m PartialSegLib.training.slice_selector")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    command = commands.add_parser("train", help="train the decision network of a package")
+    command.add_argument("config", help="JSON file of a SliceSelectorConfig")
+    command = commands.add_parser("add", help="copy the decision network of a package to another one")
+    command.add_argument("selector_package", help="name or folder of a package with a decision network")
+    command.add_argument("package", help="name or folder of the package that gets it")
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    try:
+        if options.command == "train":
+            train_slice_selector(read_slice_selector_config(options.config))
+        else:
+            add_slice_selector(options.selector_package, options.package)
+    except InputError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
