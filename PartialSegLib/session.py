@@ -11,6 +11,7 @@ from time import perf_counter
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from . import __version__
 from .devices import choose_device, choose_precision, explained_memory_errors
@@ -134,6 +135,7 @@ class InferenceSession:
         if self._coarse is not None:
             self._coarse.reset_image()
         self._cache.clear()
+        self._decisions: dict[Any, Tensor] = {}
         self.timings = dict.fromkeys(STAGES, 0.0)
         self.patches_encoded = 0
 
@@ -237,12 +239,17 @@ class InferenceSession:
             with self._stage("encode"):
                 return self._runner.encode(image.tensor[patch.slices].flip(flip))
 
-        return self._cache.get_or_compute((patch.start, flip), encode)
+        features = self._cache.get_or_compute((patch.start, flip), encode)
+        decided = self._runner.network.decisions(features)
+        if decided is not None:
+            self._decisions[patch.start, flip] = decided.cpu()
+        return features
 
     def _provenance(
         self, region: Region | None, requests: list[TaskRequest], views: dict[int, TaskView]
     ) -> dict[str, Any]:
         manifest = self.model.manifest
+        decided = [self._decisions[key] for key in sorted(self._decisions)]
         return {
             "software": f"PartialSeg {__version__}",
             "model": manifest.name,
@@ -257,6 +264,7 @@ class InferenceSession:
             | describe_visits(
                 {task.name: views[number] for number, task, _ in requests}, self.patches_planned
             ),
+            **({"decisions": self._runner.network.describe_decisions(decided)} if decided else {}),
         }
 
     @contextmanager

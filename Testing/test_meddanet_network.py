@@ -161,3 +161,19 @@ def test_a_package_segments_in_the_session(tmp_path: Path, choice: int, precisio
     assert segmentation.keys() == again.keys() == [("liver", "liver"), ("liver", "liver_tumor")]
     found = sum(segmentation.voxel_count(key) for key in segmentation)
     assert (found == 0) == (choice == 0)
+
+
+@pytest.mark.parametrize("cache_bytes", [0, 1 << 30])
+def test_a_session_reports_what_was_chosen(tmp_path: Path, cache_bytes: int) -> None:
+    network = always(small_network(), choice=1)
+    session = InferenceSession(
+        load_model(write_package(tmp_path / "bank", network, ARGUMENTS)), "cpu", cache_bytes=cache_bytes
+    )
+    session.set_image(Volume(np.zeros((6, 40, 40), np.int16), np.diag([2.0, 2.0, 3.0, 1.0])[[2, 1, 0, 3]]))
+    for _ in range(2):
+        decisions = session.predict().provenance["decisions"]
+        assert decisions["choices"] == {"skip": 0.0, "small": 1.0, "large": 0.0}
+        assert len(decisions["slice_choices"]) == session.patches_planned
+        single = network.bank.flops[1] / 1e9
+        assert decisions["mean_slice_gflops"] == pytest.approx(single, abs=1e-4)
+        assert decisions["case_gflops"] == pytest.approx(single * session.patches_planned, rel=0.01)

@@ -145,6 +145,20 @@ class MedDANet(PartialLabelNetwork):
         chosen = torch.cat([patch.flatten() for patch in choices]).int().tolist()
         return CaseReport(self.bank.options, tuple(chosen), tuple(self.bank.flops[i] for i in chosen))
 
+    def decisions(self, features: SliceLogits) -> Tensor:
+        """The choices (B, D) for the slices of a patch."""
+        return features.choices
+
+    def describe_decisions(self, decisions: Sequence[Tensor]) -> dict[str, Any]:
+        """Share of the slices for each choice, and FLOPs as in the paper's tables (10^9; see `CaseReport`)."""
+        report = self.choice_report(decisions)
+        return {
+            "choices": {option: round(share, 4) for option, share in report.ratios.items()},
+            "case_gflops": round(report.case_flops / 1e9, 3),
+            "mean_slice_gflops": round(report.mean_slice_flops / 1e9, 4),
+            "slice_choices": [report.options[choice] for choice in report.choices],
+        }
+
     def to(self, *arguments: Any, **keywords: Any) -> Self:
         """As of every module; the layout `channels_last_3d` becomes that of images with an axis less."""
         if keywords.get("memory_format") == torch.channels_last_3d:

@@ -41,6 +41,14 @@ class PartialLabelNetwork(nn.Module):
         """Logits (B, K, d, h, w) of one task from the features of one level, 0 the finest."""
         return self.forward_head(features, task_index)
 
+    def decisions(self, features: Any) -> Tensor | None:
+        """What the network decided about a patch, for the report; None for those that decide nothing."""
+        return None
+
+    def describe_decisions(self, decisions: Sequence[Tensor]) -> dict[str, Any]:
+        """Plain JSON for the report, from the decisions about all patches of an image."""
+        return {}
+
     def initialize_head(self, logit: float) -> None:
         """Let the untrained heads give about this logit everywhere."""
         raise NotImplementedError
