@@ -150,7 +150,7 @@ class MedDANet(PartialLabelNetwork):
         return features.choices
 
     def describe_decisions(self, decisions: Sequence[Tensor]) -> dict[str, Any]:
-        """Share of the slices for each choice, and FLOPs as in the paper's tables (10^9; see `CaseReport`)."""
+        """Share of the slices for each choice, and FLOPs in thousand millions, see `CaseReport`."""
         report = self.choice_report(decisions)
         return {
             "choices": {option: round(share, 4) for option, share in report.ratios.items()},

@@ -97,16 +97,17 @@ def _draw_curves(path: Path, steps: list[dict[str, str]], validations: list[dict
     except ImportError:
         return False
     figure = Figure(figsize=(11, 4), layout="constrained")
-    left, right = figure.subplots(1, 2)
+    left = figure.add_subplot(1, 2 if validations else 1, 1)
     losses = np.array([float(row["loss"]) for row in steps])
     width = max(1, len(losses) // 50)
     smooth = np.convolve(losses, np.ones(width) / width, "valid")
     left.plot(np.arange(len(smooth)) + width, smooth)
     left.set(xlabel="step", ylabel=f"loss, mean of {width} steps")
-    for (task, structure), curve in _dice_curves(validations).items():
-        right.plot(*zip(*curve, strict=True), marker=".", label=f"{task}: {structure}")
-    right.set(xlabel="step", ylabel="Dice on validation patches", ylim=(0, 1))
     if validations:
+        right = figure.add_subplot(1, 2, 2)
+        for (task, structure), curve in _dice_curves(validations).items():
+            right.plot(*zip(*curve, strict=True), marker=".", label=f"{task}: {structure}")
+        right.set(xlabel="step", ylabel="Dice on validation patches", ylim=(0, 1))
         right.legend(fontsize=7, loc="lower right")
     with replacing(path) as temporary, temporary.open("wb") as file:
         figure.savefig(file, format="png", dpi=90)

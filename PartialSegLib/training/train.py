@@ -116,10 +116,8 @@ def _validate(run: Run, manifest: Manifest, log: RunLog, output: Path) -> None:
     network = copy.deepcopy(run.network).eval()
     network.load_state_dict(run.weights)
     images = (cases[i] for i in range(len(cases)))  # type: ignore[arg-type] # both kinds of cases have a length
-    activation, picture = manifest.inference.activation, output / PICTURE_FILE
-    log.add_validation(
-        run.step, validate(network, images, manifest.tasks, activation, run.workers.device, picture)
-    )
+    picture = output / PICTURE_FILE
+    log.add_validation(run.step, validate(network, images, manifest, run.workers.device, picture))
 
 
 def make_manifest(config: TrainingConfig) -> Manifest:

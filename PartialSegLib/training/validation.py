@@ -5,18 +5,29 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..manifest import Task
+from ..manifest import Manifest
 from ..networks import PartialLabelNetwork
 from ..output_files import replacing
 from .cases import Cases
 
 Scores = dict[tuple[str, str], float]
+
+SHOWN = 8  # patches in a picture
+
+
+class Shown(NamedTuple):
+    """A patch in the picture: title, image, and masks of what is labelled and what was found, (z, y, x)."""
+
+    title: str
+    image: np.ndarray
+    labelled: np.ndarray
+    found: np.ndarray
 
 
 def predicted_masks(logits: Tensor, activation: Literal["sigmoid", "softmax"]) -> Tensor:
@@ -31,8 +42,7 @@ def predicted_masks(logits: Tensor, activation: Literal["sigmoid", "softmax"]) -
 def validate(
     network: PartialLabelNetwork,
     images: Iterable[Cases],
-    tasks: tuple[Task, ...],
-    activation: Literal["sigmoid", "softmax"],
+    manifest: Manifest,
     device: torch.device,
     picture: Path | None = None,
 ) -> Scores:
@@ -41,8 +51,7 @@ def validate(
     Args:
         network: in evaluation mode, on the device.
         images: patches with labels.
-        tasks: of the model.
-        activation: what turns logits into scores.
+        manifest: of the model.
         device: where the network is.
         picture: file for a picture of the first patches; None draws none.
 
@@ -51,41 +60,50 @@ def validate(
     """
     overlap: dict[tuple[str, str], int] = defaultdict(int)
     total: dict[tuple[str, str], int] = defaultdict(int)
-    rows = []
+    shown = []
     for cases in images:
         features = network.forward_features(cases.image[None].to(device))
         for number, index in enumerate(cases.tasks.tolist()):
-            masks = predicted_masks(network.forward_head(features, index)[0], activation).cpu()
-            target, known = cases.target[number], cases.annotated[number]
-            channels = {s: c for s, c in tasks[index].structures.items() if known[c]}
+            task, target, annotated = manifest.tasks[index], cases.target[number], cases.annotated[number]
+            logits = network.forward_head(features, index)[0]
+            masks = predicted_masks(logits, manifest.inference.activation).cpu()
+            channels = {name: channel for name, channel in task.structures.items() if annotated[channel]}
             for structure, channel in channels.items():
-                key = tasks[index].name, structure
+                key = task.name, structure
                 overlap[key] += int((masks[channel] & target[channel]).sum())
                 total[key] += int(masks[channel].sum() + target[channel].sum())
-            shown = list(channels.values())
-            rows.append((cases.image[0].numpy(), target[shown].any(0).numpy(), masks[shown].any(0).numpy()))
-    if picture is not None and rows:
-        draw_patches(picture, rows[:8])
+            drawn = [part[list(channels.values())].any(0).numpy() for part in (target, masks)]
+            shown.append(Shown(task.name, cases.image[0].numpy(), *drawn))
+    if picture is not None and shown:
+        draw_patches(picture, shown[:SHOWN], manifest)
     return {key: 2 * overlap[key] / total[key] for key in total if total[key] > 0}
 
 
-def draw_patches(path: Path, rows: list[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> None:
-    """A picture of patches (z, y, x), each in the slice with most foreground: truth green, prediction red.
+def draw_patches(path: Path, patches: list[Shown], manifest: Manifest) -> None:
+    """A picture of patches, each in the slice with most foreground: labels green, what was found red.
 
-    Nothing is drawn where matplotlib is not installed.
+    As radiologists look at them: the front is up and the right of the patient on the left, where the slices
+    are axial. Nothing is drawn where matplotlib is not installed.
     """
     try:
         from matplotlib.figure import Figure
     except ImportError:
         return
-    figure = Figure(figsize=(2.4 * len(rows), 2.6), layout="constrained")
-    for number, (image, truth, found) in enumerate(rows):
-        axes = figure.add_subplot(1, len(rows), number + 1)
-        plane = int((truth.sum((1, 2)) + found.sum((1, 2))).argmax())
-        axes.imshow(image[plane], cmap="gray")
-        for mask, color in ((truth, "lime"), (found, "red")):
+    letters, (_, height, width) = manifest.preprocessing.orientation, manifest.preprocessing.spacing
+    figure = Figure(figsize=(2.4 * len(patches), 2.9), layout="constrained")
+    figure.suptitle("green: labelled, red: found", fontsize=9)
+    for number, (title, image, labelled, found) in enumerate(patches):
+        axes = figure.add_subplot(1, len(patches), number + 1)
+        plane = int((labelled.sum((1, 2)) + found.sum((1, 2))).argmax())
+        axes.imshow(image[plane], cmap="gray", aspect=height / width)
+        for mask, color in ((labelled, "lime"), (found, "red")):
             if mask[plane].any() and not mask[plane].all():
                 axes.contour(mask[plane], [0.5], colors=color, linewidths=1)
+        if letters[1] == "A":
+            axes.invert_yaxis()
+        if letters[2] == "R":
+            axes.invert_xaxis()
+        axes.set_title(title, fontsize=9)
         axes.set_axis_off()
     with replacing(path) as temporary, temporary.open("wb") as file:
         figure.savefig(file, format="png", dpi=100)
