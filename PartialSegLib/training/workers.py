@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
@@ -15,6 +16,9 @@ from torch.distributed.nn.functional import all_reduce
 from ..errors import InputError
 
 Key = tuple[int, int]
+
+PATIENCE = timedelta(days=1)
+"""How long processes wait for the leading one, which prepares cases and validates; deaths show at once."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +100,7 @@ def joined_workers(device: str) -> Iterator[Workers]:
                 "start torchrun with --nproc-per-node of at most the number of GPUs."
             )
         torch.cuda.set_device(place)
-    dist.init_process_group("nccl" if place.type == "cuda" else "gloo")
+    dist.init_process_group("nccl" if place.type == "cuda" else "gloo", timeout=PATIENCE)
     try:
         yield Workers(rank, size, place)
     except RuntimeError as error:
