@@ -46,7 +46,7 @@ PATCH = {
 @pytest.fixture(scope="module")
 def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("phantoms")
-    make_phantom_mots(folder, PhantomMots(7, (12.0, 12.0, 12.0), (36, 28, 36)))
+    make_phantom_mots(folder, PhantomMots(7, (10.0, 10.0, 10.0), (43, 34, 43)))
     return folder
 
 
@@ -155,6 +155,28 @@ def test_a_task_without_cases_is_named_before_the_first_step(phantoms: Path, tmp
     ]
     with pytest.raises(InputError, match="lung"):
         train(read_config(RECIPES / "dodnet.json", changes))
+
+
+def test_faulty_cases_are_listed_together_before_anything_is_prepared(phantoms: Path, tmp_path: Path) -> None:
+    collection = read_collection(phantoms / "collection.json")
+    first, second, *others = (
+        replace(case, image=str(phantoms / case.image), label=str(phantoms / str(case.label)))
+        for case in collection.cases
+    )
+    (tmp_path / "empty.nii.gz").touch()
+    faulty = (replace(first, image=str(tmp_path / "empty.nii.gz")), replace(second, label=others[0].image))
+    write_collection(tmp_path / "c.json", replace(collection, folder=tmp_path, cases=(*faulty, *others)))
+    changes = [
+        *small("dodnet", phantoms, tmp_path / "run"),
+        f"collection.collection={json.dumps(str(tmp_path / 'c.json'))}",
+    ]
+    with pytest.raises(InputError) as error:
+        train(read_config(RECIPES / "dodnet.json", changes))
+    text = str(error.value)
+    assert text.startswith("2 faults in the cases")
+    assert f"{first.name}  {first.data_set}  image unreadable" in text
+    assert f"{second.name}  {second.data_set}  label values unknown" in text
+    assert not list((tmp_path / "run" / "prepared").glob("*"))
 
 
 def test_phantom_mots_keeps_the_proportions_of_the_paper(tmp_path: Path) -> None:

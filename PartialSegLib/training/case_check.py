@@ -18,6 +18,8 @@ SPACING_RANGE_MM = (0.2, 10.0)
 GRID_TOLERANCE = 0.1
 """Largest distance of the corners of an image and its label map, in voxels of the image's finest axis."""
 SHOWN_VALUES = 8
+NO_FOREGROUND = "no foreground"
+"""Kind of fault of a label map without any annotated structure, which a patient without tumour may have."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +132,7 @@ def _value_faults(label: Volume, data_set: DataSet) -> Iterator[tuple[str, str]]
     if unknown:
         yield "label values unknown", f"{_listed(unknown)}; known are 0 and {_listed(sorted(annotated))}"
     if not values & annotated:
-        yield "no foreground", f"none of the values {_listed(sorted(annotated))}"
+        yield NO_FOREGROUND, f"none of the values {_listed(sorted(annotated))}"
 
 
 def _placement(volume: Volume) -> str:

@@ -10,12 +10,14 @@ from typing import Literal
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from ..cli.terminal import progress_bar
+from ..errors import InputError
 from ..manifest import Manifest
+from .case_check import NO_FOREGROUND, check_cases, fault_rows
 from .cases import Cases, SyntheticCases
 from .collection import Collection, read_collection
 from .config import CollectionData, TrainingConfig
 from .patches.collection_cases import CollectionCases
-from .preparation.prepared_cases import prepare_collection
+from .preparation.prepared_cases import prepare_collection, unprepared_cases
 from .workers import Workers
 
 VALIDATION_SEED = 1
@@ -72,15 +74,29 @@ def batches(
 
 
 def prepare(config: TrainingConfig, manifest: Manifest) -> None:
-    """Preprocess the cases of a collection that are not yet."""
+    """Check and preprocess the cases of a collection that are not yet.
+
+    Raises:
+        InputError: with a table of all faulty cases; nothing is prepared then.
+    """
     if config.collection is None:
         return
     data = config.collection
+    collection = _of_tasks(read_collection(data.collection), manifest)
+    place = (config.preprocessing, Path(data.prepared))
+    new = replace(collection, cases=unprepared_cases(collection, *place, rule=data.label_resampling))
+    with progress_bar("case checked") as on_progress:
+        faults = check_cases(new, on_progress, data.preparing_processes)
+    faults = [fault for fault in faults if fault.kind != NO_FOREGROUND]  # a patient without tumour is one
+    if faults:
+        rows = "\n".join("  ".join(row) for row in fault_rows(faults)[1])
+        raise InputError(
+            f"{len(faults)} faults in the cases; repair these files or leave the cases out:\n{rows}"
+        )
     with progress_bar("case") as on_progress:
         prepare_collection(
-            _of_tasks(read_collection(data.collection), manifest),
-            config.preprocessing,
-            Path(data.prepared),
+            collection,
+            *place,
             rule=data.label_resampling,
             processes=data.preparing_processes,
             on_progress=on_progress,

@@ -89,6 +89,14 @@ def prepare_collection(
             report(done, len(cases))
 
 
+def unprepared_cases(
+    collection: Collection, preprocessing: Preprocessing, folder: Path, *, rule: LabelRule = "linear"
+) -> tuple[Case, ...]:
+    """The cases that `prepare_collection` would preprocess."""
+    cases = labelled_cases(collection)
+    return tuple(case for case in cases if _missing(collection, case, preprocessing, folder, rule))
+
+
 def labelled_cases(collection: Collection, *splits: str) -> list[Case]:
     """The cases of some splits (training and validation if none is named) that have labels."""
     wanted = splits or ("training", "validation")
