@@ -22,6 +22,7 @@ from .cli.data_arguments import add_data_arguments
 from .errors import Cancelled, DeviceError, InputError
 
 WRONG_INPUT, NO_DEVICE, INTERRUPTED = 2, 3, 130
+KEEP = "keep only this structure (TASK/STRUCTURE: of that task only); repeat for more"
 
 
 class Parser(argparse.ArgumentParser):
@@ -101,7 +102,7 @@ def _segment_arguments(command: Parser) -> None:
     text = ".seg.nrrd, .nii.gz (one label map), or a folder (one .nii.gz per structure)"
     command.add_argument("-o", "--output", type=Path, required=True, metavar="OUT", help=text)
     command.add_argument("--task", action="append", metavar="T", help="a task of the model; repeat for more")
-    command.add_argument("--structure", action="append", metavar="S", help="keep only these structures")
+    command.add_argument("--structure", action="append", metavar="S", help=KEEP)
     text = "only this box, mm in RAS coordinates"
     command.add_argument(
         "--roi", type=float, nargs=6, metavar=("X0", "X1", "Y0", "Y1", "Z0", "Z1"), help=text
@@ -133,7 +134,7 @@ def _batch_arguments(command: Parser) -> None:
     text = ".seg.nrrd, .nii.gz (one label map), or folder (one mask per structure) (%(default)s)"
     command.add_argument("--format", default=".seg.nrrd", metavar="F", help=text)
     command.add_argument("--task", action="append", metavar="T", help="a task of the model; repeat for more")
-    command.add_argument("--structure", action="append", metavar="S", help="keep only these structures")
+    command.add_argument("--structure", action="append", metavar="S", help=KEEP)
     command.add_argument("--overwrite", action="store_true", help="begin anew")
     command.set_defaults(selection="auto", skip_air=False, region_from=None)
     _session_arguments(command)

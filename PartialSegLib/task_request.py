@@ -27,7 +27,8 @@ def request_tasks(
     Args:
         manifest: of the model whose tasks they are.
         tasks: names of tasks; None for all.
-        structures: ids of the structures to return, which drops tasks without any of them; None for all.
+        structures: ids of the structures to return, which drops tasks without any of them; "task/structure"
+            means that of one task only; None for all.
 
     Raises:
         InputError: unknown task, or a structure that none of the tasks yields.
@@ -35,13 +36,14 @@ def request_tasks(
     candidates = tasks_named(manifest, tasks)
     known = {structure for _, task in candidates for structure in task.structures}
     wanted = set([structures] if isinstance(structures, str) else known if structures is None else structures)
-    for structure in sorted(wanted - known):
+    qualified = {f"{task.name}/{structure}" for _, task in candidates for structure in task.structures}
+    for structure in sorted(wanted - known - qualified):
         raise InputError(f"No chosen task yields {structure!r}; {suggestion(structure, sorted(known))}.")
-    return [
-        TaskRequest(number, task, [structure for structure in task.structures if structure in wanted])
+    requests = (
+        TaskRequest(number, task, [s for s in task.structures if s in wanted or f"{task.name}/{s}" in wanted])
         for number, task in candidates
-        if not wanted.isdisjoint(task.structures)
-    ]
+    )
+    return [request for request in requests if request.structures]
 
 
 def tasks_named(manifest: Manifest, names: str | Iterable[str] | None = None) -> list[tuple[int, Task]]:

@@ -55,6 +55,19 @@ def test_a_folder_of_images_becomes_a_folder_of_segmentations(section, tmp_path)
     waitForEnd(section)
 
 
+def test_a_structure_can_be_left_out_of_one_task_and_kept_in_another(section, tmp_path):
+    for task in ("liver", "hepatic vessel"):
+        pythonqt.tick(section.ui.taskTree, itemNamed(section, task))
+    tree = section.panel.taskTree
+    pythonqt.tick(section.ui.taskTree, tree._structures["hepatic vessel/liver_tumor"])
+    pythonqt.click(section.ui.batchButton)
+    waitForEnd(section)
+    columns = [column for column in rowsOf(tmp_path / "results")["anna"] if column.endswith("[ml]")]
+    assert "liver/liver_tumor [ml]" in columns
+    assert "hepatic vessel/hepatic_vessel [ml]" in columns
+    assert "hepatic vessel/liver_tumor [ml]" not in columns
+
+
 def test_a_cancelled_batch_keeps_what_is_finished(section, tmp_path):
     pythonqt.click(section.ui.batchButton)
     pythonqt.wait_until(lambda: "1 / 3" in section.ui.batchStatusLabel.text, 120)

@@ -201,6 +201,23 @@ def test_structures_choose_tasks_and_masks(model, volume, reference):
     assert session.predict("kidney", structures="kidney").keys() == [("kidney", "kidney")]
 
 
+def test_a_structure_of_two_tasks_can_be_asked_of_one(model, volume):
+    twice = [
+        dataclasses.replace(task, structures={"liver_tumor": 1}) if task.name == "colon" else task
+        for task in model.manifest.tasks
+    ]
+    manifest = dataclasses.replace(model.manifest, tasks=tuple(twice))
+    session = session_with(dataclasses.replace(model, manifest=manifest), volume)
+    tumors = [("liver", "liver_tumor"), ("colon", "liver_tumor")]
+    assert session.predict(["liver", "colon"], structures="liver_tumor").keys() == tumors
+    assert session.predict(structures=["colon/liver_tumor", "liver/liver"]).keys() == [
+        ("liver", "liver"),
+        ("colon", "liver_tumor"),
+    ]
+    with pytest.raises(InputError, match="No chosen task yields 'kidney/liver_tumor'"):
+        session.predict(structures="kidney/liver_tumor")
+
+
 @pytest.mark.parametrize(
     ("request_", "message"),
     [

@@ -27,7 +27,7 @@ class BatchChoice:
     Attributes:
         model: parameters of the worker's `load_model`.
         tasks: the ticked tasks; never empty.
-        structures: ids of the structures that are wanted of them.
+        structures: those that are wanted of them, as "task/structure".
     """
 
     model: dict[str, Any]

@@ -297,14 +297,14 @@ class Panel:
             raise InputError(problem)
         if not self.taskTree.ticked:
             raise InputError(_("Tick at least one task."))
-        structures = {
-            structure: None
+        structures = [
+            f"{task.name}/{structure}"
             for task in manifest.tasks
             for structure in task.structures
             if task.name in self.taskTree.ticked
             and f"{task.name}/{structure}" not in parameters.excludedStructures
-        }
-        return BatchChoice(self._modelOptions(parameters), self.taskTree.ticked, list(structures))
+        ]
+        return BatchChoice(self._modelOptions(parameters), self.taskTree.ticked, structures)
 
     def _onChecked(self, report: DependencyReport) -> None:
         self.binding.fillDevices(report)
