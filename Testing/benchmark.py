@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -32,6 +33,7 @@ from PartialSegLib.preprocessing import restore
 from PartialSegLib.sliding_window import pad_to_patch
 
 REAL_CT = Path(__file__).resolve().parents[2] / "shared" / "data" / "ct_abdomen_contrast_dicom"
+KEPT = Path("runs") / "benchmarks.jsonl"
 REPETITIONS = 3
 STAGES = ("preprocess", "encode", "head", "restore")
 
@@ -57,8 +59,29 @@ def main() -> int:
         f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}\n\n"
     )
     write_table(results)
-    write_table([_in_own_process(name, options.model) for name in benchmark_networks.OFFICIAL])
+    networks = [_in_own_process(name, options.model) for name in benchmark_networks.OFFICIAL]
+    write_table(networks)
+    _keep(results + networks)
     return 0
+
+
+def _keep(figures: list[dict[str, Any]]) -> None:
+    """Append machine, commit and figures to a file that is not part of the repository."""
+    commit = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=Path(__file__).parent
+    ).stdout.strip()
+    line = {
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commit": commit,
+        "machine": platform.machine(),
+        "processor": platform.processor(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "figures": figures,
+    }
+    KEPT.parent.mkdir(exist_ok=True)
+    with KEPT.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(line) + "\n")
 
 
 def _in_own_process(case: str, model: str) -> dict[str, Any]:
@@ -141,7 +164,7 @@ def measure_network(name: str) -> dict[str, Any]:
         )
     result["features of a patch in float16, MB"] = sum(part.numel() * 2 for part in features) / 1e6
     result["peak memory MB"] = _peak_memory_mb()
-    share = _convolution_share(model, repetitions=3)
+    share = _convolution_share(model, repetitions=2)
     result["seconds of a patch"] = result["GFLOPs of a patch"] / share["encode GFLOP/s"]
     result |= share
     result["encoding the case, extrapolated"] = result["seconds of a patch"] * result["patches of the case"]
