@@ -13,6 +13,7 @@ import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -196,13 +197,14 @@ def transfer(seeds: Iterable[int], output: Path) -> dict[str, list[Result]]:
 
 
 def pseudo_labels(seeds: Iterable[int], output: Path) -> dict[str, list[Result]]:
-    """The softmax network on partial labels alone, and with organs that its first self has labelled."""
+    """The softmax network on partial labels alone, and with organs that DoDNet has labelled."""
     collection = make_phantom_mots(output / "phantoms", PHANTOMS)
     organs = [option for organ in sorted(ORGANS) for option in ("--structure", organ)]
     results: dict[str, list[Result]] = defaultdict(list)
     for seed in seeds:
-        teacher = output / f"TAL-{seed}" / "package"
-        results["partial labels only (TAL)"].append(json.loads((teacher.parent / "result.json").read_text()))
+        alone = output / f"TAL-{seed}" / "result.json"
+        results["partial labels only (TAL)"].append(json.loads(alone.read_text()))
+        teacher = output / f"DoDNet-{seed}" / "package"
         folder = output / f"TAL-pseudo-labels-{seed}"
 
         def run(folder: Path = folder, teacher: Path = teacher, seed: int = seed) -> Result:
@@ -234,22 +236,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("-o", "--output", type=Path, default=Path("runs/reproduction"))
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
-    parser.add_argument("--only", nargs="+", choices=[*METHODS, *HEADS], help="some methods, nothing else")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="some of them")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    for group in (METHODS, HEADS):
-        chosen = {name: m for name, m in group.items() if not options.only or name in options.only}
-        if chosen:
-            show(compare(chosen, options.seeds, options.output))
-    if not options.only:
-        show(transfer(options.seeds, options.output))
-        show(pseudo_labels(options.seeds, options.output))
+    for part in options.parts:
+        show(PARTS[part](options.seeds, options.output))
 
 
 def show(results: dict[str, list[Result]]) -> None:
     """Write the two tables of a comparison."""
     sys.stdout.write(f"\n{table(results)}\n\n{structure_table(results)}\n")
     sys.stdout.flush()
+
+
+PARTS: dict[str, Callable[[Iterable[int], Path], dict[str, list[Result]]]] = {
+    "methods": partial(compare, METHODS),
+    "heads": partial(compare, HEADS),
+    "transfer": transfer,
+    "pseudo-labels": pseudo_labels,
+}
 
 
 if __name__ == "__main__":
