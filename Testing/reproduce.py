@@ -106,13 +106,14 @@ ABDOMEN = {
     "inferior_vena_cava": 7,
 }
 FEW, TEST = 8, 16  # cases of the downstream data set
-DOWNSTREAM_STEPS = 150
 
 
-def config_of(method: dict[str, Any], output: Path, data: Path, seed: int, **changes: Any) -> TrainingConfig:
+def config_of(
+    method: dict[str, Any], output: Path, data: Path, seed: int, steps: int, **changes: Any
+) -> TrainingConfig:
     """The configuration of a run: what all methods share, and what is the method's own."""
     phase = {
-        "iterations": STEPS, "optimizer": "adamw", "learning_rate": 0.004, "warm_up": 20,
+        "iterations": steps, "optimizer": "adamw", "learning_rate": 0.004, "warm_up": 20,
         "weight_decay": 0.01, "gradient_clip": 1.0,
     }  # fmt: skip
     values: dict[str, Any] = {
@@ -140,22 +141,21 @@ def config_of(method: dict[str, Any], output: Path, data: Path, seed: int, **cha
     return from_json(TrainingConfig, values)
 
 
-def packages_of(name: str, method: dict[str, Any], folder: Path, data: Path, seed: int) -> dict[str, Path]:
+def packages_of(
+    name: str, method: dict[str, Any], folder: Path, data: Path, seed: int, steps: int
+) -> dict[str, Path]:
     """Train a method; for each task the package that segments it. Multi-Nets share the steps."""
     if name != "Multi-Nets":
-        return dict.fromkeys(NAMES, train(config_of(method, folder, data, seed)))
+        return dict.fromkeys(NAMES, train(config_of(method, folder, data, seed, steps)))
     packages = {}
     for task in NAMES:
-        config = config_of(method, folder / task.replace(" ", "-"), data, seed, only_tasks=[task])
-        phases = [{**vars(config.phases[0]), "iterations": STEPS // len(NAMES)}]
-        packages[task] = train(
-            config_of({**method, "phases": phases[0]}, Path(config.output), data, seed, only_tasks=[task])
-        )
+        own = folder / task.replace(" ", "-")
+        packages[task] = train(config_of(method, own, data, seed, steps // len(NAMES), only_tasks=[task]))
     return packages
 
 
 def compare(
-    methods: dict[str, dict[str, Any]], seeds: Iterable[int], output: Path
+    methods: dict[str, dict[str, Any]], seeds: Iterable[int], output: Path, steps: int
 ) -> dict[str, list[Result]]:
     """Run what has not been run yet, seed by seed, and return the results by method."""
     data = output / "phantoms"
@@ -168,13 +168,13 @@ def compare(
             def run(
                 name: str = name, method: dict[str, Any] = method, folder: Path = folder, seed: int = seed
             ) -> dict[str, Any]:
-                return result_of(packages_of(name, method, folder, data, seed), collection)
+                return result_of(packages_of(name, method, folder, data, seed, steps), collection)
 
             results[name].append(kept_result(folder, run))
     return results
 
 
-def transfer(seeds: Iterable[int], output: Path) -> dict[str, list[Result]]:
+def transfer(seeds: Iterable[int], output: Path, steps: int) -> dict[str, list[Result]]:
     """A few cases with all of seven organs: from scratch, and from the DoDNet of the same seed."""
     data = output / "abdomen"
     rules = {structure: (value,) for structure, value in ABDOMEN.items()}
@@ -182,21 +182,21 @@ def transfer(seeds: Iterable[int], output: Path) -> dict[str, list[Result]]:
     collection = make_phantom_collection("abdomen", data, [part], replace(PHANTOMS, seed=8))
     method = {
         **METHODS["TAL"], "network_arguments": {**WIDTHS, "num_structures": len(ABDOMEN) + 1},
-        "tasks": [{"name": "abdomen", "structures": ABDOMEN}], "phases": {"iterations": DOWNSTREAM_STEPS},
+        "tasks": [{"name": "abdomen", "structures": ABDOMEN}],
     }  # fmt: skip
     results: dict[str, list[Result]] = defaultdict(list)
     for seed in seeds:
         start = {"package": str(output / f"DoDNet-{seed}" / "package")}
         for name, changes in (("from scratch", {}), ("from DoDNet on MOTS", {"transfer": start})):
             folder = output / f"abdomen-{name}-{seed}".replace(" ", "-")
-            config = config_of(method, folder, data, seed, **changes)
+            config = config_of(method, folder, data, seed, steps // 3, **changes)
             results[name].append(
                 kept_result(folder, lambda c=config: result_of({"abdomen": train(c)}, collection))
             )
     return results
 
 
-def pseudo_labels(seeds: Iterable[int], output: Path) -> dict[str, list[Result]]:
+def pseudo_labels(seeds: Iterable[int], output: Path, steps: int) -> dict[str, list[Result]]:
     """The softmax network on partial labels alone, and with organs that DoDNet has labelled."""
     collection = make_phantom_mots(output / "phantoms", PHANTOMS)
     organs = [option for organ in sorted(ORGANS) for option in ("--structure", organ)]
@@ -213,7 +213,7 @@ def pseudo_labels(seeds: Iterable[int], output: Path) -> dict[str, list[Result]]
             code = partialseg(["pseudo-label", *files, *organs, "--device", "cpu"])
             if code:
                 raise SystemExit(code)
-            package = train(config_of(METHODS["TAL"], folder, folder / "data", seed))
+            package = train(config_of(METHODS["TAL"], folder, folder / "data", seed, steps))
             return result_of(dict.fromkeys(NAMES, package), collection)
 
         results["with pseudo-labels of the organs"].append(kept_result(folder, run))
@@ -236,11 +236,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("-o", "--output", type=Path, default=Path("runs/reproduction"))
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
+    parser.add_argument("--steps", type=int, default=STEPS, help="of each method (%(default)s)")
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS), help="some of them")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="some of them")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    chosen = {name: method for name, method in METHODS.items() if name in options.methods}
+    PARTS["methods"] = partial(compare, chosen)
     for part in options.parts:
-        show(PARTS[part](options.seeds, options.output))
+        show(PARTS[part](options.seeds, options.output, options.steps))
 
 
 def show(results: dict[str, list[Result]]) -> None:
@@ -249,7 +253,7 @@ def show(results: dict[str, list[Result]]) -> None:
     sys.stdout.flush()
 
 
-PARTS: dict[str, Callable[[Iterable[int], Path], dict[str, list[Result]]]] = {
+PARTS: dict[str, Callable[[Iterable[int], Path, int], dict[str, list[Result]]]] = {
     "methods": partial(compare, METHODS),
     "heads": partial(compare, HEADS),
     "transfer": transfer,
