@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 import torch
 from selecting_model import make_model, without_decision
-from torch import Tensor, nn
+from torch import Tensor
 
 from PartialSegLib.errors import Cancelled, InputError
 from PartialSegLib.manifest import FileEntry, Inference, Manifest, NetworkSpec, Preprocessing, Task
 from PartialSegLib.model import Model
+from PartialSegLib.networks import PartialLabelNetwork
 from PartialSegLib.preprocessing import preprocess
 from PartialSegLib.region_selection import CoarsePass, body_voxels, marked_voxels, marking_keys
 from PartialSegLib.segmentation import Segmentation
@@ -23,7 +24,7 @@ ORGAN = (slice(4, 10), slice(6, 12), slice(6, 12))
 AFFINE = np.array([[0, 0, -4.0, 50], [0, -4, 0, -10], [4, 0, 0, 100], [0, 0, 0, 1]])
 
 
-class Bright(nn.Module):
+class Bright(PartialLabelNetwork):
     """Finds what is brighter than 100 HU, at the model's grid of 8 mm, in channel 0."""
 
     def forward_features(self, patches: Tensor) -> Tensor:
