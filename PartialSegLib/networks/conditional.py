@@ -63,10 +63,6 @@ class CondNONetwork(PreActivationNetwork):
         self.decoder = PreActivationDecoder(widths, groups)
         self.head = SegmentationLayer(widths[0], num_structures, groups)
 
-    def initialize_head(self, logit: float) -> None:
-        """Let the last layer start from about this logit everywhere."""
-        self.head.initialize(logit)
-
     def forward_features(self, patch: Tensor) -> DecoderFeatures:
         """Encode and decode patch (B, C, D, H, W)."""
         *skips, x = self.encode(patch)
@@ -118,10 +114,6 @@ class CondInputNetwork(PreActivationNetwork):
         self.feature_channels = in_channels
         self.decoder = PreActivationDecoder(widths, groups)
         self.head = SegmentationLayer(widths[0], num_structures, groups)
-
-    def initialize_head(self, logit: float) -> None:
-        """Let the last layer start from about this logit everywhere."""
-        self.head.initialize(logit)
 
     def forward_features(self, patch: Tensor) -> ImageFeatures:
         """Nothing but patch (B, C, D, H, W)."""
@@ -179,10 +171,6 @@ class CondDecNetwork(PreActivationNetwork):
             ConditionedBlock(*step, channels, groups) for step in decoder_steps(widths)
         )
         self.head = SegmentationLayer(widths[0], num_structures, groups)
-
-    def initialize_head(self, logit: float) -> None:
-        """Let the last layer start from about this logit everywhere."""
-        self.head.initialize(logit)
 
     def forward_features(self, patch: Tensor) -> EncoderFeatures:
         """Encode patch (B, C, D, H, W)."""

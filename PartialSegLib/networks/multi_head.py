@@ -7,7 +7,6 @@ DoDNet (Zhang et al., CVPR 2021, Figure 2b and section 4.3).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
 
 from torch import Tensor, nn
 
@@ -87,11 +86,6 @@ class MultiHeadNetwork(PreActivationNetwork):
         self.decoders = nn.ModuleList(
             TaskDecoder(widths, decoder_divisor, num_structures, groups) for _ in range(num_tasks)
         )
-
-    def initialize_head(self, logit: float) -> None:
-        """Let the last layers of all decoders start from about this logit everywhere."""
-        for decoder in self.decoders:
-            cast(TaskDecoder, decoder).head.initialize(logit)
 
     def forward_features(self, patch: Tensor) -> EncoderFeatures:
         """Encode patch (B, C, D, H, W)."""

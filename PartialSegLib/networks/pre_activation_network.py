@@ -75,6 +75,12 @@ class PreActivationNetwork(PartialLabelNetwork):
             if isinstance(module, WeightStandardizedConv3d):
                 module.fold()
 
+    def initialize_head(self, logit: float) -> None:
+        """Let all last layers start from about this logit everywhere."""
+        for module in self.modules():
+            if isinstance(module, SegmentationLayer):
+                module.initialize(logit)
+
     def encode(self, image: Tensor) -> list[Tensor]:
         """The maps of all stages of an image (B, C, D, H, W), as `EncoderFeatures` lists them."""
         x = self.stem(image)

@@ -6,8 +6,8 @@ import argparse
 import logging
 import sys
 
-from ..errors import InputError
 from .config_files import read_config
+from .exit_codes import exit_code_of
 from .train import train
 
 
@@ -22,15 +22,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
     options = parser.parse_intermixed_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    try:
-        train(read_config(options.config, options.change), options.device)
-    except InputError as error:
-        sys.stderr.write(f"{error}\n")
-        return 2
-    except KeyboardInterrupt:
-        sys.stderr.write("Interrupted; start the same command again to go on from the last checkpoint.\n")
-        return 130
-    return 0
+    return exit_code_of(
+        lambda: train(read_config(options.config, options.change), options.device),
+        "Interrupted; start the same command again to go on from the last checkpoint.",
+    )
 
 
 if __name__ == "__main__":

@@ -44,17 +44,25 @@ def read_config(path: Path | str, changes: Sequence[str] = ()) -> TrainingConfig
         raise InputError(f"{path}: {error}") from None
 
 
+def read_json(path: Path, missing: str) -> Any:
+    """What a JSON file holds.
+
+    Raises:
+        InputError: the sentence `missing` if there is no such file, or the file is not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(missing) from None
+    except ValueError as error:
+        raise InputError(f"{path} is not valid JSON ({error}); correct it and start again.") from None
+
+
 def _merged_file(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     """The values of a file on top of those of the file that it extends."""
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        names = ", ".join(sorted(recipe.stem for recipe in RECIPES.glob("*.json")))
-        raise InputError(
-            f"No training configuration at {path}; give the path of a JSON file, or one of {names}."
-        ) from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not valid JSON ({error}); correct it and start again.") from None
+    names = ", ".join(sorted(recipe.stem for recipe in RECIPES.glob("*.json")))
+    missing = f"No training configuration at {path}; give the path of a JSON file, or one of {names}."
+    values = read_json(path, missing)
     if not isinstance(values, dict):
         raise InputError(f"{path} holds {type(values).__name__}, not an object of settings; correct it.")
     base = values.pop("extends", None)

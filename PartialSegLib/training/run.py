@@ -14,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ..errors import InputError
 from ..networks import NETWORKS, PartialLabelNetwork
-from ..output_files import replacing
+from .checkpoint_file import read_checkpoint, write_checkpoint
 from .config import TrainingConfig
 from .optimization import learning_rate, make_optimizer, position, set_learning_rate
 from .tissue_head import TissueHead
@@ -131,14 +131,7 @@ class Run:
         Raises:
             InputError: the disk is full.
         """
-        try:
-            with replacing(path) as temporary:
-                torch.save(self._state(), temporary)
-        except (InputError, RuntimeError) as error:  # torch's own writer knows only the latter
-            raise InputError(
-                f"The checkpoint of step {self.step} cannot be written to {path.parent} ({error}); "
-                "free space and start again: the run goes on from its last checkpoint."
-            ) from None
+        write_checkpoint(path, self._state())
 
     def _state(self) -> dict[str, Any]:
         return {
@@ -160,11 +153,7 @@ class Run:
         if not path.exists():
             return
         advice = "choose another output folder, or remove it to start anew"
-        try:
-            state = torch.load(path, map_location=self.workers.device, weights_only=True)
-        except Exception as error:  # what torch raises on a damaged file depends on where the damage is
-            text = str(error).splitlines()[0]
-            raise InputError(f"{path} cannot be read ({text}); {advice}.") from None
+        state = read_checkpoint(path, self.workers.device)
         try:
             self.network.load_state_dict(state["network"])
             if self.tissue_head is not None:

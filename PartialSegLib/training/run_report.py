@@ -14,8 +14,9 @@ from ..model import build_network
 from ..output_files import replacing
 from .config import TrainingConfig
 from .run_log import LOG_FILE, VALIDATION_FILE, duration, read_rows
+from .validation import PICTURE_FILE
 
-REPORT_FILE, CURVES_FILE, PICTURE_FILE = "report.md", "curves.png", "validation.png"
+REPORT_FILE, CURVES_FILE = "report.md", "curves.png"
 
 
 def write_report(folder: Path, config: TrainingConfig, manifest: Manifest) -> Path:

@@ -15,25 +15,27 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils.data import Dataset
 
 from ..devices import explained_memory_errors
 from ..errors import InputError, OutOfMemoryError
 from ..json_fields import from_json, suggestion, to_json
 from ..manifest import Manifest
 from ..model import build_network, check_tasks_served, save_model
-from ..networks import NETWORKS
+from ..networks import NETWORKS, PartialLabelNetwork
+from .cases import Cases
 from .config import TrainingConfig
 from .data import batches, prepare, training_cases, validation_cases
 from .losses import SUMMED
 from .run import Run
 from .run_log import RunLog
 from .run_report import write_report
-from .validation import validate
+from .validation import PICTURE_FILE, validate
 from .workers import Workers, joined_workers
 
 logger = logging.getLogger(__name__)
 
-CHECKPOINT_FILE, PACKAGE_FOLDER, PICTURE_FILE = "checkpoint.pt", "package", "validation.png"
+CHECKPOINT_FILE, PACKAGE_FOLDER = "checkpoint.pt", "package"
 
 
 def train(config: TrainingConfig, device: str = "cpu") -> Path:
@@ -74,6 +76,7 @@ def _train(config: TrainingConfig, manifest: Manifest, workers: Workers) -> Path
     run.resume(output / CHECKPOINT_FILE)
     channels = run.network.num_structures
     feed = batches(training_cases(config, manifest, channels), config, workers, run.step)
+    watched = validation_cases(config, manifest, channels) if workers.leads else None
     with RunLog(output, run.step, config.iterations, workers.leads) as log:
         while run.step < config.iterations:
             rate = run.begin_step()
@@ -96,22 +99,21 @@ def _train(config: TrainingConfig, manifest: Manifest, workers: Workers) -> Path
             log.add_step(run.step, workers.mean(loss), rate, norm, waited)
             done = run.step == config.iterations
             if done or (config.validate_every and run.step % config.validate_every == 0):
-                _validate(run, manifest, log, output)
+                _validate(run, watched, manifest, log, output)
             if done or run.step % config.checkpoint_every == 0:
                 log.flush()
                 if workers.leads:
                     run.save(output / CHECKPOINT_FILE)
     if workers.leads:
-        save_package(config, run.weights, output / PACKAGE_FOLDER)
+        save_package(config, manifest, run.weights, output / PACKAGE_FOLDER)
         write_report(output, config, manifest)
     workers.wait()
     return output / PACKAGE_FOLDER
 
 
-def _validate(run: Run, manifest: Manifest, log: RunLog, output: Path) -> None:
-    """Let the leading process see how the weights that would be saved do."""
-    cases = validation_cases(run.config, manifest, run.network.num_structures)
-    if cases is None or not run.workers.leads:
+def _validate(run: Run, cases: Dataset[Cases] | None, manifest: Manifest, log: RunLog, output: Path) -> None:
+    """See how the weights that would be saved do, if there are cases to see it on."""
+    if cases is None:
         return
     network = copy.deepcopy(run.network).eval()
     network.load_state_dict(run.weights)
@@ -145,17 +147,17 @@ def make_manifest(config: TrainingConfig) -> Manifest:
         "inference": to_json(config.inference),
     }
     manifest = from_json(Manifest, fields)
-    check_tasks_served(build_network(manifest.network), manifest)
-    _check_patch(manifest)
+    network = build_network(manifest.network)
+    check_tasks_served(network, manifest)
+    _check_patch(network, manifest)
     return manifest
 
 
-def _check_patch(manifest: Manifest) -> None:
+def _check_patch(network: PartialLabelNetwork, manifest: Manifest) -> None:
     """Refuse patches that the network cannot be trained on, before anything is prepared."""
-    network = build_network(manifest.network).train()
     channels, size = manifest.network.arguments.get("in_channels", 1), manifest.inference.patch_size
     try:
-        network.forward_features(torch.empty(1, channels, *size, device="meta"))
+        network.train().forward_features(torch.empty(1, channels, *size, device="meta"))
     except (ValueError, RuntimeError) as error:
         raise InputError(
             f"inference.patch_size: {manifest.network.architecture} cannot be trained on patches of "
@@ -163,13 +165,14 @@ def _check_patch(manifest: Manifest) -> None:
         ) from None
 
 
-def save_package(config: TrainingConfig, weights: dict[str, torch.Tensor], folder: Path) -> Path:
-    """Write weights as a model package, and return its folder."""
+def save_package(
+    config: TrainingConfig, manifest: Manifest, weights: dict[str, torch.Tensor], folder: Path
+) -> None:
+    """Write weights as a model package."""
     data = config.package.get("training", {}).get("data", "see model.json")
     license_text = f"SPDX-License-Identifier: {config.package['license']}\n\nTrained on: {data}\n"
     dtype = torch.float16 if config.store_float16 else None
-    save_model(folder, make_manifest(config), weights, license_text, dtype)
-    return folder
+    save_model(folder, manifest, weights, license_text, dtype)
 
 
 def _check_batch(config: TrainingConfig, workers: Workers) -> None:

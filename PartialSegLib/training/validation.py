@@ -18,6 +18,7 @@ from .cases import Cases
 
 Scores = dict[tuple[str, str], float]
 
+PICTURE_FILE = "validation.png"
 SHOWN = 8  # patches in a picture
 
 

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from ...devices import choose_device
-from ...errors import DeviceError, InputError
+from ..exit_codes import exit_code_of
 from .config import read_slice_bank_config
 from .training import train_slice_bank
 
@@ -20,17 +20,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", default="cpu", help="auto, cpu, cuda, cuda:N or mps")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    try:
-        train_slice_bank(read_slice_bank_config(options.config), device=str(choose_device(options.device)))
-    except InputError as error:
-        sys.stderr.write(f"{error}\n")
-        return 2
-    except DeviceError as error:
-        sys.stderr.write(f"{error}\n")
-        return 3
-    except KeyboardInterrupt:
-        return 130
-    return 0
+    return exit_code_of(
+        lambda: train_slice_bank(
+            read_slice_bank_config(options.config), device=str(choose_device(options.device))
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -10,6 +9,7 @@ from typing import Any, Literal
 from ...errors import InputError
 from ...json_fields import from_json, require, to_json
 from ...manifest import Inference, Manifest, Preprocessing
+from ..config_files import read_json
 
 
 @dataclass(frozen=True)
@@ -161,12 +161,8 @@ def read_slice_bank_config(path: Path | str) -> SliceBankConfig:
     Raises:
         InputError: the file is missing, is not JSON, or a field is unknown, missing or wrong.
     """
-    try:
-        values = json.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"No training configuration at {path}; give the path of a JSON file.") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not valid JSON ({error}); correct it and start again.") from None
+    missing = f"No training configuration at {path}; give the path of a JSON file."
+    values = read_json(Path(path), missing)
     try:
         return from_json(SliceBankConfig, values)
     except InputError as error:

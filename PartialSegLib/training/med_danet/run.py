@@ -14,7 +14,7 @@ from ...errors import InputError
 from ...json_fields import to_json
 from ...manifest import Manifest
 from ...networks import MedDANet
-from ...output_files import replacing
+from ..checkpoint_file import read_checkpoint, write_checkpoint
 from .config import SliceBankConfig
 
 WITHOUT_EFFECT = ("output", "package", "checkpoint_every", "workers")
@@ -54,8 +54,7 @@ class SliceBankRun:
             "bank_optimizer": self.bank_optimizer.state_dict(),
             "decision_optimizer": self.decision_optimizer.state_dict(),
         }
-        with replacing(path) as temporary:
-            torch.save(state, temporary)
+        write_checkpoint(path, state)
 
     def resume(self, path: Path) -> None:
         """Continue from a checkpoint, if there is one.
@@ -65,7 +64,7 @@ class SliceBankRun:
         """
         if not path.exists():
             return
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = read_checkpoint(path)
         for name, value in self.identity.items():
             if state["identity"].get(name) != value:
                 raise InputError(

@@ -6,7 +6,7 @@ import argparse
 import logging
 import sys
 
-from ...errors import InputError
+from ..exit_codes import exit_code_of
 from .config import read_slice_selector_config
 from .training import add_slice_selector, train_slice_selector
 
@@ -22,17 +22,9 @@ def main(arguments: list[str] | None = None) -> int:
     command.add_argument("package", help="name or folder of the package that gets it")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    try:
-        if options.command == "train":
-            train_slice_selector(read_slice_selector_config(options.config))
-        else:
-            add_slice_selector(options.selector_package, options.package)
-    except InputError as error:
-        sys.stderr.write(f"{error}\n")
-        return 2
-    except KeyboardInterrupt:
-        return 130
-    return 0
+    if options.command == "train":
+        return exit_code_of(lambda: train_slice_selector(read_slice_selector_config(options.config)))
+    return exit_code_of(lambda: add_slice_selector(options.selector_package, options.package))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from ...decision_spec import DecisionSpec
 from ...errors import InputError
 from ...json_fields import from_json, require
+from ..config_files import read_json
 
 
 @dataclass(frozen=True)
@@ -85,11 +85,8 @@ def read_slice_selector_config(path: Path | str) -> SliceSelectorConfig:
     Raises:
         InputError: the file is missing, is not JSON, or has a wrong field.
     """
+    values = read_json(Path(path), f"No configuration at {path}; give the path of a JSON file.")
     try:
-        return from_json(SliceSelectorConfig, json.loads(Path(path).read_text(encoding="utf-8")))
-    except FileNotFoundError:
-        raise InputError(f"No configuration at {path}; give the path of a JSON file.") from None
+        return from_json(SliceSelectorConfig, values)
     except InputError as error:
         raise InputError(f"{path}: {error}.") from None
-    except ValueError as error:
-        raise InputError(f"{path} is not valid JSON ({error}); correct it and start again.") from None

@@ -31,6 +31,7 @@ from ...output_files import replacing
 from ...packages import find_package
 from ...phantom import STRUCTURE_TISSUES
 from ..atlas import read_atlas
+from ..checkpoint_file import read_checkpoint, write_checkpoint
 from .batches import draw_batch
 from .calibration import choose_thresholds, selection_figures
 from .config import SliceSelectorConfig
@@ -144,8 +145,7 @@ def _train(
         step += 1
         if step % config.checkpoint_every == 0 or step == config.iterations:
             state = {"step": step, "network": network.state_dict(), "optimizer": optimizer.state_dict()}
-            with replacing(checkpoint) as temporary:
-                torch.save(state, temporary)
+            write_checkpoint(checkpoint, state)
             logger.info("step %d of %d, loss %.4f", step, config.iterations, float(loss.detach()))
 
 
@@ -160,7 +160,7 @@ def _resume(checkpoint: Path, network: nn.Module, optimizer: torch.optim.Optimiz
     """The step to go on from."""
     if not checkpoint.exists():
         return 0
-    state = torch.load(checkpoint, weights_only=True)
+    state = read_checkpoint(checkpoint)
     network.load_state_dict(state["network"])
     optimizer.load_state_dict(state["optimizer"])
     return int(state["step"])
