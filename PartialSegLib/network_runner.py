@@ -1,17 +1,25 @@
-"""Runs a network on patches: device, precision, memory layout, and the activation of its logits."""
+"""Runs a network on patches: device, engine, precision, memory layout, and the activation of its logits."""
 
 from __future__ import annotations
 
 import copy
 import logging
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from .errors import InputError
 from .feature_cache import Features, all_finite
+from .json_fields import suggestion
 from .model import Model
+from .networks.flop_count import count_flops
+from .openvino_engine import OpenVinoEncoder, openvino_is_installed
 from .task import Task
+
+ENGINES = ("auto", "torch", "openvino")
+OPENVINO_FLOPS = 2e11  # of a patch: with less, 3 seconds of compiling are not won back within an image
 
 logger = logging.getLogger(__name__)
 
@@ -23,19 +31,44 @@ class NetworkRunner:
         model: stays as it is.
         device: where to run.
         dtype: of the convolutions; where float16 or bfloat16 overflow, the patch is encoded again in float32.
+        engine: of the expensive part: "torch", "openvino" (an optional package for CPUs), or "auto", which
+            takes OpenVINO where it is installed, knows the network's operations and saves more than the
+            seconds it needs to start.
+
+    Raises:
+        InputError: an unknown engine, or one that cannot run this network here.
     """
 
-    def __init__(self, model: Model, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(self, model: Model, device: torch.device, dtype: torch.dtype, engine: str = "auto") -> None:
         self.device = device
         self.dtype = dtype
         self.inference = model.manifest.inference
         self.network: Any = copy.deepcopy(model.network).to(device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
         if hasattr(self.network, "fold_weights"):  # filters that are the same for every patch
             self.network.fold_weights()
+        self._openvino: OpenVinoEncoder | None = None
+        self._tries_openvino = self._wants_openvino(engine)
+        if engine == "openvino":
+            self._start_openvino()
+
+    @property
+    def engine(self) -> str:
+        """What encodes patches: torch, or openvino with its version."""
+        return "torch" if self._openvino is None else f"openvino {self._openvino.version}"
 
     def encode(self, patch: Tensor) -> Features:
         """Task-free features of a patch (D, H, W)."""
-        batch = patch[None, None].contiguous(memory_format=torch.channels_last_3d)
+        if self._tries_openvino:
+            try:
+                self._start_openvino()
+            except InputError as error:
+                logger.info("%s", error)
+        batch = patch[None, None]
+        if self._openvino is not None:
+            features = self._openvino(batch)
+            if all_finite(features):
+                return features
+        batch = batch.contiguous(memory_format=torch.channels_last_3d)
         with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
             if self.dtype != torch.float32:
                 with torch.autocast(self.device.type, self.dtype):
@@ -45,25 +78,49 @@ class NetworkRunner:
                 logger.warning("A patch overflowed in %s and is encoded in float32.", self.dtype)
             return self.network.forward_features(batch)
 
-    def score(self, features: Features, task_index: int, task: Task) -> Tensor:
-        """What is blended for one task: scores (channels, D, H, W), or logits if the manifest blends these.
+    def _wants_openvino(self, engine: str) -> bool:
+        """Whether the first patch shall start OpenVINO.
 
-        The channels are those of the task's structures in their order; for softmax all channels of the head.
+        Raises:
+            InputError: there is no such engine, or not on this device.
         """
-        logits = self._logits(features, task_index)[0]
-        if self.inference.activation == "sigmoid":
-            logits = logits[list(task.structures.values())]
-        return logits if self.inference.blend == "logits" else self._activate(logits)
+        if engine not in ENGINES:
+            raise InputError(f"Unknown engine {engine!r}; {suggestion(engine, list(ENGINES))}.")
+        if engine == "openvino" and self.device.type != "cpu":
+            raise InputError(f"The engine openvino runs on the cpu, not on {self.device}; choose torch.")
+        if engine != "auto" or self.device.type != "cpu" or not openvino_is_installed():
+            return False
+        network = copy.deepcopy(self.network).to("meta")
+        patch = torch.empty(1, 1, *self.inference.patch_size, device="meta")
+        return count_flops(network.forward_features, patch) >= OPENVINO_FLOPS
 
-    def _logits(self, features: Features, task_index: int) -> Tensor:
-        """Float32, unless the head holds most of the convolutions."""
+    def _start_openvino(self) -> None:
+        self._tries_openvino = False
+        self._openvino = OpenVinoEncoder(self.network, self.inference.patch_size, self.dtype)
+
+    def score(self, features: Features, tasks: Mapping[int, Task]) -> Iterator[Tensor]:
+        """What is blended for each of some tasks, given by their numbers.
+
+        Yields:
+            Scores (channels, D, H, W), or logits if the manifest blends these. The channels are those of the
+            task's structures in their order; for softmax all channels of the head.
+        """
+        for task, logits in zip(tasks.values(), self._logits(features, list(tasks)), strict=True):
+            wanted = logits[0]
+            if self.inference.activation == "sigmoid":
+                wanted = wanted[list(task.structures.values())]
+            yield wanted if self.inference.blend == "logits" else self._activate(wanted)
+
+    def _logits(self, features: Features, numbers: list[int]) -> Iterable[Tensor]:
+        """Of each task, float32 unless the head holds most of the convolutions."""
         with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
-            if self.dtype != torch.float32 and self.network.convolves_in_head:
+            if not self.network.convolves_in_head or self.dtype == torch.float32:
+                yield from self.network.forward_heads(features, numbers)
+                return
+            for number in numbers:
                 with torch.autocast(self.device.type, self.dtype):
-                    logits = self.network.forward_head(features, task_index).float()
-                if all_finite(logits):
-                    return logits
-            return self.network.forward_head(features, task_index)
+                    logits = self.network.forward_head(features, number).float()
+                yield logits if all_finite(logits) else self.network.forward_head(features, number)
 
     def structure_scores(self, blended: Tensor, task: Task) -> dict[str, Tensor]:
         """Per structure of a task the scores (D, H, W) that are compared with `threshold`.

@@ -50,6 +50,8 @@ class InferenceSession:
         overlap: of neighbouring patches, in [0, 1); None takes the manifest's.
         mirror: average over all flips of the manifest's mirror axes, at 2 to 8 times the cost.
         precision: of the convolutions: auto, float32, bfloat16 or float16.
+        engine: of the convolutions: auto, torch, or openvino, an optional package that makes wide networks
+            faster on CPUs.
         selection: which axial slices are looked at. "exact": those that the package's decision network keeps
             for the task, and there with the same scores, to the bit, as if all were; nothing is found in the
             others. "fast": patches are planned on the slices that any of the tasks asked for together keeps,
@@ -65,8 +67,9 @@ class InferenceSession:
         patches_encoded: forward passes since `set_image`.
 
     Raises:
-        InputError: unknown device, precision or selection, wrong overlap, mirroring a model without mirror
-            axes, or selecting slices with a model without decision network.
+        InputError: unknown device, precision, engine or selection, an engine that cannot run the network,
+            wrong overlap, mirroring a model without mirror axes, or selecting slices with a model without
+            decision network.
         DeviceError: the device is missing or out of memory.
     """
 
@@ -79,6 +82,7 @@ class InferenceSession:
         overlap: float | None = None,
         mirror: bool = False,
         precision: str = "auto",
+        engine: str = "auto",
         selection: str = "auto",
         skip_air: bool = False,
         region_from: CoarsePass | Model | None = None,
@@ -96,10 +100,12 @@ class InferenceSession:
         self.selection = Selection.for_model(model, selection, skip_air, region_from)
         self._coarse: InferenceSession | None = None
         if coarse := self.selection.coarse:
-            self._coarse = InferenceSession(coarse.model, device, cache_bytes=0, precision=precision)
+            self._coarse = InferenceSession(
+                coarse.model, device, cache_bytes=0, precision=precision, engine=engine
+            )
         self._flips = _subsets(inference.mirror_axes if mirror else ())
         with explained_memory_errors(self.device):
-            self._runner = NetworkRunner(model, self.device, choose_precision(self.device, precision))
+            self._runner = NetworkRunner(model, self.device, choose_precision(self.device, precision), engine)
             self._weight = gaussian_weight(inference.patch_size).to(self.device)
         self._cache = FeatureCache(cache_bytes)
         self._selected: SelectedImage | None = None
@@ -223,8 +229,8 @@ class InferenceSession:
             for flip in self._flips:
                 features = self._features(image, patch, flip)
                 with self._stage("head"):
-                    for number in numbers:
-                        scores = self._runner.score(features, number, tasks[number])
+                    wanted = {number: tasks[number] for number in numbers}
+                    for number, scores in zip(numbers, self._runner.score(features, wanted), strict=True):
                         if number not in blenders:
                             blenders[number] = PatchBlender(image.tensor.shape, len(scores), self._weight)
                         if flip:
@@ -258,6 +264,7 @@ class InferenceSession:
             "overlap": self.overlap,
             "mirror": len(self._flips) > 1,
             "precision": self.precision,
+            "engine": self._runner.engine,
             "device": self.device.type,
             "roi": region and [list(bound) for bound in region.bounds],
             "selection": self.selection.describe()

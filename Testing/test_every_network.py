@@ -7,59 +7,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from small_networks import SMALL_NETWORKS, small_model
 
-from PartialSegLib.importers import dodnet, multitalent
-from PartialSegLib.importers.nnunet_plans import SEPARATE_ABOVE
-from PartialSegLib.manifest import Inference, Manifest, NetworkSpec, Preprocessing, Task
-from PartialSegLib.model import load_model, save_model
-from PartialSegLib.networks import NETWORKS
-from PartialSegLib.networks.unet import MULTITALENT_TASK_CHANNELS
 from PartialSegLib.session import InferenceSession
 from PartialSegLib.volume import Volume
 
-U_NET: dict[str, Any] = {
-    "widths": [8, 12, 16],
-    "kernel_sizes": [[3, 3, 3]] * 3,
-    "strides": [[1, 1, 1], [1, 2, 2], [2, 2, 2]],
-    "depths": [1, 1, 1],
-    "decoder_depths": [1, 1],
-}
-FLARE = (Task("FLARE", {"liver": 1, "spleen": 3, "tumor": 14}),)
-CASES: dict[str, tuple[dict[str, Any], tuple[Task, ...], dict[str, Any]]] = {
-    "DoDNet": ({"num_tasks": 7, "widths": [16, 16, 16], "depths": [1, 1, 1]}, dodnet.MOTS_TASKS, {}),
-    "TransDoDNet": (
-        {"num_tasks": 7, "width": 48, "num_levels": 2, "encoder_layers": 1, "decoder_layers": 1}
-        | {"depths": [1, 1, 1, 1], "planes": [8, 8, 8, 8]},
-        dodnet.MOTS_TASKS,
-        {},
-    ),
-    "UNet": ({**U_NET, "task_channels": list(MULTITALENT_TASK_CHANNELS)}, multitalent.TASKS, {}),
-    "ResidualEncoderUNet": ({**U_NET, "task_channels": [15]}, FLARE, {"activation": "softmax"}),
-    "STUNet": ({"base_width": 4}, FLARE, {"activation": "softmax", "blend": "logits"}),
-}
 
-
-@pytest.fixture(scope="module", params=CASES)
+@pytest.fixture(scope="module", params=SMALL_NETWORKS)
 def session(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> InferenceSession:
     """A session on a small network of random weights, with an image."""
-    arguments, tasks, inference = CASES[request.param]
-    torch.manual_seed(0)
-    network = NETWORKS[request.param](**arguments)
-    manifest = Manifest(
-        name="small",
-        version="1.0.0",
-        title="Random weights",
-        license="CC0-1.0",
-        network=NetworkSpec(request.param, arguments),
-        preprocessing=Preprocessing("SPL", (3.0, 2.0, 2.0), (-200, 300), separate_above=SEPARATE_ABOVE),
-        inference=Inference((32, 64, 64), patch_positions="even", padding="both sides", **inference),
-        tasks=tasks,
-    )
-    folder = tmp_path_factory.mktemp(request.param) / "package"
-    save_model(folder, manifest, network.state_dict(), "Public domain")
+    model = small_model(request.param, tmp_path_factory.mktemp(request.param))
     array = np.random.default_rng(0).integers(-200, 300, (40, 60, 70)).astype(np.int16)
     affine = np.array([[0, 0, -2.0, 0], [0, -2, 0, 0], [3, 0, 0, 0], [0, 0, 0, 1]])
-    session = InferenceSession(load_model(folder), "cpu", precision="float32")
+    session = InferenceSession(model, "cpu", precision="float32")
     session.set_image(Volume(array, affine))
     return session
 

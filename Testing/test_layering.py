@@ -17,7 +17,7 @@ LAYERS = {
     1: "networks",
     2: "devices feature_cache postprocessing preprocessing resampling session_image slice_selection"
     " sliding_window visit_plan",
-    3: "flops mask_restoration model network_runner region_selection selection",
+    3: "flops mask_restoration model network_runner openvino_engine region_selection selection",
     4: "session",
     5: "__main__ cli importers training worker",
 }

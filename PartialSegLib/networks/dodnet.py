@@ -7,7 +7,7 @@ datasets, CVPR 2021. Everything up to the features is free of the task, so it is
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Literal, NamedTuple, get_args
 
 import torch
@@ -126,3 +126,8 @@ class DoDNet(PreActivationNetwork):
         """Logits (B, num_structures, D, H, W) of one task; channel 0 is the organ, channel 1 the tumour."""
         parameters = self.head_parameters(features, task_index)
         return apply_dynamic_head(features.decoder, parameters, self.head_widths)
+
+    def forward_heads(self, features: DoDNetFeatures, task_indices: Sequence[int]) -> Iterable[Tensor]:
+        """Logits (1, num_structures, D, H, W) of several tasks of one image, which read its features once."""
+        parameters = torch.cat([self.head_parameters(features, index) for index in task_indices])
+        return apply_dynamic_head(features.decoder, parameters, self.head_widths).split(1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -32,6 +32,10 @@ class PartialLabelNetwork(nn.Module):
     def forward_head(self, features: Any, task_index: int) -> Tensor:
         """Logits (B, K, D, H, W) of one task from the features, which may have been stored as float16."""
         raise NotImplementedError
+
+    def forward_heads(self, features: Any, task_indices: Sequence[int]) -> Iterable[Tensor]:
+        """`forward_head` of several tasks, one after the other unless a network can do better."""
+        return (self.forward_head(features, index) for index in task_indices)
 
     def forward_levels(self, patch: Tensor) -> list[Any]:
         """The features that training supervises, finest first: deep supervision has further, coarser ones."""

@@ -1,0 +1,113 @@
+"""OpenVINO as an engine for the expensive part of a network on a CPU; an optional package.
+
+It lays channels out in blocks of 16 and fuses normalisations with what follows, so wide networks run up to
+twice as fast as in PyTorch. The heads stay in PyTorch.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .errors import InputError
+from .feature_cache import Features, feature_tensors, map_tensors
+
+PRECISION_HINTS = {torch.float32: "f32", torch.bfloat16: "bf16", torch.float16: "f16"}
+
+
+def openvino_is_installed() -> bool:
+    """Whether this Python has the package; nothing is imported."""
+    return importlib.util.find_spec("openvino") is not None
+
+
+class OpenVinoEncoder:
+    """A network's `forward_features`, compiled for one patch size; takes some seconds to make.
+
+    Args:
+        network: on the CPU, in float32; stays as it is and is not needed afterwards.
+        patch_size: voxels (z, y, x).
+        dtype: of the convolutions.
+
+    Raises:
+        InputError: OpenVINO is not installed, or has no such operation as the network needs.
+    """
+
+    def __init__(self, network: Any, patch_size: Sequence[int], dtype: torch.dtype) -> None:
+        if not openvino_is_installed():
+            raise InputError(
+                "The engine openvino needs the package openvino; install it with pip install openvino, "
+                "or choose the engine torch."
+            )
+        import openvino
+
+        self.version = str(openvino.__version__).split("-")[0]
+        try:
+            converted = _convert(_FlatFeatures(network), torch.zeros(1, 1, *patch_size))
+        except Exception as error:  # each package and version has its own
+            raise InputError(
+                f"OpenVINO {self.version} cannot run {type(network).__name__}; choose the engine torch."
+            ) from error
+        settings = {
+            "INFERENCE_PRECISION_HINT": PRECISION_HINTS[dtype],
+            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+            "PERFORMANCE_HINT": "LATENCY",
+        }
+        self._request = openvino.Core().compile_model(converted, "CPU", settings).create_infer_request()
+        on_meta = copy.deepcopy(network).to("meta")
+        self._nesting = on_meta.forward_features(torch.empty(1, 1, *patch_size, device="meta"))
+
+    def __call__(self, batch: Tensor) -> Features:
+        """Task-free features of patch (1, 1, D, H, W), float32."""
+        outputs = self._request.infer([batch.contiguous().numpy()])
+        tensors = iter([torch.from_numpy(outputs[number]) for number in range(len(outputs))])
+        return map_tensors(lambda _: next(tensors), self._nesting)
+
+
+def _convert(module: nn.Module, patch: Tensor) -> Any:
+    """A module as an OpenVINO model, without `openvino.convert_model`, which reports its use to the maker."""
+    from openvino.frontend import FrontEndManager
+    from openvino.frontend.pytorch.fx_decoder import TorchFXPythonDecoder
+
+    with _without_remarks(), torch.no_grad():
+        exported = torch.export.export(module, (patch,), strict=False)
+        frontend = FrontEndManager().load_by_framework("pytorch")
+        decoder = TorchFXPythonDecoder.from_exported_program(exported)  # must outlive the conversion
+        return frontend.convert(frontend.load(decoder))
+
+
+@contextmanager
+def _without_remarks() -> Iterator[None]:
+    """Keep to themselves what both packages say about their own code, partly through the root logger."""
+    root, handler = logging.getLogger(), logging.NullHandler()
+    root.addFilter(_drop)
+    root.addHandler(handler)  # without any, logging.warning would install one for good
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        root.removeHandler(handler)
+        root.removeFilter(_drop)
+
+
+def _drop(record: logging.LogRecord) -> bool:
+    return False
+
+
+class _FlatFeatures(nn.Module):
+    """A network's features as a plain tuple of tensors."""
+
+    def __init__(self, network: Any) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, patch: Tensor) -> tuple[Tensor, ...]:
+        return tuple(feature_tensors(self.network.forward_features(patch)))

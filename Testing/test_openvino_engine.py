@@ -1,0 +1,118 @@
+"""OpenVINO as the engine of the convolutions: the same features, and one sentence where it cannot run."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from small_networks import SMALL_NETWORKS, small_model
+
+from PartialSegLib import network_runner
+from PartialSegLib.errors import InputError
+from PartialSegLib.feature_cache import feature_tensors
+from PartialSegLib.model import Model
+from PartialSegLib.network_runner import NetworkRunner
+from PartialSegLib.session import InferenceSession
+from PartialSegLib.volume import Volume
+
+CPU = torch.device("cpu")
+CONVOLUTIONAL = [name for name in SMALL_NETWORKS if name != "TransDoDNet"]
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Model]:
+    """A small network of every kind with random weights."""
+    return {name: small_model(name, tmp_path_factory.mktemp(name)) for name in SMALL_NETWORKS}
+
+
+def features(model: Model, engine: str, patch: torch.Tensor) -> list[torch.Tensor]:
+    with torch.inference_mode():
+        return feature_tensors(NetworkRunner(model, CPU, torch.float32, engine).encode(patch))
+
+
+@pytest.mark.parametrize("name", CONVOLUTIONAL)
+def test_features_equal_those_of_pytorch(name: str, models: dict[str, Model]) -> None:
+    torch.manual_seed(0)
+    patch = torch.randn(models[name].manifest.inference.patch_size)
+    for ours, expected in zip(
+        features(models[name], "openvino", patch), features(models[name], "torch", patch), strict=True
+    ):
+        torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_session_says_which_engine_encoded(models: dict[str, Model]) -> None:
+    volume = Volume(np.random.default_rng(0).integers(-200, 300, (20, 30, 30)).astype(np.int16), np.eye(4))
+    session = InferenceSession(models["DoDNet"], "cpu", engine="openvino", precision="float32")
+    session.set_image(volume)
+    assert session.predict("liver").provenance["engine"].startswith("openvino 20")
+
+
+def test_mirrored_patches_keep_features_of_their_own(models: dict[str, Model]) -> None:
+    """The engine's output buffers must not be shared between patches."""
+    runner = NetworkRunner(models["DoDNet"], CPU, torch.float32, "openvino")
+    torch.manual_seed(0)
+    patch = torch.randn(models["DoDNet"].manifest.inference.patch_size)
+    first = feature_tensors(runner.encode(patch))[0]
+    before = first.clone()
+    runner.encode(patch.flip(0))
+    assert torch.equal(first, before)
+
+
+def test_auto_leaves_small_networks_to_pytorch_and_takes_openvino_for_large_ones(
+    models: dict[str, Model], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    patch = torch.zeros(models["STUNet"].manifest.inference.patch_size)
+    for least, engine in ((1e18, "torch"), (1, "openvino")):
+        monkeypatch.setattr(network_runner, "OPENVINO_FLOPS", least)
+        runner = NetworkRunner(models["STUNet"], CPU, torch.float32)
+        with torch.inference_mode():
+            runner.encode(patch)
+        assert runner.engine.startswith(engine)
+
+
+def test_auto_falls_back_to_pytorch_where_openvino_lacks_an_operation(
+    models: dict[str, Model], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(network_runner, "OPENVINO_FLOPS", 1)
+    runner = NetworkRunner(models["TransDoDNet"], CPU, torch.float32)
+    with torch.inference_mode():
+        runner.encode(torch.zeros(models["TransDoDNet"].manifest.inference.patch_size))
+    assert runner.engine == "torch"
+
+
+@pytest.mark.parametrize(
+    ("engine", "name", "sentence"),
+    [
+        ("openvino", "TransDoDNet", r"OpenVINO \S+ cannot run TransDoDNet; choose the engine torch"),
+        ("opnvino", "DoDNet", "Unknown engine 'opnvino'; did you mean openvino"),
+    ],
+)
+def test_what_cannot_run_is_said_in_one_sentence(
+    engine: str, name: str, sentence: str, models: dict[str, Model]
+) -> None:
+    with pytest.raises(InputError, match=sentence):
+        InferenceSession(models[name], "cpu", engine=engine)
+
+
+def test_a_missing_package_is_named(models: dict[str, Model], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(InputError, match="pip install openvino"):
+        InferenceSession(models["DoDNet"], "cpu", engine="openvino")
+    assert InferenceSession(models["DoDNet"], "cpu").predict is not None
+
+
+def test_nothing_is_reported_to_anybody_and_the_root_logger_stays_as_it_was(
+    models: dict[str, Model], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise AssertionError("usage would be reported")
+
+    telemetry = pytest.importorskip("openvino_telemetry")
+    monkeypatch.setattr(telemetry.Telemetry, "init", refuse)
+    monkeypatch.setattr(telemetry.Telemetry, "send_event", refuse)
+    before = list(logging.getLogger().handlers)
+    NetworkRunner(models["DoDNet"], CPU, torch.float32, "openvino")
+    assert logging.getLogger().handlers == before
