@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from PartialSegLib.networks import DoDNet
+from PartialSegLib.networks import DoDNet, dynamic_head
 from PartialSegLib.networks.blocks import WeightStandardizedConv3d, standardize_weight
 from PartialSegLib.networks.dynamic_head import apply_dynamic_head, num_head_parameters
 from PartialSegLib.networks.group_norm import GroupNorm
@@ -146,6 +146,20 @@ def test_each_sample_of_a_batch_gets_its_own_head() -> None:
         together = network(patch, 1)
         alone = torch.cat([network(sample[None], 1) for sample in patch])
     assert torch.allclose(together, alone, atol=1e-5)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last_3d])
+@torch.inference_mode()
+def test_several_heads_at_once_equal_one_after_the_other(
+    layout: torch.memory_format, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = tiny()
+    features = network.forward_features(torch.randn(1, 1, 16, 32, 16))
+    features = features._replace(decoder=features.decoder.half().contiguous(memory_format=layout))
+    whole = [network.forward_head(features, task) for task in (4, 0, 6)]
+    monkeypatch.setattr(dynamic_head, "BLOCK_VALUES", 1000)  # blocks that end within a row of voxels
+    for together, alone in zip(network.forward_heads(features, [4, 0, 6]), whole, strict=True):
+        torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-5)
 
 
 def test_folding_weights_does_not_change_the_network() -> None:
