@@ -6,7 +6,7 @@ OUTPUT ?= demo-output
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: all demo test lint format types bench parity reproduce clean
+.PHONY: all demo test lint format types bench bench-field parity reproduce clean
 all: $(INSTALLED)
 
 demo: $(INSTALLED)
@@ -32,11 +32,15 @@ parity: $(INSTALLED)
 bench: .venv/installed-bench
 	$(BIN)/python Testing/benchmark.py
 
+# nnU-Net beside ours; takes hours on a CPU. FIELD_OPTIONS: --quick, --only, --cases, --resume and more.
+bench-field: .venv/installed-bench .venv-field/installed
+	$(BIN)/python Testing/benchmark_field.py $(FIELD_OPTIONS)
+
 reproduce: $(INSTALLED)
 	$(BIN)/python Testing/reproduce.py
 
 clean:
-	rm -rf .venv build *.egg-info
+	rm -rf .venv .venv-field build *.egg-info
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -47,4 +51,11 @@ $(INSTALLED): pyproject.toml constraints.txt
 
 .venv/installed-bench: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[bench]"
+	@touch $@
+
+.venv-field/installed: Testing/field-requirements.txt Testing/field-peers.txt constraints.txt
+	$(PYTHON) -m venv .venv-field
+	.venv-field/bin/python -m pip install --quiet --constraint constraints.txt \
+		--requirement Testing/field-requirements.txt
+	.venv-field/bin/python -m pip install --quiet --no-deps --requirement Testing/field-peers.txt
 	@touch $@

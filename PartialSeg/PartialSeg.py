@@ -92,7 +92,7 @@ class PartialSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def enter(self) -> None:
         """The module is shown."""
         self._useParameterNode()
-        self.panel.software.checkUnlessReady()
+        self.panel.advanced.software.checkUnlessReady()
 
     def cleanup(self) -> None:
         """The module is closed or reloaded."""
@@ -165,6 +165,10 @@ class PartialSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.panel.update()
 
 
+def _tellNobody(*answer: Any) -> None:
+    """Stand for a callback that a script does not want."""
+
+
 def _printCase(case: Any, outcome: Any, done: int, total: int) -> None:
     """Tell the console how a case of a batch has ended."""
     print(f"{done} of {total}: {case.name}, {outcome.error or f'{outcome.seconds:.1f} s'}")  # noqa: T201
@@ -223,15 +227,13 @@ class PartialSegLogic(ScriptedLoadableModuleLogic):
         tasks: str | Iterable[str],
         segmentationNode: slicer.vtkMRMLSegmentationNode | None = None,
         *,
-        model: str | None = None,
         structures: Iterable[str] | None = None,
         roiNode: slicer.vtkMRMLMarkupsROINode | None = None,
-        device: str = "auto",
-        precision: str = "auto",
-        overlap: float | None = None,
-        mirror: bool = False,
-        cacheBytes: int = 2 << 30,
-        **callbacks: Callable[..., object],
+        onFinished: Callable[..., object] = _tellNobody,
+        onFailed: Callable[..., object] = _tellNobody,
+        onProgress: Callable[..., object] = _tellNobody,
+        onWarning: Callable[..., object] = _tellNobody,
+        **options: Any,
     ) -> None:
         """Begin to segment a volume; call `segmenter.poll` until the callbacks have been made.
 
@@ -239,31 +241,32 @@ class PartialSegLogic(ScriptedLoadableModuleLogic):
             volumeNode: a CT in HU.
             tasks: names of tasks of the model.
             segmentationNode: where the segments go; None makes a new node when there is a result.
-            model: name of an installed package or a folder; the bundled one when None.
             structures: ids of the wanted structures; None for all.
             roiNode: segment only this box.
-            device: auto, cpu, cuda, cuda:N or mps.
-            precision: of the convolutions: auto, float32, bfloat16 or float16.
-            overlap: of neighbouring patches, in [0, 1); None takes the model's.
-            mirror: average over flips.
-            cacheBytes: budget for features.
-            callbacks: onFinished, onFailed, onProgress, onWarning of `PartialSegSlicer.segmenter.Request`.
+            onFinished: called with the `PartialSegSlicer.segmenter.Result`.
+            onFailed: called with a `PartialSegSlicer.workerClient.WorkerError`.
+            onProgress: called with the patches done and in total.
+            onWarning: called with a sentence.
+            options: model, device and whatever else `PartialSegSlicer.modelOptions.ModelOptions` has.
 
         Raises:
             InputError: something is wrong with the volume or the request.
         """
+        from PartialSegSlicer.modelOptions import ModelOptions
         from PartialSegSlicer.segmenter import Request
 
-        options = self._modelOptions(model, device, precision, overlap, mirror)
         self.segmenter.start(
             Request(
                 volumeNode=volumeNode,
                 tasks=(tasks,) if isinstance(tasks, str) else tuple(tasks),
-                model={**options, "cache_bytes": cacheBytes},
+                model=ModelOptions(**options).forWorker(),
                 segmentationNode=segmentationNode,
                 structures=None if structures is None else tuple(structures),
                 roiNode=roiNode,
-                **callbacks,
+                onFinished=onFinished,
+                onFailed=onFailed,
+                onProgress=onProgress,
+                onWarning=onWarning,
             )
         )
 
@@ -273,16 +276,12 @@ class PartialSegLogic(ScriptedLoadableModuleLogic):
         outputFolder: str | Path,
         tasks: str | Iterable[str] | None = None,
         *,
-        model: str | None = None,
         structures: Iterable[str] | None = None,
         outputFormat: str = ".seg.nrrd",
-        device: str = "auto",
-        precision: str = "auto",
-        overlap: float | None = None,
-        mirror: bool = False,
         anyModality: bool = False,
         overwrite: bool = False,
         onCase: Callable[..., object] = _printCase,
+        **options: Any,
     ) -> Any:
         """Segment image files, one segmentation file each, and wait for it; the scene is not touched.
 
@@ -292,16 +291,12 @@ class PartialSegLogic(ScriptedLoadableModuleLogic):
             paths: image files, folders of image files, and folders with DICOM series at any depth.
             outputFolder: gets the segmentations, and summary.csv with volumes in ml and errors.
             tasks: names of tasks of the model; None for all.
-            model: name of an installed package or a folder; the bundled one when None.
             structures: ids of the wanted structures; None for all.
             outputFormat: .seg.nrrd, .nii.gz, or folder (one mask for each structure).
-            device: as of `segmentAsync`, like precision, overlap and mirror.
-            precision: of the convolutions.
-            overlap: of neighbouring patches.
-            mirror: average over flips.
             anyModality: accept images that do not look like CT in HU.
             overwrite: begin anew whatever the folder holds.
             onCase: called after each case with the case, its outcome, and how many of how many are done.
+            options: as of `segmentAsync`: model, device and so on.
 
         Returns:
             The `PartialSegLib.batch.Batch`: cases, done, failed, summary.
@@ -311,30 +306,16 @@ class PartialSegLogic(ScriptedLoadableModuleLogic):
             WorkerError: the run ended early, for want of a device or of disk space.
         """
         from PartialSegSlicer.batchRun import makeBatch, runBatch
+        from PartialSegSlicer.modelOptions import ModelOptions
 
-        options = self._modelOptions(model, device, precision, overlap, mirror)
-        batch = makeBatch(paths, outputFolder, tasks, structures, options, outputFormat, overwrite)
-        runBatch(batch, options, onCase, anyModality)
+        model = ModelOptions(**options).forWorker()
+        batch = makeBatch(paths, outputFolder, tasks, structures, model, outputFormat, overwrite)
+        runBatch(batch, model, onCase, anyModality)
         return batch
 
     def cleanup(self) -> None:
         """End the worker; the next segmentation starts a new one."""
         self.segmenter.stop()
-
-    @staticmethod
-    def _modelOptions(
-        model: str | None, device: str, precision: str, overlap: float | None, mirror: bool
-    ) -> dict[str, Any]:
-        """Parameters of the worker's `load_model`."""
-        from PartialSegSlicer.parameters import BUNDLED_MODEL
-
-        return {
-            "path": model or BUNDLED_MODEL,
-            "device": device,
-            "precision": precision,
-            "overlap": overlap,
-            "mirror": mirror,
-        }
 
 
 class PartialSegTest(ScriptedLoadableModuleTest):

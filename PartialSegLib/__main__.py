@@ -108,11 +108,6 @@ def _segment_arguments(command: Parser) -> None:
         "--roi", type=float, nargs=6, metavar=("X0", "X1", "Y0", "Y1", "Z0", "Z1"), help=text
     )
     command.add_argument("--report", type=Path, metavar="FILE.json", help="also write volumes and times")
-    text = "auto, exact, fast or off: which slices to look at, if the model can tell (%(default)s)"
-    command.add_argument("--selection", default="auto", metavar="S", help=text)
-    command.add_argument("--skip-air", action="store_true", help="leave out air and table around the body")
-    text = "a coarse model that looks first; only what it finds is looked at closely"
-    command.add_argument("--region-from", metavar="NAME|PATH", help=text)
     _session_arguments(command)
 
 
@@ -122,7 +117,6 @@ def _demo_arguments(command: Parser) -> None:
     )
     command.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER")
     command.set_defaults(task=None, structure=None, roi=None)
-    command.set_defaults(selection="auto", skip_air=False, region_from=None)
     _session_arguments(command)
 
 
@@ -136,19 +130,28 @@ def _batch_arguments(command: Parser) -> None:
     command.add_argument("--task", action="append", metavar="T", help="a task of the model; repeat for more")
     command.add_argument("--structure", action="append", metavar="S", help=KEEP)
     command.add_argument("--overwrite", action="store_true", help="begin anew")
-    command.set_defaults(selection="auto", skip_air=False, region_from=None)
     _session_arguments(command)
 
 
 def _session_arguments(command: Parser) -> None:
+    """What `cli.segmenting.open_session` understands, the same for all commands that segment."""
     command.add_argument(
         "--model", metavar="NAME|PATH", help="an installed model or a package (the bundled one)"
     )
     command.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (%(default)s)")
+    text = "auto, torch, or openvino, which has to be installed and runs on the cpu (%(default)s)"
+    command.add_argument("--engine", default="auto", metavar="E", help=text)
     command.add_argument(
         "--overlap", type=float, metavar="0..1", help="of neighbouring patches (the model's)"
     )
     command.add_argument("--mirror", action="store_true", help="average over flips: slower, a little better")
+    text = "auto, exact, fast or off: which slices to look at, if the model can tell (%(default)s)"
+    command.add_argument("--selection", default="auto", metavar="S", help=text)
+    command.add_argument("--skip-air", action="store_true", help="leave out air and table around the body")
+    text = "a coarse model that looks first; only what it finds is looked at closely"
+    command.add_argument("--region-from", metavar="NAME|PATH", help=text)
+    text = "of --region-from: 0 takes what the coarse model finds, 1 looks closely at all of it (1)"
+    command.add_argument("--effort", type=float, metavar="0..1", help=text)
     command.add_argument(
         "--force", action="store_true", help="accept an image that does not look like CT in HU"
     )
@@ -156,8 +159,13 @@ def _session_arguments(command: Parser) -> None:
 
 def _import_arguments(command: Parser) -> None:
     command.add_argument("name", help="dodnet, transdodnet, multitalent, stunet, nnunet, or auto")
-    command.add_argument("checkpoint", type=Path, help="file, or nnU-Net's model folder")
+    text = "file; for nnU-Net and STU-Net also the model folder, or the .zip that nnU-Net exports"
+    command.add_argument("checkpoint", type=Path, help=text)
     command.add_argument("-o", "--output", type=Path, required=True, metavar="PACKAGE", help="new folder")
+    text = "number of a fold, or all for the network of all cases; repeat for more (every numbered fold)"
+    command.add_argument("--fold", action="append", default=[], metavar="F", help=text)
+    text = "which model of several, such as 3d_fullres (the only three-dimensional one)"
+    command.add_argument("--configuration", metavar="C", help=text)
 
 
 def _train_arguments(command: Parser) -> None:

@@ -15,8 +15,9 @@ from typing import Any
 
 from .batch_images import case_names, find_images
 from .errors import InputError
-from .manifest import Manifest
+from .manifest import Manifest, read_manifest
 from .output_files import replacing
+from .packages import find_package
 from .task_request import request_tasks
 
 OUTPUT_FORMATS = (".seg.nrrd", ".nii.gz", "folder")
@@ -24,6 +25,7 @@ OUTPUT_FORMATS = (".seg.nrrd", ".nii.gz", "folder")
 SUMMARY_FILE = "summary.csv"
 REQUEST_FILE = "batch.json"
 DONE, FAILED = "done", "failed"
+_SETTINGS = ("overlap", "mirror", "selection", "skip_air", "engine")
 _COLUMNS = ("case", "image", "segmentation", "status", "seconds", "message")
 
 Key = tuple[str, str]
@@ -61,7 +63,7 @@ class BatchRequest:
         manifest: of the model.
         tasks, structures: names; None for all.
         output_format: one of `OUTPUT_FORMATS`.
-        settings: whatever else changes the result, such as overlap and mirroring, as plain JSON.
+        settings: whatever else changes the result, as plain JSON; see `settings_of`.
 
     Raises:
         InputError: unknown task, structure or format.
@@ -90,13 +92,37 @@ class BatchRequest:
     def to_json(self) -> dict[str, Any]:
         """What two batches must have in common to share a folder."""
         return {
-            "model": self.manifest.name,
-            "model_version": self.manifest.version,
-            "weights_sha256": self.manifest.weights_sha256,
+            **_identity(self.manifest),
             "segments": [list(key) for key in self.keys],
             "output_format": self.output_format,
             "settings": dict(self.settings),
         }
+
+
+def settings_of(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a session that change its results, as plain JSON for a `BatchRequest`.
+
+    Args:
+        options: by their names, those of `InferenceSession`. The coarse model, `region_from`, is the name or
+            folder of a package, or None; `effort` is its own, None for 1. Others are left out.
+
+    Raises:
+        InputError: there is no such package.
+    """
+    settings = {name: options[name] for name in _SETTINGS}
+    coarse, effort = options["region_from"], options["effort"]
+    if coarse is None:
+        return settings | {"region_from": None}
+    identity = _identity(read_manifest(find_package(coarse)))
+    return settings | {"region_from": identity | {"effort": 1.0 if effort is None else effort}}
+
+
+def _identity(manifest: Manifest) -> dict[str, Any]:
+    return {
+        "model": manifest.name,
+        "model_version": manifest.version,
+        "weights_sha256": manifest.weights_sha256,
+    }
 
 
 class Batch:

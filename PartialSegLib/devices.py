@@ -11,6 +11,7 @@ import torch
 from torch.nn import functional
 
 from .errors import DeviceError, InputError, OutOfMemoryError
+from .system_memory import available_memory
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 DEVICE_NAMES = "auto, cpu, cuda, cuda:N or mps"
@@ -64,6 +65,17 @@ def graphics_cards() -> list[GraphicsCard]:
 def _cuda_card(device: torch.device) -> GraphicsCard:
     properties = torch.cuda.get_device_properties(device)
     return GraphicsCard(str(device), properties.name, properties.total_memory)
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Bytes that can still be taken on a device; None where nothing says so.
+
+    What PyTorch holds of a graphics card without using it counts as free.
+    """
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return int(free) + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return available_memory()  # a Mac shares it with its graphics processor
 
 
 def _works(device: torch.device) -> bool:

@@ -30,7 +30,7 @@ def write_label_map(path: Path, segmentation: Segmentation) -> None:
     Raises:
         InputError: When there are more than 255 masks or the files cannot be written.
     """
-    keys = sorted(segmentation, key=lambda key: _priority(segmentation, key))
+    keys = sorted(segmentation, key=lambda key: segmentation.structure_of(key).overlap_rank)
     if len(keys) > _LARGEST_LABEL:
         raise InputError(f"{len(keys)} masks do not fit one label map; write a .seg.nrrd file or a folder.")
     labels = np.zeros(segmentation.shape, np.uint8)
@@ -104,11 +104,6 @@ def read_mask_folder(path: Path) -> Segmentation:
             )
         segmentation.add(*key, None, _as_mask(file, volume))
     return segmentation
-
-
-def _priority(segmentation: Segmentation, key: Key) -> tuple[bool, bool]:
-    structure = segmentation.structure_of(key)
-    return structure.is_lesion, structure.region is not None
 
 
 def _table_path(path: Path) -> Path:

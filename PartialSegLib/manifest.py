@@ -66,6 +66,11 @@ class NetworkSpec:
     architecture: str
     arguments: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def members(self) -> int:
+        """How many networks are averaged: more than one in an ensemble."""
+        return int(self.arguments.get("members", 1)) if self.architecture == "Ensemble" else 1
+
 
 @dataclass(frozen=True)
 class Preprocessing:

@@ -2,44 +2,66 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from .mask_combination import combine_masks, without_overlap
+from .nearest_voxels import on_network_grid
 from .network_runner import NetworkRunner
 from .postprocessing import apply_postprocessing
 from .preprocessing import EMPTY_BOX, Restored, restore, restore_winners
 from .session_image import SessionImage
-from .task import Task
 from .task_request import TaskRequest
+from .visit_plan import CoarseShare, TaskView
 
 LOWEST_SCORE = -6e4  # that float16 can hold
 
 
 def restore_masks(
-    image: SessionImage,
-    runner: NetworkRunner,
-    request: TaskRequest,
-    scores: Tensor | None,
-    kept: np.ndarray | None,
+    image: SessionImage, runner: NetworkRunner, request: TaskRequest, scores: Tensor | None, view: TaskView
 ) -> Iterator[tuple[str, Restored]]:
     """The masks of the wanted structures of a task on the input grid, after the task's clean-up.
 
-    A softmax is decided there, among all channels; a clean-up needs masks before that, one by one.
+    A softmax is decided there, among all channels; a clean-up needs masks before that, one by one. Where the
+    view takes coarse masks, these are put in on the input grid, in all voxels that a score from there would
+    reach; for a softmax they give each voxel to one structure only. The clean-up sees them, so that what they
+    connect stays connected, and leaves them as they are.
 
     Args:
         image: of the session.
         runner: whose scores they are.
         request: the task and the wanted structures.
         scores: (C, D, H, W), blended, on the grid of `image.tensor`; may be changed. None where the task
-            visited no patch: then all masks are empty.
-        kept: (D, H, W) bool; there is nothing in the other voxels. None keeps all.
+            visited no patch: then nothing but coarse masks is found.
+        view: of the task.
 
     Yields:
         Structure, and its mask within a box of the input grid.
     """
+    share = view.coarse
+    if share is None:
+        yield from _restore_scores(image, runner, request, scores, view.kept, None)
+        return
+    if runner.decides_by_winner and all(step.step != "include" for step in request.task.postprocessing):
+        share = replace(share, masks=without_overlap(share.masks))
+    region = restore(image.unpad(torch.from_numpy(share.voxels)), image.prepared, 0.0)
+    for structure, found in _restore_scores(image, runner, request, scores, view.kept, share):
+        yield structure, combine_masks(found, share.masks[structure], region)
+
+
+def _restore_scores(
+    image: SessionImage,
+    runner: NetworkRunner,
+    request: TaskRequest,
+    scores: Tensor | None,
+    kept: np.ndarray | None,
+    share: CoarseShare | None,
+) -> Iterator[tuple[str, Restored]]:
+    """The masks that follow from the scores of kept voxels."""
     if scores is None:
         yield from ((structure, (EMPTY_BOX, np.zeros((0, 0, 0), bool))) for structure in request.structures)
         return
@@ -52,17 +74,32 @@ def restore_masks(
         found = dict(zip(request.task.structures, masks, strict=True))
         yield from ((structure, found[structure]) for structure in request.structures)
         return
-    cleaned = _clean_scores(image, runner, request.task, scores, outside)
+    separate = runner.structure_scores(scores, request.task)
+    if outside is not None:
+        separate = {structure: score.masked_fill(outside, 0) for structure, score in separate.items()}
+    separate = {structure: image.unpad(score) for structure, score in separate.items()}
+    cleaned = _clean_up(image, request, separate, runner.threshold, share)
     for structure in request.structures:
         yield structure, restore(cleaned[structure], image.prepared, runner.threshold)
 
 
-def _clean_scores(
-    image: SessionImage, runner: NetworkRunner, task: Task, blended: Tensor, outside: Tensor | None
+def _clean_up(
+    image: SessionImage,
+    request: TaskRequest,
+    scores: Mapping[str, Tensor],
+    threshold: float,
+    share: CoarseShare | None,
 ) -> dict[str, Tensor]:
-    """Scores of a task's structures on the grid of the prepared image, after the task's clean-up."""
-    scores = runner.structure_scores(blended, task)
-    if outside is not None:
-        scores = {structure: score.masked_fill(outside, 0) for structure, score in scores.items()}
-    scores = {structure: image.unpad(score) for structure, score in scores.items()}
-    return apply_postprocessing(scores, task.postprocessing, runner.threshold)
+    """Scores (D, H, W) on the grid of `image.prepared` after the clean-up; coarse masks are 0 and 1 in it."""
+    steps = request.task.postprocessing
+    if share is None or not steps:
+        return apply_postprocessing(scores, steps, threshold)
+    device = next(iter(scores.values())).device
+    voxels = image.unpad(torch.from_numpy(share.voxels)).to(device)
+    filled = {}
+    for structure, score in scores.items():
+        coarse = torch.from_numpy(on_network_grid(share.masks[structure], image.prepared)).to(score)
+        filled[structure] = torch.where(voxels, coarse, score)
+    cleaned = apply_postprocessing(filled, steps, threshold)
+    # the coarse masks take their own way to the input grid: without them less has to be restored
+    return {structure: score.masked_fill(voxels, 0) for structure, score in cleaned.items()}

@@ -56,6 +56,11 @@ class NetworkRunner:
         """What encodes patches: torch, or openvino with its version."""
         return "torch" if self._openvino is None else f"openvino {self._openvino.version}"
 
+    @property
+    def uses_openvino(self) -> bool:
+        """Whether OpenVINO encodes patches, or will when the first one comes."""
+        return self._tries_openvino or self._openvino is not None
+
     def encode(self, patch: Tensor) -> Features:
         """Task-free features of a patch (D, H, W)."""
         if self._tries_openvino:

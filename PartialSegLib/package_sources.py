@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-import stat
-import struct
-import zipfile
-import zlib
-from collections import Counter
-from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from collections.abc import Collection, Iterator
+from pathlib import Path
 
+from .archive import CHUNK_BYTES, Archive, ArchiveKind
 from .errors import InputError
-from .manifest import MANIFEST_FILE, is_inside, read_manifest
+from .manifest import MANIFEST_FILE, read_manifest
 from .package_files import package_file
 
 __all__ = ["PackageArchive", "PackageFolder"]
 
-CHUNK_BYTES = 1 << 20
-MAX_MEMBERS = 1000
-MAX_BYTES = 16 << 30
-MAX_RATIO = 100  # weights shrink to nine tenths; deflate cannot go beyond 1032
-SMALL_BYTES = 1 << 20  # below, any ratio is harmless
-METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
-DAMAGE = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, RuntimeError, ValueError, OSError)
-"""What a damaged or hostile archive provokes inside zipfile."""
+PACKAGE = ArchiveKind(
+    noun="package",
+    advice="zip the package's folder again and install that",
+    max_members=1000,
+    max_bytes=16 << 30,
+)
 
 
 class PackageFolder:
@@ -74,24 +68,17 @@ class PackageArchive:
 
     def __init__(self, path: Path) -> None:
         self.place = path
+        self._archive = Archive(path, PACKAGE)
         try:
-            self._zip = zipfile.ZipFile(path)
-        except PermissionError:
-            raise InputError(f"{path} cannot be read; check its permissions.") from None
-        except DAMAGE as error:
-            raise InputError(f"{path} is not a zip archive ({error}); copy or download it again.") from None
-        try:
-            members = self._zip.infolist()
-            self._check_members(members)
-            self._check_sizes(members)
-            self._members = _package_members(path, members)
+            self._archive.check_sizes(self._archive.files)
+            self._folder = _package_folder(path, self._archive.files)
         except InputError:
-            self._zip.close()
+            self._archive.close()
             raise
 
     def close(self) -> None:
         """Release the file."""
-        self._zip.close()
+        self._archive.close()
 
     def read(self, name: str, size_bytes: int) -> Iterator[bytes]:
         """Contents of a file of the package, piece by piece.
@@ -103,66 +90,13 @@ class PackageArchive:
         Raises:
             InputError: no such file, too large, or damaged.
         """
-        member = self._members.get(name)
-        if member is None:
-            raise InputError(f"The model package {self.place} lacks its file {name}; zip the package again.")
-        if member.file_size > size_bytes:
-            raise InputError(
-                f"{name} in {self.place} unpacks to {member.file_size} bytes, expected at most {size_bytes}; "
-                "zip the package again."
-            )
-        try:
-            with self._zip.open(member) as stream:
-                while chunk := stream.read(CHUNK_BYTES):
-                    yield chunk
-        except DAMAGE as error:
-            raise InputError(
-                f"{name} in {self.place} is damaged ({error}); copy or download the archive again."
-            ) from None
-
-    def _check_members(self, members: list[zipfile.ZipInfo]) -> None:
-        """Refuse members that no package has, whether or not they would be unpacked."""
-        if len(members) > MAX_MEMBERS:
-            self._refuse(f"holds {len(members)} files, a package at most {MAX_MEMBERS}")
-        counts = Counter(_path(member).casefold() for member in members)
-        for member in members:
-            name = member.orig_filename  # as in the file; zipfile cuts and rewrites the other one
-            if "\0" in name or not (is_inside(name) and is_inside(member.filename)):
-                self._refuse(f"holds {name!r}, which leads outside the package")
-            if stat.S_IFMT(member.external_attr >> 16) not in (0, stat.S_IFREG, stat.S_IFDIR):
-                self._refuse(f"holds {name!r}, which is a link or a device instead of a file")
-            if counts[_path(member).casefold()] > 1:
-                self._refuse(f"holds {name!r} more than once")
-            if member.flag_bits & 1:
-                self._refuse("is encrypted")
-            if member.compress_type not in METHODS:
-                self._refuse(f"holds {name!r} in a compression other than deflate")
-
-    def _check_sizes(self, members: list[zipfile.ZipInfo]) -> None:
-        """Refuse archives that would unpack to more than a package can hold, before unpacking."""
-        total = sum(member.file_size for member in members)
-        if total > MAX_BYTES:
-            self._refuse(f"unpacks to {total} bytes, a package to {MAX_BYTES} at most")
-        if sum(member.compress_size for member in members) > self.place.stat().st_size:
-            self._refuse("announces more bytes than it has")
-        for member in members:
-            if member.file_size > max(SMALL_BYTES, MAX_RATIO * member.compress_size):
-                self._refuse(f"holds {member.filename!r}, which unpacks to over {MAX_RATIO} times its size")
-
-    def _refuse(self, fault: str) -> None:
-        raise InputError(f"{self.place} {fault}; zip the package's folder again and install that.")
+        return self._archive.read(f"{self._folder}{name}", size_bytes)
 
 
-def _path(member: zipfile.ZipInfo) -> str:
-    """The member's path without "./" and doubled separators."""
-    return str(PurePosixPath(member.filename))
-
-
-def _package_members(path: Path, members: list[zipfile.ZipInfo]) -> dict[str, zipfile.ZipInfo]:
-    """The package's files by their paths inside it."""
-    files = {_path(member): member for member in members if not member.is_dir()}
+def _package_folder(path: Path, files: Collection[str]) -> str:
+    """What the paths of the package's files begin with: nothing, or a folder and a slash."""
     if MANIFEST_FILE in files:
-        return files
+        return ""
     tops = [name.removesuffix(f"/{MANIFEST_FILE}") for name in files if name.endswith(f"/{MANIFEST_FILE}")]
     tops = [top for top in tops if "/" not in top]
     if not tops:
@@ -173,5 +107,4 @@ def _package_members(path: Path, members: list[zipfile.ZipInfo]) -> dict[str, zi
     if len(tops) > 1:
         folders = ", ".join(sorted(tops))
         raise InputError(f"{path} holds several packages ({folders}); zip and install them one by one.")
-    prefix = f"{tops[0]}/"
-    return {name.removeprefix(prefix): member for name, member in files.items() if name.startswith(prefix)}
+    return f"{tops[0]}/"

@@ -129,9 +129,7 @@ def preprocess(
         InputError: voxels are NaN or infinite.
     """
     axes = _map_axes(volume, preprocessing)
-    sizes = [0, 0, 0]
-    for axis in axes:
-        sizes[axis.network_axis] = axis.network_size
+    sizes = _network_sizes(axes)
     hounsfield = torch.empty(sizes, device=device)
     in_input_order = hounsfield.permute([axis.network_axis for axis in axes])
 
@@ -189,7 +187,7 @@ def restore_winners(scores: Tensor, prepared: PreparedImage, channels: Sequence[
         For each channel the box on the input grid (z, y, x) and the boolean mask within it.
     """
     scores = scores.permute([0, *(axis.network_axis + 1 for axis in prepared.axes)])
-    led = torch.isin(scores.argmax(0), torch.tensor(channels, device=scores.device))
+    led = torch.isin(_first_maximum(scores), torch.tensor(channels, device=scores.device))
     box, source, matrices = _way_back(prepared, bounding_box(led), scores.device)
     part = scores[(slice(None), *source)]
     size = tuple(matrix.shape[0] for matrix in matrices)
@@ -197,7 +195,7 @@ def restore_winners(scores: Tensor, prepared: PreparedImage, channels: Sequence[
     slabs = [resample_by_slabs(_float_planes(channel), matrices) for channel in part]
     for channel_slabs in zip(*slabs, strict=True):
         planes = channel_slabs[0][0]
-        first[planes] = torch.stack([slab for _, slab in channel_slabs]).argmax(0).cpu().numpy() + 1
+        first[planes] = _first_maximum([slab for _, slab in channel_slabs]).cpu().numpy() + 1
     found = ndimage.find_objects(first, len(part))
     for channel in channels:
         inside = found[channel] or EMPTY_BOX
@@ -230,10 +228,33 @@ def _float_planes(scores: Tensor) -> Callable[[slice], Tensor]:
     return lambda planes: scores[planes].float()
 
 
+def _first_maximum(volumes: Sequence[Tensor] | Tensor) -> Tensor:
+    """Which of some volumes (planes, y, x) is the highest at each voxel, the first of equals.
+
+    On a CPU in a third of the time of `argmax`.
+    """
+    highest = volumes[0].clone()
+    first = torch.zeros_like(highest, dtype=torch.uint8 if len(volumes) < 256 else torch.int32)
+    for number, volume in enumerate(volumes[1:], start=1):
+        first.masked_fill_(volume > highest, number)
+        torch.maximum(highest, volume, out=highest)
+    return first
+
+
 def _shifted(outer: Box, inner: Sequence[slice]) -> Box:
     """A box within a box, counted from the outer grid's first voxel."""
     z, y, x = (slice(o.start + i.start, o.start + i.stop) for o, i in zip(outer, inner, strict=True))
     return z, y, x
+
+
+def network_shape(volume: Volume, preprocessing: Preprocessing) -> list[int]:
+    """Voxels (D, H, W) of the grid that a volume is resampled to, before it is cropped to the body."""
+    return _network_sizes(_map_axes(volume, preprocessing))
+
+
+def _network_sizes(axes: Iterable[AxisMap]) -> list[int]:
+    sizes = {axis.network_axis: axis.network_size for axis in axes}
+    return [sizes[network_axis] for network_axis in range(3)]
 
 
 def _map_axes(volume: Volume, preprocessing: Preprocessing) -> tuple[AxisMap, AxisMap, AxisMap]:

@@ -41,7 +41,16 @@ class ProtocolError(ValueError):
 
 @dataclass(frozen=True)
 class LoadModel:
-    """Parameters of `load_model`: name or folder of a package, and options as of `InferenceSession`."""
+    """Parameters of `load_model`.
+
+    Attributes:
+        path: name of an installed package, or a folder.
+        device, precision, overlap, mirror, cache_bytes, selection, skip_air, engine: as of
+            `InferenceSession`.
+        region_from: name or folder of the package of a coarse model that looks first; None for none.
+        effort: of the coarse model, 0 (fast) to 1 (thorough), as of `CoarsePass`; without one it means
+            nothing. A prediction may have another.
+    """
 
     path: str
     device: str = "auto"
@@ -49,10 +58,16 @@ class LoadModel:
     overlap: float | None = None
     mirror: bool = False
     cache_bytes: int = 2 << 30
+    selection: str = "auto"
+    skip_air: bool = False
+    region_from: str | None = None
+    effort: float = 1.0
+    engine: str = "auto"
 
     def __post_init__(self) -> None:
-        """Refuse a budget below nothing."""
+        """Refuse a budget below nothing, and an effort that is no share."""
         require(self.cache_bytes >= 0, f"cache_bytes: expected 0 or more bytes, got {self.cache_bytes}")
+        _require_effort(self.effort)
 
 
 @dataclass(frozen=True)
@@ -85,16 +100,19 @@ class Predict:
         tasks: names of tasks; None for all that yield a wanted structure.
         structures: ids of the structures to return; None for all of the tasks.
         roi: region of interest x0, x1, y0, y1, z0, z1 in RAS mm; None for the whole image.
+        effort: instead of that of `load_model`, so that another one keeps image and features; None for that.
     """
 
     tasks: tuple[str, ...] | None
     structures: tuple[str, ...] | None = None
     roi: tuple[float, float, float, float, float, float] | None = None
+    effort: float | None = None
 
     def __post_init__(self) -> None:
-        """Refuse to segment nothing."""
+        """Refuse to segment nothing, and an effort that is no share."""
         for name in ("tasks", "structures"):
             require(getattr(self, name) != (), f"{name}: expected at least one name, or null for all")
+        _require_effort(self.effort)
 
 
 @dataclass(frozen=True)
@@ -282,6 +300,10 @@ def parse_request(line: bytes) -> Request | Cancel:
     except (InputError, OverflowError) as error:
         raise ProtocolError(f"{method}: {error}.", given) from None
     return Request(given, method, params)
+
+
+def _require_effort(effort: float | None) -> None:
+    require(effort is None or 0 <= effort <= 1, f"effort: expected 0 (fast) to 1 (thorough), got {effort}")
 
 
 def _shown(line: str | bytes) -> str:

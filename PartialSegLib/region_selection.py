@@ -28,19 +28,26 @@ class CoarsePass:
         model: segments the image with all its tasks.
         margin_mm: by which the boxes around what it finds are widened on every side.
         trust_nothing: visit nothing for a task of which it finds nothing; else such a task sees everything.
+        effort: from 0, fast, to 1, thorough. With 1 the fine model visits all patches that touch the regions.
+            With less it visits, for each task, those with the most voxels of which the coarse model is
+            uncertain, until they hold this share of them; elsewhere in the regions the coarse masks are
+            taken. With 0 it visits none. It means nothing for a task of which the coarse model finds nothing,
+            or that has a structure which the coarse model does not yield.
 
     Raises:
-        InputError: the margin is below 0.
+        InputError: the margin is below 0, or the effort not in [0, 1].
     """
 
     model: Model
     margin_mm: float = 20.0
     trust_nothing: bool = False
+    effort: float = 1.0
 
     def __post_init__(self) -> None:
-        """Refuse a margin that means nothing."""
+        """Refuse a margin or an effort that means nothing."""
         if not self.margin_mm >= 0:
             raise InputError(f"The margin is a distance of 0 mm or more, not {self.margin_mm}.")
+        check_effort(self.effort)
 
     def describe(self) -> dict[str, Any]:
         """What ends in the provenance."""
@@ -51,7 +58,18 @@ class CoarsePass:
             "weights_sha256": self.model.sha256,
             "margin_mm": self.margin_mm,
             "trust_nothing": self.trust_nothing,
+            "effort": self.effort,
         }
+
+
+def check_effort(effort: float) -> None:
+    """Refuse what is no effort.
+
+    Raises:
+        InputError: it is not in [0, 1].
+    """
+    if not 0 <= effort <= 1:
+        raise InputError(f"The effort is a number from 0 (fast) to 1 (thorough), such as 0.5, not {effort}.")
 
 
 def marking_keys(structures: Iterable[str], found: Iterable[Key]) -> list[Key] | None:

@@ -17,22 +17,30 @@ _PACKAGES = ("numpy", "safetensors", "scipy", "SimpleITK", "torch")
 _AXES = ("R", "A", "S")
 
 
-def build_report(segmentation: Segmentation, seconds: Mapping[str, float], source: str) -> dict[str, Any]:
+def build_report(
+    segmentation: Segmentation,
+    seconds: Mapping[str, float],
+    source: str,
+    memory: Mapping[str, int | None] | None = None,
+) -> dict[str, Any]:
     """Gather what a reader of the results asks for.
 
     Args:
         segmentation: what was found; its provenance names model, weights, device and settings.
         seconds: time per stage.
         source: which image it was, as the user named it.
+        memory: `predicted_bytes` before the run and `peak_bytes` after it, of the computer's memory and of
+            the whole process; None where a figure is unknown, or for all.
 
     Returns:
-        Plain JSON: source, provenance, structures, seconds, versions.
+        Plain JSON: source, provenance, structures, seconds, memory if it was given, versions.
     """
     return {
         "source": source,
         "provenance": segmentation.provenance,
         "structures": [describe_mask(segmentation, key) for key in segmentation],
         "seconds": {stage: round(value, 3) for stage, value in seconds.items()},
+        **({} if memory is None else {"memory": dict(memory)}),
         "versions": _versions(),
     }
 

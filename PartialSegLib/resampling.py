@@ -118,6 +118,7 @@ def resample_by_slabs(read: Callable[[slice], Tensor], matrices: Matrices) -> It
     along_z, along_y, along_x = matrices
     new_depth, old_depth = along_z.shape
     shrinks = new_depth < old_depth
+    combine_rows = _row_combination(along_y)
     old_plane, new_plane = along_y.shape[1] * along_x.shape[1], along_y.shape[0] * along_x.shape[0]
     voxels_per_plane = max(new_plane, old_plane * old_depth // max(new_depth, 1), 1)
     planes_per_slab = max(1, SLAB_VOXELS // voxels_per_plane)
@@ -128,8 +129,27 @@ def resample_by_slabs(read: Callable[[slice], Tensor], matrices: Matrices) -> It
         planes = read(source)
         if shrinks:
             planes = _combine_planes(weights, planes)
-        planes = torch.matmul(along_y, planes @ along_x.T)
+        planes = combine_rows(planes @ along_x.T)
         yield result, planes if shrinks else _combine_planes(weights, planes)
+
+
+def _row_combination(matrix: Tensor) -> Callable[[Tensor], Tensor]:
+    """How planes (planes, old, x) become (planes, new, x) by weights (new, old).
+
+    Where every result row mixes two rows, as when an axis grows, taking these takes a tenth of the time of a
+    product with a matrix full of zeros.
+    """
+    used = matrix != 0
+    if matrix.shape[1] < 2 or int(used.sum(dim=1).max()) > 2:
+        return lambda planes: torch.matmul(matrix, planes)
+    first = used.to(torch.uint8).argmax(dim=1).clamp_max(matrix.shape[1] - 2)
+    weights = matrix.gather(1, torch.stack([first, first + 1], dim=1))
+
+    def combine(planes: Tensor) -> Tensor:
+        mixed = planes.index_select(1, first).mul_(weights[:, :1])
+        return mixed.addcmul_(planes.index_select(1, first + 1), weights[:, 1:])
+
+    return combine
 
 
 def _combine_planes(weights: Tensor, planes: Tensor) -> Tensor:

@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 from typing import Any
 
 import numpy as np
 
+from .coarse_findings import CoarseFindings, MarkedRegion, mark_region
 from .errors import InputError
 from .json_fields import suggestion
 from .manifest import Manifest
 from .model import Model
+from .patch_choice import choose_patches, covered_voxels
 from .region import Region
-from .region_selection import CoarsePass, body_voxels, marked_voxels, marking_keys
-from .segmentation import Segmentation
+from .region_selection import CoarsePass, body_voxels, check_effort
 from .session_image import SessionImage
 from .slice_selection import FAST_CONTEXT_MM, keep_slices, plan_on_slabs, reduce_slices, slice_scores
 from .sliding_window import Patch
-from .task import Task
 from .task_request import TaskRequest
-from .visit_plan import TaskView, all_of, touching
+from .visit_plan import CoarseShare, TaskView, all_of, touching
 
 MODES = ("auto", "off", "exact", "fast")
 
@@ -103,11 +103,25 @@ class SelectedImage:
             body = image.pad(body_voxels(image.prepared, manifest.preprocessing))
         return cls(image, manifest, selection, overlap, slices, body)
 
+    def with_effort(self, effort: float | None) -> SelectedImage:
+        """The same with another effort of the coarse model's; None, or no coarse model, changes nothing.
+
+        Raises:
+            InputError: the effort is not in [0, 1].
+        """
+        if effort is None:
+            return self
+        check_effort(effort)
+        coarse = self.selection.coarse
+        return replace(
+            self, selection=replace(self.selection, coarse=coarse and replace(coarse, effort=effort))
+        )
+
     def views(
         self,
         requests: Sequence[TaskRequest],
         region: Region | None,
-        find_coarsely: Callable[[], Segmentation] | None,
+        find_coarsely: Callable[[], CoarseFindings] | None,
     ) -> dict[int, TaskView]:
         """What each task looks at, by its number.
 
@@ -121,23 +135,39 @@ class SelectedImage:
         """
         common = [] if region is None else [self.image.kept_voxels(region)]
         common += [] if self.body is None else [self.body]
+        found = find_coarsely() if find_coarsely is not None and requests else None
         kept: dict[int, np.ndarray | None] = {}
-        remarks: dict[int, str | None] = {}
+        regions: dict[int, MarkedRegion | None] = {}
         for number, task, _ in requests:
-            parts, remarks[number] = [*common], None
+            parts, marked = [*common], None
             if self.slices is not None:
                 parts.append(self.image.pad_slices(self.slices[number]))
-            if self.selection.coarse is not None and find_coarsely is not None:
-                marked, remarks[number] = self._marked(task, self.selection.coarse, find_coarsely())
-                parts += [] if marked is None else [marked]
-            kept[number] = all_of(parts, self.image.tensor.shape)
+            if self.selection.coarse is not None and found is not None:
+                marked = mark_region(task, self.selection.coarse, found, self.image)
+                parts += [] if marked.voxels is None else [marked.voxels]
+            kept[number], regions[number] = all_of(parts, self.image.tensor.shape), marked
         patches = self._plan(list(kept.values()))
-        return {
-            number: TaskView(
-                touching(patches, voxels), voxels, self.image.input_slices(voxels), remarks[number]
-            )
-            for number, voxels in kept.items()
-        }
+        views = {}
+        for number, voxels in kept.items():
+            view = TaskView(touching(patches, voxels), voxels, self.image.input_slices(voxels))
+            views[number] = self._choose(view, regions[number], found)
+        return views
+
+    def _choose(self, view: TaskView, marked: MarkedRegion | None, found: CoarseFindings | None) -> TaskView:
+        """Choose which patches of a view are visited, and which are left to the coarse model."""
+        coarse = self.selection.coarse
+        if marked is None or found is None or coarse is None:
+            return view
+        if marked.masks is None:
+            return replace(view, remark=marked.remark)
+        kept = view.kept
+        if kept is None:
+            kept = self.image.pad(np.ones(tuple(self.image.prepared.tensor.shape), bool))
+        uncertain = kept & found.uncertain_voxels(marked.keys, self.image)
+        chosen = choose_patches(view.patches, uncertain, coarse.effort)
+        covered = covered_voxels(chosen, kept.shape)
+        share = CoarseShare(kept & ~covered, marked.masks, len(view.patches) - len(chosen))
+        return TaskView(chosen, kept & covered, view.slices, marked.remark, share)
 
     def _plan(self, kept: list[np.ndarray | None]) -> list[Patch]:
         """The patches of the whole image, or those of slabs of slices that any of the tasks keeps."""
@@ -149,17 +179,3 @@ class SelectedImage:
         slices = np.logical_or.reduce([voxels.any(axis=across) for voxels in masks])
         context = ceil(FAST_CONTEXT_MM / self.manifest.preprocessing.spacing[axis])
         return plan_on_slabs(self.image.patches, slices, axis, self.overlap, context)
-
-    def _marked(
-        self, task: Task, coarse: CoarsePass, found: Segmentation
-    ) -> tuple[np.ndarray | None, str | None]:
-        """Voxels (D, H, W) where a coarse model found what a task looks for, None for all; a remark."""
-        keys = marking_keys(task.structures, found)
-        if keys is None:
-            return None, "everything: the coarse model does not know all structures"
-        marked = marked_voxels(found, keys, coarse.margin_mm, self.image.prepared)
-        if marked.any():
-            return self.image.pad(marked), "around what the coarse model found"
-        if coarse.trust_nothing:
-            return self.image.pad(marked), "nothing: the coarse model found nothing"
-        return None, "everything: the coarse model found nothing"

@@ -2,38 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from functools import partial
+from collections.abc import Iterable, Sequence
+from functools import cached_property, partial
 from itertools import combinations
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from . import __version__
+from .coarse_findings import CoarseFindings, uncertain_parts
 from .devices import choose_device, choose_precision, explained_memory_errors
 from .errors import InputError
-from .feature_cache import FeatureCache, Features
 from .mask_restoration import restore_masks
+from .memory_estimate import MemoryEstimate, MemoryEstimator
 from .model import Model, load_model
 from .network_runner import NetworkRunner
+from .patch_scoring import PatchScoring, Progress
+from .preprocessing import Restored
 from .region import Region
 from .region_selection import CoarsePass
-from .segmentation import Segmentation
+from .segmentation import Key, Segmentation
 from .selection import SelectedImage, Selection
 from .session_image import SessionImage
-from .sliding_window import Patch, PatchBlender, gaussian_weight
 from .task_request import TaskRequest, request_tasks
-from .visit_plan import TaskView, describe_visits, visits
+from .visit_plan import TaskView, describe_visits
 from .volume import Volume, read_volume
 
-Progress = Callable[[int, int], object]
-"""Called with the patches done and the patches in total; may raise `Cancelled`."""
 Limits = Sequence[float] | Sequence[Sequence[float]]
-STAGES = ("preprocess", "encode", "head", "restore")
 
 
 def ignore_progress(done: int, total: int) -> None:
@@ -46,7 +42,8 @@ class InferenceSession:
     Args:
         model: from `load_model`; the session works on a copy of its network.
         device: auto, cpu, cuda, cuda:N or mps.
-        cache_bytes: budget for features; results do not depend on it.
+        cache_bytes: budget for features; results do not depend on it. None takes half of what is free on the
+            device beside what the run itself needs, for each image anew.
         overlap: of neighbouring patches, in [0, 1); None takes the manifest's.
         mirror: average over all flips of the manifest's mirror axes, at 2 to 8 times the cost.
         precision: of the convolutions: auto, float32, bfloat16 or float16.
@@ -60,11 +57,8 @@ class InferenceSession:
         skip_air: find nothing in air and table around the body, and do not visit patches of these alone;
             scores in the body stay the same to the bit. Not with "exact", which leaves air as it is.
         region_from: a coarse model, or `CoarsePass` with settings, that says where the tasks have anything to
-            do: only patches that touch these regions are visited, and masks are empty outside.
-
-    Attributes:
-        timings: seconds per stage since `set_image`: preprocess, encode, head, restore.
-        patches_encoded: forward passes since `set_image`.
+            do: only patches that touch these regions are visited, and masks are empty outside. With an effort
+            below 1 some of these patches are left to the coarse model.
 
     Raises:
         InputError: unknown device, precision, engine or selection, an engine that cannot run the network,
@@ -77,7 +71,7 @@ class InferenceSession:
         self,
         model: Model,
         device: str = "auto",
-        cache_bytes: int = 2 << 30,
+        cache_bytes: int | None = None,
         *,
         overlap: float | None = None,
         mirror: bool = False,
@@ -103,13 +97,13 @@ class InferenceSession:
             self._coarse = InferenceSession(
                 coarse.model, device, cache_bytes=0, precision=precision, engine=engine
             )
-        self._flips = _subsets(inference.mirror_axes if mirror else ())
+        flips = _subsets(inference.mirror_axes if mirror else ())
+        self._cache_bytes = cache_bytes
         with explained_memory_errors(self.device):
             self._runner = NetworkRunner(model, self.device, choose_precision(self.device, precision), engine)
-            self._weight = gaussian_weight(inference.patch_size).to(self.device)
-        self._cache = FeatureCache(cache_bytes)
+            self._scoring = PatchScoring(self._runner, flips, cache_bytes or 0)
         self._selected: SelectedImage | None = None
-        self._found_coarsely: Segmentation | None = None
+        self._found_coarsely: CoarseFindings | None = None
         self.reset_image()
 
     def set_image(self, volume: Volume, crop_to_body: bool | None = None) -> None:
@@ -125,13 +119,15 @@ class InferenceSession:
             DeviceError: out of memory.
         """
         self.reset_image()
-        with explained_memory_errors(self.device), torch.inference_mode(), self._stage("preprocess"):
+        with explained_memory_errors(self.device), torch.inference_mode(), self._scoring.stage("preprocess"):
             manifest = self.model.manifest
             crop = manifest.preprocessing.crop_to_body if crop_to_body is None else crop_to_body
             image = SessionImage.prepare(volume, manifest, self.overlap, self.device, crop)
             selected = SelectedImage.select(image, self.model, self.selection, self.overlap)
             if self._coarse is not None:
                 self._coarse.set_image(volume)
+            if self._cache_bytes is None:
+                self._scoring.cache.budget_bytes = self._memory.choose_cache_bytes(image)
             self._selected = selected
 
     def reset_image(self) -> None:
@@ -140,10 +136,7 @@ class InferenceSession:
         self._found_coarsely = None
         if self._coarse is not None:
             self._coarse.reset_image()
-        self._cache.clear()
-        self._decisions: dict[Any, Tensor] = {}
-        self.timings = dict.fromkeys(STAGES, 0.0)
-        self.patches_encoded = 0
+        self._scoring.forget()
 
     def predict(
         self,
@@ -151,6 +144,7 @@ class InferenceSession:
         on_progress: Progress = ignore_progress,
         structures: str | Iterable[str] | None = None,
         roi: Limits | None = None,
+        effort: float | None = None,
     ) -> Segmentation:
         """Segment the image; only patches without kept features are encoded.
 
@@ -160,33 +154,97 @@ class InferenceSession:
             structures: ids of the structures to return; None for all of the tasks.
             roi: region of interest in RAS mm, ((x0, x1), (y0, y1), (z0, z1)): only patches that touch it are
                 visited, and masks are empty outside. Components count with what lies inside.
+            effort: instead of that of `region_from`, see `CoarsePass`; where features are kept, a higher one
+                than before costs only the patches that are new. Without a coarse model it means nothing.
 
         Returns:
             Masks on the grid of the volume given to `set_image`, keyed by task and structure.
 
         Raises:
-            InputError: no image set, unknown task or structure, or a region outside the image.
+            InputError: no image set, unknown task or structure, a region outside the image, or an effort
+                that is not in [0, 1].
             DeviceError: out of memory; the session stays usable.
         """
-        selected = self._require_selected()
+        selected = self._require_selected().with_effort(effort)
         requests = request_tasks(self.model.manifest, tasks, structures)
         region = None if roi is None else Region.from_limits(roi)
+        return self._segment(selected, requests, region, on_progress)
+
+    def _segment(
+        self,
+        selected: SelectedImage,
+        requests: list[TaskRequest],
+        region: Region | None,
+        on_progress: Progress,
+        uncertain: dict[Key, Restored] | None = None,
+    ) -> Segmentation:
+        """Visit, blend and restore; `uncertain` gets where the scores are uncertain, if it is given."""
+        image = selected.image
         with explained_memory_errors(self.device), torch.inference_mode():
             find = None if self._coarse is None else partial(self._find_coarsely, self._coarse, on_progress)
             views = selected.views(requests, region, find)
-            blenders = self._blend(selected.image, requests, views, on_progress)
-            grid = selected.image.prepared.input_shape, selected.image.prepared.affine
-            segmentation = Segmentation(*grid, self._provenance(region, requests, views))
-            with self._stage("restore"):
+            tasks = {request.number: request.task for request in requests}
+            scores_device = self._choose_scores_device(image, requests)
+            blenders = self._scoring.blend(image, tasks, views, scores_device, on_progress)
+            grid = image.prepared.input_shape, image.prepared.affine
+            provenance = self._provenance(selected.selection, region, requests, views)
+            segmentation = Segmentation(*grid, provenance)
+            with self._scoring.stage("restore"):
                 for request in requests:
                     number = request.number
                     scores = blenders.pop(number).scores() if number in blenders else None
-                    masks = restore_masks(selected.image, self._runner, request, scores, views[number].kept)
+                    if uncertain is not None and scores is not None:
+                        inference = self.model.manifest.inference
+                        uncertain |= uncertain_parts(
+                            scores, views[number].kept, request.task, inference, image
+                        )
+                    masks = restore_masks(image, self._runner, request, scores, views[number])
                     for structure, (box, mask) in masks:
                         if region is not None:
                             region.clear_outside(mask, box, segmentation.affine)
                         segmentation.add(request.task.name, structure, box, mask)
         return segmentation
+
+    def estimate_memory(
+        self,
+        volume: Volume,
+        tasks: str | Iterable[str] | None = None,
+        structures: str | Iterable[str] | None = None,
+        is_loaded: bool = True,
+    ) -> MemoryEstimate:
+        """Predict the memory of a run on the CPU, before `set_image`; the device holds parts of it otherwise.
+
+        Args:
+            volume: only shape, affine and voxel type are looked at, so `np.broadcast_to(np.int16(0), shape)`
+                may stand for the array of one that is yet to be read.
+            tasks: names of tasks; None for all that yield a wanted structure.
+            structures: ids of structures; None for all of the tasks.
+            is_loaded: whether the voxels are in memory already.
+
+        Raises:
+            InputError: unknown task or structure.
+        """
+        requests = request_tasks(self.model.manifest, tasks, structures)
+        crop = self.model.manifest.preprocessing.crop_to_body
+        estimate = self._memory.estimate(volume, requests, crop, self._cache_bytes, is_loaded)
+        if self._coarse is None:
+            return estimate
+        return estimate.with_coarse(self._coarse.estimate_memory(volume, is_loaded=is_loaded))
+
+    @cached_property
+    def _memory(self) -> MemoryEstimator:
+        with explained_memory_errors(self.device):
+            return MemoryEstimator(self.model, self._runner, self.overlap, len(self._scoring.flips))
+
+    @property
+    def timings(self) -> dict[str, float]:
+        """Seconds per stage since `set_image`: preprocess, encode, head, restore."""
+        return self._scoring.seconds
+
+    @property
+    def patches_encoded(self) -> int:
+        """Forward passes since `set_image`."""
+        return self._scoring.patches_encoded
 
     @property
     def precision(self) -> str:
@@ -206,84 +264,52 @@ class InferenceSession:
     def _require_image(self) -> SessionImage:
         return self._require_selected().image
 
-    def _find_coarsely(self, coarse: InferenceSession, on_progress: Progress) -> Segmentation:
+    def _find_coarsely(self, coarse: InferenceSession, on_progress: Progress) -> CoarseFindings:
         """What the coarse model finds in the image; computed once, with all its tasks."""
         if self._found_coarsely is None:
             waiting = self.patches_planned
-            with self._stage("encode"):
-                self._found_coarsely = coarse.predict(on_progress=lambda *_: on_progress(0, waiting))
+            with self._scoring.stage("encode"):
+                self._found_coarsely = coarse._find_all(lambda *_: on_progress(0, waiting))
         return self._found_coarsely
 
-    def _blend(
-        self,
-        image: SessionImage,
-        requests: list[TaskRequest],
-        views: dict[int, TaskView],
-        on_progress: Progress,
-    ) -> dict[int, PatchBlender]:
-        """Visit the patches; per task number a blender with the scores of all of its patches."""
-        blenders: dict[int, PatchBlender] = {}
-        tasks = {number: task for number, task, _ in requests}
-        plan = visits(views)
-        for done, (patch, numbers) in enumerate(plan, start=1):
-            for flip in self._flips:
-                features = self._features(image, patch, flip)
-                with self._stage("head"):
-                    wanted = {number: tasks[number] for number in numbers}
-                    for number, scores in zip(numbers, self._runner.score(features, wanted), strict=True):
-                        if number not in blenders:
-                            blenders[number] = PatchBlender(image.tensor.shape, len(scores), self._weight)
-                        if flip:
-                            scores = scores.flip([axis + 1 for axis in flip])
-                        blenders[number].add(patch, scores)
-            on_progress(done, len(plan))
-        return blenders
+    def _find_all(self, on_progress: Progress) -> CoarseFindings:
+        """Segment the image with all tasks, and note where their scores are uncertain."""
+        selected = self._require_selected()
+        requests = request_tasks(self.model.manifest, None, None)
+        uncertain: dict[Key, Restored] = {}
+        masks = self._segment(selected, requests, None, on_progress, uncertain)
+        return CoarseFindings(masks, uncertain, selected.image.prepared)
 
-    def _features(self, image: SessionImage, patch: Patch, flip: tuple[int, ...]) -> Features:
-        def encode() -> Features:
-            self.patches_encoded += 1
-            with self._stage("encode"):
-                return self._runner.encode(image.tensor[patch.slices].flip(flip))
-
-        features = self._cache.get_or_compute((patch.start, flip), encode)
-        decided = self._runner.network.decisions(features)
-        if decided is not None:
-            self._decisions[patch.start, flip] = decided.cpu()
-        return features
+    def _choose_scores_device(self, image: SessionImage, requests: list[TaskRequest]) -> torch.device:
+        if self.device.type != "cuda":
+            return self.device
+        return self._memory.choose_scores_device(image, requests, self._scoring.cache)
 
     def _provenance(
-        self, region: Region | None, requests: list[TaskRequest], views: dict[int, TaskView]
+        self,
+        selection: Selection,
+        region: Region | None,
+        requests: list[TaskRequest],
+        views: dict[int, TaskView],
     ) -> dict[str, Any]:
         manifest = self.model.manifest
-        decided = [self._decisions[key] for key in sorted(self._decisions)]
         return {
             "software": f"PartialSeg {__version__}",
             "model": manifest.name,
             "model_version": manifest.version,
             "weights_sha256": self.model.sha256,
             "overlap": self.overlap,
-            "mirror": len(self._flips) > 1,
+            "mirror": len(self._scoring.flips) > 1,
             "precision": self.precision,
             "engine": self._runner.engine,
             "device": self.device.type,
             "roi": region and [list(bound) for bound in region.bounds],
-            "selection": self.selection.describe()
+            "selection": selection.describe()
             | describe_visits(
                 {task.name: views[number] for number, task, _ in requests}, self.patches_planned
             ),
-            **({"decisions": self._runner.network.describe_decisions(decided)} if decided else {}),
+            **self._scoring.describe_decisions(),
         }
-
-    @contextmanager
-    def _stage(self, name: str) -> Iterator[None]:
-        """Add the seconds of a block to the timings."""
-        start = perf_counter()
-        try:
-            yield
-            if self.device.type == "cuda":
-                torch.cuda.synchronize(self.device)
-        finally:
-            self.timings[name] += perf_counter() - start
 
 
 def segment(

@@ -124,17 +124,22 @@ class PatchBlender:
     Args:
         shape: voxels of the image (D, H, W), none fewer than the patch has.
         channels: number of score maps.
-        weight: (D, H, W) of a patch, on the device of the scores.
+        weight: (D, H, W) of a patch, on the device of the scores that are added.
+        keep_on: where the means are kept; None for the same device.
     """
 
-    def __init__(self, shape: Sequence[int], channels: int, weight: Tensor) -> None:
+    def __init__(
+        self, shape: Sequence[int], channels: int, weight: Tensor, keep_on: torch.device | None = None
+    ) -> None:
         depth, height, width = shape
         window = weight.shape[0]
         self._weight = weight
         self._start = 0
         self._weights = weight.new_zeros(window, height, width)
         self._sums = weight.new_zeros(channels, window, height, width)
-        self._scores = weight.new_zeros((channels, depth, height, width), dtype=torch.float16)
+        self._scores = torch.zeros(
+            (channels, depth, height, width), dtype=torch.float16, device=keep_on or weight.device
+        )
 
     def add(self, patch: Patch, scores: Tensor) -> None:
         """Add the scores (channels, d, h, w) of a patch."""

@@ -61,6 +61,11 @@ class Structure:
         """Whether this is a change of an organ, as a tumour is, and not anatomy."""
         return self.category.value == _MORPHOLOGICALLY_ALTERED
 
+    @property
+    def overlap_rank(self) -> tuple[bool, bool]:
+        """The higher one gets a voxel that can have one label only: lesions, then vessels, then organs."""
+        return self.is_lesion, self.region is not None
+
 
 @cache
 def load_structures() -> dict[str, Structure]:

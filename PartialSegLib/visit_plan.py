@@ -13,8 +13,24 @@ from typing import Any
 
 import numpy as np
 
+from .preprocessing import Restored
 from .slice_selection import index_ranges
 from .sliding_window import Patch
+
+
+@dataclass(frozen=True, eq=False)
+class CoarseShare:
+    """Where the result of a coarse model is enough for a task.
+
+    Attributes:
+        voxels: (D, H, W) bool: those that no patch of the task holds.
+        masks: of the task's structures: a box of the input grid (z, y, x), and the coarse mask within it.
+        patches: how many patches that touch the task's region are not visited.
+    """
+
+    voxels: np.ndarray
+    masks: Mapping[str, Restored]
+    patches: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,14 +40,17 @@ class TaskView:
     Attributes:
         patches: in ascending order of their start.
         kept: (D, H, W) bool; the other voxels get the score 0. None keeps all.
-        slices: (D) bool, over the axial slices of the input grid: whether any score is wanted there.
+        slices: (D) bool, over the axial slices of the input grid: whether any score or coarse mask is wanted
+            there.
         remark: how the region was chosen, for the provenance; None where none was asked for.
+        coarse: where the masks of a coarse model are taken instead of scores; None for nowhere.
     """
 
     patches: list[Patch]
     kept: np.ndarray | None
     slices: np.ndarray
     remark: str | None = None
+    coarse: CoarseShare | None = None
 
 
 def touching(patches: Sequence[Patch], kept: np.ndarray | None) -> list[Patch]:
@@ -71,12 +90,14 @@ def describe_visits(views: Mapping[str, TaskView], planned: int) -> dict[str, An
     Returns:
         `patches`: how many are `visited` by any task, `of` how many, and the share `skipped`; `tasks`: for
         each the same of its own patches and of the axial `slices` of the input grid, and `skipped_slices`,
-        the first and last index of each run of skipped ones.
+        the first and last index of each run of skipped ones. Where the result of a coarse model can be
+        enough, the `patches` of the task also say in how many it is, as `coarse`; these are not skipped.
     """
     tasks = {}
     for name, view in views.items():
+        coarse = None if view.coarse is None else view.coarse.patches
         tasks[name] = {
-            "patches": _share(len(view.patches), planned),
+            "patches": _share(len(view.patches), planned, coarse),
             "slices": _share(int(view.slices.sum()), len(view.slices)),
             "skipped_slices": index_ranges(~view.slices),
         } | ({"region": view.remark} if view.remark else {})
@@ -84,9 +105,11 @@ def describe_visits(views: Mapping[str, TaskView], planned: int) -> dict[str, An
     return {"patches": _share(visited, planned), "tasks": tasks}
 
 
-def _share(visited: int, planned: int) -> dict[str, Any]:
+def _share(visited: int, planned: int, coarse: int | None = None) -> dict[str, Any]:
+    skipped = max(0, planned - visited - (coarse or 0))
     return {
         "visited": visited,
+        **({} if coarse is None else {"coarse": coarse}),
         "of": planned,
-        "skipped": round(max(0, planned - visited) / planned, 3) if planned else 0.0,
+        "skipped": round(skipped / planned, 3) if planned else 0.0,
     }

@@ -7,33 +7,30 @@ and days; compare the ratios within one run. Nothing is asserted here.
 from __future__ import annotations
 
 import argparse
-import json
 import platform
-import resource
 import statistics
-import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
-from datetime import UTC, datetime
+from collections.abc import Sequence
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
 import benchmark_networks
+import measuring
 import numpy as np
 import torch
+from measuring import peak_memory_mb, seconds_of, timed
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import PartialSegLib
 from PartialSegLib.evaluation import dice
 from PartialSegLib.phantom import make_phantom
+from PartialSegLib.postprocessing import apply_postprocessing
 from PartialSegLib.preprocessing import restore
 from PartialSegLib.sliding_window import pad_to_patch
 
 REAL_CT = Path(__file__).resolve().parents[2] / "shared" / "data" / "ct_abdomen_contrast_dicom"
-KEPT = Path("runs") / "benchmarks.jsonl"
 REPETITIONS = 3
 STAGES = ("preprocess", "encode", "head", "restore")
 
@@ -47,7 +44,7 @@ def main() -> int:
     if options.case:
         network = benchmark_networks.OFFICIAL.get(options.case)
         result = measure(options.case, options.model) if network is None else measure_network(options.case)
-        sys.stdout.write(json.dumps(result) + "\n")
+        measuring.report(result)
         return 0
     with tempfile.TemporaryDirectory() as folder:
         cases = [str(REAL_CT)] if REAL_CT.exists() else []
@@ -61,40 +58,24 @@ def main() -> int:
     write_table(results)
     networks = [_in_own_process(name, options.model) for name in benchmark_networks.OFFICIAL]
     write_table(networks)
-    _keep(results + networks)
+    measuring.keep(
+        {
+            "threads": torch.get_num_threads(),
+            "torch": torch.__version__,
+            "figures": results + networks,
+        }
+    )
     return 0
 
 
-def _keep(figures: list[dict[str, Any]]) -> None:
-    """Append machine, commit and figures to a file that is not part of the repository."""
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=Path(__file__).parent
-    ).stdout.strip()
-    line = {
-        "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        "commit": commit,
-        "machine": platform.machine(),
-        "processor": platform.processor(),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "figures": figures,
-    }
-    KEPT.parent.mkdir(exist_ok=True)
-    with KEPT.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(line) + "\n")
-
-
 def _in_own_process(case: str, model: str) -> dict[str, Any]:
-    command = [sys.executable, __file__, "--model", model, "--case", case]
-    return json.loads(
-        subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1]
-    )
+    return measuring.in_own_process([sys.executable, __file__, "--model", model, "--case", case])
 
 
 def measure(case: str, model_name: str) -> dict[str, Any]:
     """All figures of one image; medians over interleaved repetitions."""
     result: dict[str, Any] = {"case": Path(case).name}
-    volume = _timed(result, "read", lambda: PartialSegLib.read_volume(case))
+    volume = timed(result, "read", lambda: PartialSegLib.read_volume(case))
     result["voxels"] = "x".join(map(str, volume.shape))
     model = PartialSegLib.load_model(model_name)
     tasks = [task.name for task in model.manifest.tasks]
@@ -102,53 +83,77 @@ def measure(case: str, model_name: str) -> dict[str, Any]:
     for _ in range(REPETITIONS):
         session = PartialSegLib.InferenceSession(model, "cpu")
         seconds: dict[str, float] = {}
-        _timed(seconds, "first task", lambda: (session.set_image(volume), session.predict(tasks[0])))  # noqa: B023
+        timed(seconds, "first task", lambda: (session.set_image(volume), session.predict(tasks[0])))  # noqa: B023
         result["patches encoded"] = session.patches_encoded
         seconds |= {f"first task: {stage}": session.timings[stage] for stage in STAGES}
-        further = [_seconds(lambda: session.predict(task)) for task in tasks[1:]]  # noqa: B023
+        further = [seconds_of(lambda: session.predict(task)) for task in tasks[1:]]  # noqa: B023
         seconds["further task"] = statistics.mean(further)
         session = PartialSegLib.InferenceSession(model, "cpu", cache_bytes=0)
-        ours = _timed(seconds, "all tasks", lambda: (session.set_image(volume), session.predict())[1])  # noqa: B023
+        ours = timed(seconds, "all tasks", lambda: (session.set_image(volume), session.predict())[1])  # noqa: B023
         seconds |= {f"all tasks: {stage}": session.timings[stage] for stage in STAGES}
         rounds.append(seconds)
     result |= {name: statistics.median(one[name] for one in rounds) for name in rounds[0]}
-    result["peak memory MB"] = _peak_memory_mb()
+    result["peak memory MB"] = peak_memory_mb()
     with tempfile.TemporaryDirectory() as folder:
-        _timed(result, "write", lambda: PartialSegLib.write_segmentation(Path(folder) / "a.seg.nrrd", ours))
-    result |= _convolution_share(model)
-    theirs = _timed(result, "MONAI loop, all tasks", lambda: _monai(model, volume))
+        timed(result, "write", lambda: PartialSegLib.write_segmentation(Path(folder) / "a.seg.nrrd", ours))
+    result |= convolution_share(model)
+    theirs = timed(result, "MONAI loop, all tasks", lambda: monai_masks(model, volume, range(len(tasks)), {}))
     result["Dice with MONAI"] = min(dice(ours[key], theirs[key]) for key in ours.keys())  # noqa: SIM118
     return result
 
 
-def _monai(model: Any, volume: PartialSegLib.Volume) -> dict[tuple[str, str], np.ndarray]:
-    """The same network in MONAI's sliding window, in float32; features are shared by all heads here, too."""
+def monai_masks(
+    model: Any, volume: PartialSegLib.Volume, numbers: Sequence[int], record: dict[str, Any]
+) -> dict[tuple[str, str], np.ndarray]:
+    """Tasks of a model in MONAI's sliding window, in float32; features are shared by all heads here, too.
+
+    Preparing the image and restoring the masks is done by the library.
+
+    Args:
+        model: with sigmoid heads of two channels.
+        volume: the image.
+        numbers: of the tasks.
+        record: gets the seconds of preprocess, loop, network (within the loop) and restore, and the patches.
+    """
     from monai.inferers import sliding_window_inference
 
-    session = PartialSegLib.InferenceSession(model, "cpu", precision="float32")
-    session.set_image(volume)
+    session = PartialSegLib.InferenceSession(model, "cpu", precision="float32", selection="off")
+    timed(record, "preprocess", lambda: session.set_image(volume))
     prepared = session._require_image().prepared
     inference, network = model.manifest.inference, model.network
     tensor = pad_to_patch(prepared.tensor, inference.patch_size, prepared.background)
+    record["patches"] = 0
+
+    def scores_of(patch: Tensor) -> Tensor:
+        features = network.forward_features(patch)
+        return torch.cat([network.forward_head(features, number) for number in numbers], dim=1).sigmoid()
 
     def predictor(patch: Tensor) -> Tensor:
-        features = network.forward_features(patch)
-        heads = [network.forward_head(features, index) for index in range(len(model.manifest.tasks))]
-        return torch.cat(heads, dim=1).sigmoid()
+        record["patches"] += len(patch)
+        return timed(record, "network", lambda: scores_of(patch))
 
-    with torch.inference_mode():
-        scores = sliding_window_inference(
-            tensor[None, None], inference.patch_size, 1, predictor, inference.overlap, mode="gaussian"
-        )[0]
+    def loop() -> Tensor:
+        with torch.inference_mode():
+            return sliding_window_inference(
+                tensor[None, None], inference.patch_size, 1, predictor, inference.overlap, mode="gaussian"
+            )[0]
+
+    scores = timed(record, "loop", loop)
+    tasks = [model.manifest.tasks[number] for number in numbers]
+    return timed(record, "restore", lambda: _restored(scores, tasks, prepared, volume.shape))
+
+
+def _restored(
+    scores: Tensor, tasks: Sequence[Any], prepared: Any, shape: tuple[int, int, int]
+) -> dict[tuple[str, str], np.ndarray]:
+    """The masks of tasks with two channels each, on the grid of the image."""
     masks = {}
-    for index, task in enumerate(model.manifest.tasks):
-        depth, height, width = prepared.tensor.shape
+    depth, height, width = prepared.tensor.shape
+    for index, task in enumerate(tasks):
         channels = {s: scores[2 * index + c][:depth, :height, :width] for s, c in task.structures.items()}
-        from PartialSegLib.postprocessing import apply_postprocessing
-
         for structure, score in apply_postprocessing(channels, task.postprocessing, 0.5).items():
             box, mask = restore(score, prepared, 0.5)
-            masks[task.name, structure] = np.zeros(volume.shape, bool)
+            masks[task.name, structure] = np.zeros(shape, bool)
             masks[task.name, structure][box] = mask
     return masks
 
@@ -163,19 +168,18 @@ def measure_network(name: str) -> dict[str, Any]:
             torch.zeros(official.patch_size)
         )
     result["features of a patch in float16, MB"] = sum(part.numel() * 2 for part in features) / 1e6
-    result["peak memory MB"] = _peak_memory_mb()
-    share = _convolution_share(model, repetitions=2)
+    result["peak memory MB"] = peak_memory_mb()
+    share = convolution_share(model, repetitions=2)
     result["seconds of a patch"] = result["GFLOPs of a patch"] / share["encode GFLOP/s"]
     result |= share
     result["encoding the case, extrapolated"] = result["seconds of a patch"] * result["patches of the case"]
     return result
 
 
-def _convolution_share(model: Any, repetitions: int = 7) -> dict[str, float]:
-    """Encoding one patch against its convolutions alone, in the precision and layout of the session."""
-    session = PartialSegLib.InferenceSession(model, "cpu")
-    runner = session._runner
-    network, dtype = runner.network, runner.dtype
+def convolution_share(model: Any, repetitions: int = 7, engine: str = "auto") -> dict[str, Any]:
+    """Encoding one patch against its convolutions alone, these in PyTorch and the session's precision."""
+    layered = PartialSegLib.InferenceSession(model, "cpu", engine="torch")._runner
+    network, dtype = layered.network, layered.dtype
     patch = torch.randn(*model.manifest.inference.patch_size)
     layers: list[tuple[nn.Conv3d | nn.ConvTranspose3d, Tensor]] = []
     hooks = [
@@ -186,7 +190,7 @@ def _convolution_share(model: Any, repetitions: int = 7) -> dict[str, float]:
         if isinstance(module, nn.Conv3d | nn.ConvTranspose3d) and name != "controller"
     ]
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
-        runner.encode(patch)
+        layered.encode(patch)
     for hook in hooks:
         hook.remove()
     calls = [(x.to(dtype), m.weight.to(dtype), m) for m, x in layers]
@@ -197,37 +201,20 @@ def _convolution_share(model: Any, repetitions: int = 7) -> dict[str, float]:
             function = nn.functional.conv_transpose3d if transposed else nn.functional.conv3d
             function(x, weight, None, module.stride, module.padding)
 
+    runner = PartialSegLib.InferenceSession(model, "cpu", engine=engine)._runner
     with torch.inference_mode():
-        pairs = [(_seconds(lambda: runner.encode(patch)), _seconds(convolutions)) for _ in range(repetitions)]
+        runner.encode(patch)  # an engine may compile the network at first
+        pairs = [
+            (seconds_of(lambda: runner.encode(patch)), seconds_of(convolutions)) for _ in range(repetitions)
+        ]
     encode, alone = (statistics.median(column) for column in zip(*pairs, strict=True))
     flops = counter.get_total_flops()
     return {
+        "engine": runner.engine,
         "encode GFLOP/s": flops / encode / 1e9,
         "convolutions alone GFLOP/s": flops / alone / 1e9,
         "encode / alone": alone / encode,
     }
-
-
-def _peak_memory_mb() -> float:
-    """Peak resident memory; on Linux not ru_maxrss, which a process inherits from the one that started it."""
-    status = Path("/proc/self/status")
-    if status.exists():
-        (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-        return int(line.split()[1]) / 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-
-def _seconds(function: Callable[[], object]) -> float:
-    start = perf_counter()
-    function()
-    return perf_counter() - start
-
-
-def _timed(record: dict[str, Any], name: str, function: Callable[[], Any]) -> Any:
-    start = perf_counter()
-    value = function()
-    record[name] = perf_counter() - start
-    return value
 
 
 def add_ratios(results: list[dict[str, Any]]) -> None:

@@ -5,6 +5,7 @@ A whole CT would take minutes on a CPU; what it would take is the number of patc
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,10 +13,19 @@ import torch
 
 from PartialSegLib.flops import count_patch_flops
 from PartialSegLib.importers import multitalent
-from PartialSegLib.manifest import Inference, Manifest, NetworkSpec, Preprocessing, Task
+from PartialSegLib.manifest import (
+    WEIGHTS_FILE,
+    FileEntry,
+    Inference,
+    Manifest,
+    NetworkSpec,
+    Preprocessing,
+    Task,
+)
 from PartialSegLib.model import Model
 from PartialSegLib.networks import NETWORKS
 from PartialSegLib.sliding_window import plan_patches
+from PartialSegLib.structures import load_structures
 
 CASE_MM = (450.0, 384.0, 384.0)  # the phantom of 300 x 512 x 512 voxels
 
@@ -53,9 +63,24 @@ def random_model(official: Official) -> Model:
         network=official.spec,
         preprocessing=Preprocessing("SPL", official.spacing, (-325, 325)),
         inference=Inference(official.patch_size),
-        tasks=(Task("liver", {"liver": 0}),),
+        tasks=_tasks(network),
+        files={WEIGHTS_FILE: FileEntry("0" * 64, 1)},
     )
     return Model(manifest, network, Path())
+
+
+def _tasks(network: Any) -> tuple[Task, ...]:
+    """A task for each head, which yields as many structures as the head has channels."""
+    ends = getattr(network, "task_ends", None)
+    channels = [network.num_structures] * network.num_tasks
+    if ends is not None:
+        channels = [end - start for start, end in pairwise((0, *ends))]
+    return tuple(
+        Task(
+            f"task {number}", {name: channel for channel, name in enumerate(list(load_structures())[:count])}
+        )
+        for number, count in enumerate(channels)
+    )
 
 
 def facts(official: Official, model: Model) -> dict[str, Any]:

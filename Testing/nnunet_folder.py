@@ -96,7 +96,7 @@ def write_model_folder(
 ) -> Path:
     """Write plans.json, dataset.json and checkpoint_final.pth; returns the checkpoint."""
     dataset = {"channel_names": {"0": "CT"}, "labels": labels, "file_ending": ".nii.gz"}
-    (folder / fold).mkdir(parents=True)
+    (folder / fold).mkdir(parents=True, exist_ok=True)
     (folder / "plans.json").write_text(json.dumps(plans))
     (folder / "dataset.json").write_text(json.dumps(dataset))
     checkpoint = {

@@ -15,6 +15,7 @@ from parity_data import PRECISIONS, official_weights, reference_vectors, vector_
 
 from PartialSegLib.importers import multitalent, nnunet, stunet
 from PartialSegLib.importers.checkpoint import renamed_weights
+from PartialSegLib.importers.nnunet_checkpoint import without_duplicates
 from PartialSegLib.manifest import NetworkSpec
 from PartialSegLib.model import build_network
 from PartialSegLib.networks.encoder_decoder import DecoderFeatures, EncoderDecoder
@@ -58,7 +59,7 @@ def reference_network(name: str) -> EncoderDecoder:
     """Our network with the reference weights, by the name of its vectors."""
     spec, names = NETWORKS[name]
     network = build_network(spec)
-    weights = nnunet.without_duplicates(official_weights(name))
+    weights = without_duplicates(official_weights(name))
     network.load_state_dict(renamed_weights(weights, network, names), assign=True)
     return cast(EncoderDecoder, network.eval())
 

@@ -7,7 +7,7 @@ import re
 import pytest
 from small_packages import write_package
 
-from PartialSegLib.batch import REQUEST_FILE, Batch, BatchRequest, Outcome
+from PartialSegLib.batch import REQUEST_FILE, Batch, BatchRequest, Outcome, settings_of
 from PartialSegLib.batch_images import case_names, find_images
 from PartialSegLib.errors import InputError
 from PartialSegLib.manifest import read_manifest
@@ -114,6 +114,26 @@ def test_a_folder_with_another_request_is_refused_unless_overwritten(images, man
     assert len(batch.left) == 3
     record(batch, "a")
     assert json.loads((tmp_path / "out" / REQUEST_FILE).read_text())["segments"] == [["spleen", "spleen"]]
+
+
+OPTIONS = {"overlap": None, "mirror": False, "selection": "auto", "skip_air": False, "engine": "auto"}
+
+
+def test_settings_name_the_coarse_model_by_its_weights(package):
+    options = {**OPTIONS, "region_from": str(package), "effort": 0.5, "device": "cpu", "output": "out"}
+    settings = settings_of(options)
+    assert settings["region_from"]["model"] == "tiny"
+    assert settings["region_from"]["effort"] == 0.5
+    assert settings == settings_of({**options, "region_from": f"{package}/", "device": "cuda"})
+    assert settings != settings_of({**options, "effort": None})
+    write_package(package, version="2.0.0")
+    assert settings != settings_of(options)
+
+
+def test_without_a_coarse_model_its_effort_means_nothing():
+    settings = settings_of({**OPTIONS, "region_from": None, "effort": None})
+    assert settings == settings_of({**OPTIONS, "region_from": None, "effort": 1.0})
+    assert settings == {**OPTIONS, "region_from": None}
 
 
 def test_a_damaged_summary_is_refused(images, manifest, tmp_path):

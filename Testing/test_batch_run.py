@@ -7,6 +7,7 @@ import time
 
 import numpy as np
 import pytest
+import slicer_scene
 from tiny_model import TASKS, write_tiny_model
 
 from PartialSegLib import InputError, Volume, read_segmentation, read_volume, write_volume
@@ -17,9 +18,12 @@ TIMEOUT_SECONDS = 120
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
+    slicer_scene.boot()
+    from PartialSegSlicer.modelOptions import ModelOptions
+
     folder = tmp_path_factory.mktemp("modèles é") / "tiny"
     write_tiny_model(folder, TASKS, Preprocessing("SAR", (4, 4, 4), (-325, 325), divide=325), gain=20)
-    return {"path": str(folder), "device": "cpu", "precision": "float32", "overlap": None, "mirror": False}
+    return ModelOptions(str(folder), device="cpu", precision="float32").forWorker()
 
 
 @pytest.fixture
@@ -158,6 +162,14 @@ def test_the_console_call_segments_files_and_goes_on(scene, model, images, tmp_p
     batch = logic.segmentFiles(images, tmp_path / "out", ["liver", "spleen"], **options)
     assert [case[0] for case in cases] == ["a", "b", "c", "d"]
     assert "empty" in batch.failed["d"]
-    with pytest.raises(InputError, match="another batch"):
-        logic.segmentFiles(images, tmp_path / "out", "spleen", **options)
+    for others in (
+        {"tasks": "spleen"},
+        {"skipAir": True},
+        {"regionFrom": model["path"]},
+        {"engine": "torch"},
+    ):
+        with pytest.raises(InputError, match="another batch"):
+            logic.segmentFiles(
+                images, tmp_path / "out", **{"tasks": ["liver", "spleen"], **options, **others}
+            )
     assert scene.messages == []

@@ -245,12 +245,12 @@ def test_a_full_disk_is_told_before_the_run(scene, tmp_path, monkeypatch):
 
 def test_too_little_memory_is_told(scene, monkeypatch):
     volumeNode = ctNode()
-    monkeypatch.setattr(checks, "availableMemory", lambda: 100 << 20)
+    monkeypatch.setattr(checks, "available_memory", lambda: 100 << 20)
     assert checks.findWarning(volumeNode, MODEL) == (
         "CT needs about 0.6 GB of memory, 0.1 GB are free: close other programs, or crop the volume with the "
         "module Crop Volume."
     )
-    monkeypatch.setattr(checks, "availableMemory", lambda: None)
+    monkeypatch.setattr(checks, "available_memory", lambda: None)
     assert checks.findWarning(volumeNode, MODEL) is None
 
 
@@ -259,20 +259,6 @@ def test_the_memory_needed_grows_with_image_grid_and_scores(scene):
     coarse = memory.neededMemory(volumeNode, None)
     assert coarse == (600 << 20) + 8000 * (2 + 2)
     assert memory.neededMemory(volumeNode, MODEL) == coarse + 8 * 8000 * (8 + 3 * 3)
-
-
-def test_this_computer_tells_its_memory():
-    assert memory.availableMemory() > 1 << 20
-
-
-def test_a_system_that_does_not_tell_its_memory_is_no_problem(monkeypatch):
-    monkeypatch.setattr(memory.sys, "platform", "win32")
-    assert memory.availableMemory() is None
-    monkeypatch.setattr(memory.sys, "platform", "linux")
-    monkeypatch.setattr(memory.Path, "read_text", lambda path, encoding: "MemFree: 1 kB\n")
-    assert memory.availableMemory() is None
-    monkeypatch.setattr(memory.Path, "read_text", lambda path, encoding: "MemAvailable:    12 kB\n")
-    assert memory.availableMemory() == 12 * 1024
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """The command `batch`: real files, a stop, a failure, exit codes."""
 
 import csv
+import json
 import signal
 import subprocess
 import sys
@@ -20,6 +21,13 @@ AFFINE = np.array([[0, 0, -4.0, 40], [0, 4.0, 0, -30], [5.0, 0, 0, 100], [0, 0, 
 def package(tmp_path_factory):
     folder = tmp_path_factory.mktemp("models") / "tiny"
     return write_tiny_model(folder, TASKS, Preprocessing("SAR", (5.0, 4.0, 4.0), (-325, 325), divide=325))
+
+
+@pytest.fixture(scope="module")
+def coarse(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models") / "coarse"
+    preprocessing = Preprocessing("SAR", (8.0, 8.0, 8.0), (-325, 325), divide=325)
+    return write_tiny_model(folder, TASKS, preprocessing, gain=20, name="coarse")
 
 
 @pytest.fixture
@@ -46,6 +54,26 @@ def test_all_images_are_segmented_and_a_second_call_has_nothing_to_do(package, i
     assert read_segmentation(tmp_path / "out" / "b.seg.nrrd").keys() == [("spleen", "spleen")]
     code, out, _ = batch(capsys, *arguments)
     assert (code, out.splitlines()[0]) == (0, "3 of 3 cases were done before.")
+
+
+def test_what_may_be_left_out_is_part_of_the_batch(package, coarse, images, tmp_path, capsys):
+    arguments = (images / "a.nii.gz", "-o", tmp_path / "out", "--model", package, "--region-from", coarse)
+    arguments += ("--skip-air", "--effort", 0.25, "--engine", "torch")
+    assert batch(capsys, *arguments)[0] == 0
+    provenance = read_segmentation(tmp_path / "out" / "a.seg.nrrd").provenance
+    region_from = provenance["selection"]["region_from"]
+    assert (region_from["model"], region_from["effort"]) == ("coarse", 0.25)
+    assert (provenance["selection"]["skip_air"], provenance["engine"]) == (True, "torch")
+    settings = json.loads((tmp_path / "out" / "batch.json").read_text(encoding="utf-8"))["settings"]
+    identity = {name: region_from[name] for name in ("model", "model_version", "weights_sha256", "effort")}
+    assert settings == {
+        "overlap": None, "mirror": False, "selection": "auto", "skip_air": True, "engine": "torch",
+        "region_from": identity,
+    }  # fmt: skip
+    for changed in (arguments[:-2], (*arguments, "--effort", 0.5), (*arguments, "--selection", "off")):
+        code, _, err = batch(capsys, *changed)
+        assert code == 2
+        assert "another batch" in err
 
 
 def test_a_bad_image_fails_alone(package, images, tmp_path, capsys):
@@ -76,6 +104,10 @@ def test_a_doubtful_image_needs_force(package, images, tmp_path, capsys):
         (("--format", ".stl"), 2, "Unknown output format '.stl'"),
         (("--device", "cuda:9"), 3, "cuda:9"),
         (("--model", "nowhere"), 2, "Unknown model 'nowhere'"),
+        (("--region-from", "nowhere"), 2, "Unknown model 'nowhere'"),
+        (("--effort", "0.5"), 2, "name it with --region-from"),
+        (("--engine", "steam"), 2, "Unknown engine 'steam'"),
+        (("--selection", "exact"), 2, "has no decision network"),
     ],
 )
 def test_wrong_usage_has_its_exit_code(package, images, tmp_path, capsys, options, code, sentence):

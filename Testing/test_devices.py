@@ -9,6 +9,7 @@ from PartialSegLib.devices import (
     choose_device,
     choose_precision,
     explained_memory_errors,
+    free_memory,
     graphics_cards,
 )
 from PartialSegLib.errors import DeviceError, InputError
@@ -76,6 +77,17 @@ def test_a_real_card_is_listed_and_chosen():
     first, *_ = graphics_cards()
     assert first.memory_bytes > 1 << 30
     assert choose_device("auto").type == choose_device(first.device).type
+
+
+def test_the_processor_has_the_free_memory_of_the_computer():
+    assert free_memory(torch.device("cpu")) > 1 << 20
+
+
+def test_what_is_held_of_a_card_without_being_used_is_free(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1000, 8000))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 500)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 200)
+    assert free_memory(torch.device("cuda:0")) == 1300
 
 
 @pytest.mark.parametrize(("name", "dtype"), list(devices.PRECISIONS.items()))

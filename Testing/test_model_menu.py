@@ -1,14 +1,18 @@
-"""Importing an official checkpoint and replacing models from the panel's menu; the children are real."""
+"""Importing official checkpoints and replacing models from the panel's menu; the children are real."""
 
 import tempfile
+import zipfile
 
 import parity
 import pytest
 import pythonqt
 import torch
+from nnunet_folder import plans_of, write_model_folder
+from parity_data import official_weights
 from small_packages import assert_sound, write_package, zip_package
 
 IMPORT = "Import an official checkpoint…"
+IMPORT_FOLDER = "Import a model folder of nnU-Net…"
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +76,28 @@ def test_a_wrong_file_is_refused_in_one_sentence_and_nothing_is_left(
     assert not models.exists()
     assert list(scratch.iterdir()) == []
     assert listed(widget) == ["trunk-7tasks"]
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+def test_a_model_of_nnunet_is_imported_with_all_folds_from_its_folder_or_a_zip(
+    widget, dialogs, models, scratch, tmp_path, zipped
+):
+    name = "nnUNetTrainer__nnUNetPlans__3d_fullres"
+    for fold in ("fold_0", "fold_1"):
+        weights = official_weights("nnunet_v2_plain")
+        write_model_folder(tmp_path / name, plans_of("nnunet_v2_plain"), weights, fold=fold)
+    if zipped:
+        with zipfile.ZipFile(tmp_path / "exported.zip", "w") as file:
+            for path in (tmp_path / name).rglob("*.*"):
+                file.write(path, f"Dataset003_Liver/{path.relative_to(tmp_path)}")
+        choosePath(widget, dialogs, tmp_path / "exported.zip")
+    else:
+        choosePath(widget, dialogs, tmp_path / name, IMPORT_FOLDER)
+    waitForMenu(widget)
+    assert dialogs.texts("error") == []
+    assert "It holds 2 networks and takes 2 times as long as one." in widget.ui.logText.toPlainText()
+    assert (models / "dataset003_liver-3d_fullres" / "weights.safetensors").exists()
+    assert list(scratch.iterdir()) == []
 
 
 @pytest.mark.parametrize(("replace", "version"), [(True, "2.0.0"), (False, "1.0.0")])

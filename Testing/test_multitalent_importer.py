@@ -20,7 +20,7 @@ from PartialSegLib.errors import InputError
 from PartialSegLib.importers import import_checkpoint
 from PartialSegLib.importers.checkpoint import official_name
 from PartialSegLib.importers.multitalent import RESIDUAL_ENCODER_UNET_NAMES, TASKS, UNET_NAMES
-from PartialSegLib.importers.nnunet import without_duplicates
+from PartialSegLib.importers.nnunet_checkpoint import without_duplicates
 from PartialSegLib.model import load_model
 from PartialSegLib.networks.unet import MULTITALENT_TASK_CHANNELS
 
@@ -95,6 +95,50 @@ def test_a_fold_becomes_a_package_of_thirteen_tasks(tmp_path: Path, name: str, n
     assert manifest.preprocessing.clip == (-927.0, 275.0)
     assert not manifest.preprocessing.clip_first
     assert manifest.inference.patch_size == (96, 192, 192)
+
+
+@pytest.fixture(scope="module")
+def swin_weights() -> dict[str, Tensor]:
+    """What the official trainer saves of MONAI's class, each weight filled with a number of its own."""
+    from monai.networks.nets import SwinUNETR
+
+    official = SwinUNETR(in_channels=1, out_channels=47, feature_size=48).state_dict()
+    return {
+        key: torch.tensor(float(number)).expand(value.shape) if value.is_floating_point() else value
+        for number, (key, value) in enumerate(official.items())
+    }
+
+
+def test_a_fold_of_swin_unetr_becomes_a_package_of_the_same_tasks(
+    tmp_path: Path, swin_weights: dict[str, Tensor]
+) -> None:
+    state_dict = {f"module.{key}": value for key, value in swin_weights.items()}
+    path = write_fold(tmp_path, "multitalent_unet", state_dict=state_dict)
+
+    manifest = import_checkpoint("multitalent", path, tmp_path / "package")
+
+    stored = load_model(tmp_path / "package").network.state_dict()
+    assert stored.keys() == {f"network.{key}" for key in swin_weights}
+    assert all(torch.equal(stored[f"network.{key}"], value) for key, value in swin_weights.items())
+    assert manifest.name == "multitalent-swin"
+    assert manifest.tasks == TASKS
+    assert manifest.inference.patch_size == (96, 192, 192)
+
+
+def test_what_is_not_multitalents_swin_unetr_is_refused(
+    tmp_path: Path, swin_weights: dict[str, Tensor]
+) -> None:
+    table = "swinViT.layers1.0.blocks.0.attn.relative_position_index"
+    for changes, sentence in (
+        ({table: swin_weights[table] + 1}, r"relative_position_index' does not fit a window of 7 voxels"),
+        ({table: swin_weights[table].float()}, r"relative_position_index' is not a tensor of weights"),
+        ({"out.conv.conv.bias": torch.zeros(14)}, r"'out\.conv\.conv\.bias' has shape \(14,\)"),
+        ({"swinViT.layers1c.0.weight": torch.zeros(1)}, r"'swinViT\.layers1c\.0\.weight' is not part"),
+    ):
+        path = write_fold(tmp_path, "multitalent_unet", state_dict={**swin_weights, **changes})
+        with pytest.raises(InputError, match=f"^[^\n]*{sentence}[^\n]*$"):
+            import_checkpoint("multitalent", path, tmp_path / "package")
+    assert not (tmp_path / "package").exists()
 
 
 def test_the_tasks_have_the_channels_of_the_network() -> None:

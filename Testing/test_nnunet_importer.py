@@ -145,7 +145,12 @@ def edited(path: str, value: Any) -> dict[str, Any]:
         ("previous_stage", "3d_lowres", "second stage of a cascade"),
         ("spacing", [1.0, 2.0], "spacing is"),
         ("spacing", [1.0, -2.0, 2.0], "spacing: expected three distances above 0"),
+        ("spacing", [1.0, 2.0, 10**400], "spacing is"),
+        ("patch_size", [16, 32, float("inf")], "patch_size is"),
+        ("inherits_from", ["3d_base"], "the field ['3d_base'] is missing"),
         ("resampling_fn_data", "mine", "images are resampled by mine"),
+        ("resampling_fn_data_kwargs", [3], "'resampling_fn_data_kwargs' is missing or no dict"),
+        ("/configurations/3d_base/resampling_fn_data_kwargs/force_separate_z", "yes", "force_separate_z is"),
         ("architecture/network_class_name", "a.b.MedNeXt", "the network is MedNeXt"),
         ("architecture/arch_kwargs/squeeze_excitation", True, "option 'squeeze_excitation'"),
         ("architecture/arch_kwargs/norm_op", "torch.nn.BatchNorm3d", "norm_op is"),
@@ -153,9 +158,14 @@ def edited(path: str, value: Any) -> dict[str, Any]:
         ("architecture/arch_kwargs/kernel_sizes", [[3, 3], [3]], "kernel_sizes is"),
         ("architecture/arch_kwargs/n_conv_per_stage", [2, 2], "n_conv_per_stage is"),
         ("architecture/arch_kwargs/features_per_stage", [8, 12, 16, 20], "has shape"),
+        ("architecture/arch_kwargs/norm_op_kwargs", [1], "'norm_op_kwargs' is missing or no dict"),
+        ("architecture/arch_kwargs/n_conv_per_stage", 10**9, "n_conv_per_stage is"),
+        ("architecture/arch_kwargs/strides", [[1, 1, 1], [0, 2, 2]], "strides is"),
         ("/transpose_forward", [0, 0, 1], "transpose_forward is"),
+        ("/transpose_forward", [0, "x", [1]], "transpose_forward is"),
         ("/configurations", {}, "'3d_fullres' is missing"),
         ("/foreground_intensity_properties_per_channel", {"0": {}}, "the intensities lack"),
+        ("/foreground_intensity_properties_per_channel/0/mean", float("nan"), "is not finite"),
     ],
 )
 def test_what_a_plan_asks_for_in_vain_is_named(tmp_path: Path, path: str, value: Any, sentence: str) -> None:
@@ -194,31 +204,6 @@ def test_weights_that_do_not_fit(tmp_path: Path) -> None:
         write_model_folder(tmp_path / name, plans_of("nnunet_v2_plain"), state_dict)
         with pytest.raises(InputError, match=sentence):
             import_checkpoint("nnunet", tmp_path / name, tmp_path / "package")
-
-
-def test_folders_and_files_that_are_no_model(tmp_path: Path) -> None:
-    weights = official_weights("nnunet_v2_plain")
-    plans = plans_of("nnunet_v2_plain")
-    checkpoint = write_model_folder(tmp_path / "model", plans, weights)
-    write_model_folder(tmp_path / "other", plans, weights, fold="fold_1")
-    (tmp_path / "other" / "fold_1").rename(tmp_path / "model" / "fold_1")
-    (tmp_path / "empty").mkdir()
-    for path, sentence in (
-        (tmp_path / "model", r"several folds \(fold_0, fold_1\)"),
-        (tmp_path / "empty", "holds no checkpoint_final.pth"),
-        (tmp_path / "none.pth", "There is no checkpoint"),
-    ):
-        with pytest.raises(InputError, match=sentence):
-            import_checkpoint("nnunet", path, tmp_path / "package")
-    (tmp_path / "model" / "plans.json").write_text("{")
-    with pytest.raises(InputError, match=r"plans\.json cannot be read"):
-        import_checkpoint("nnunet", checkpoint, tmp_path / "package")
-    checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
-    with pytest.raises(InputError, match="damaged or not a PyTorch checkpoint"):
-        import_checkpoint("nnunet", checkpoint, tmp_path / "package")
-    torch.save({"state_dict": weights}, checkpoint)
-    with pytest.raises(InputError, match="no 'network_weights'"):
-        import_checkpoint("nnunet", checkpoint, tmp_path / "package")
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from PartialSegLib.errors import InputError
 from PartialSegLib.importers.checkpoint import renamed_weights
-from PartialSegLib.importers.nnunet import UNET_NAMES, without_duplicates
+from PartialSegLib.importers.nnunet import UNET_NAMES
+from PartialSegLib.importers.nnunet_checkpoint import without_duplicates
 from PartialSegLib.model import build_network
 
 QUICK = ("nnunet_v2_plain", "nnunet_v2_resenc", "stunet_small")

@@ -116,7 +116,7 @@ def test_the_software_is_checked_in_a_child_process(widget):
     pythonqt.click(widget.ui.advancedCollapsibleButton)
     pythonqt.click(widget.ui.installButton)
     assert widget.ui.softwareLabel.text == "Checking…"
-    pythonqt.wait_until(lambda: widget.panel.software.report.isComplete, 120)
+    pythonqt.wait_until(lambda: widget.panel.advanced.software.report.isComplete, 120)
     assert widget.ui.softwareLabel.text.startswith("Ready: torch")
 
 

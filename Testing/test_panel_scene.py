@@ -43,11 +43,15 @@ def setEverything(widget):
     pythonqt.choose(ui.roiSelector, "Upper half")
     pythonqt.choose(ui.modelComboBox, ui.modelComboBox.itemText(ui.modelComboBox.findData("tiny")))
     pythonqt.choose(ui.deviceComboBox, "Processor (CPU)")
+    pythonqt.choose(ui.engineComboBox, "PyTorch")
     pythonqt.choose(ui.precisionComboBox, "float32")
     pythonqt.type_text(ui.overlapSpinBox, "40")
+    pythonqt.choose(ui.coarseComboBox, ui.coarseComboBox.itemText(1))
+    ui.effortSlider.value = 30
     pythonqt.type_text(ui.cacheSpinBox, "512")
     for name in SWITCHES:
         getattr(ui, name).click()
+    pythonqt.choose(ui.selectionComboBox, "All: look at everything")
     pythonqt.tick(ui.taskTree, itemNamed(widget, "kidney"))
     pythonqt.tick(ui.taskTree, widget.panel.taskTree._structures["liver/liver_tumor"])
 

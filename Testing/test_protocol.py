@@ -52,14 +52,18 @@ def test_numbers_that_are_no_json_are_not_sent(value):
 
 def test_a_model_is_asked_for_by_its_path_alone():
     request = parse_request(line(id=1, method="load_model", params={"path": "Modelle/tiny é"}))
-    defaults = LoadModel("Modelle/tiny é", "auto", "auto", None, False, 2 << 30)
+    defaults = LoadModel(
+        "Modelle/tiny é", "auto", "auto", None, False, 2 << 30, "auto", False, None, 1.0, "auto"
+    )
     assert request == Request(1, "load_model", defaults)
 
 
 def test_every_option_of_a_model_is_understood():
     options = {"device": "cuda:1", "precision": "float32", "overlap": 0.5, "mirror": True, "cache_bytes": 0}
+    options |= {"selection": "fast", "skip_air": True, "region_from": "a/b", "effort": 0, "engine": "torch"}
     request = parse_request(line(id=1, method="load_model", params={"path": "tiny", **options}))
-    assert request.params == LoadModel("tiny", "cuda:1", "float32", 0.5, True, 0)
+    expected = LoadModel("tiny", "cuda:1", "float32", 0.5, True, 0, "fast", True, "a/b", 0.0, "torch")
+    assert request.params == expected
 
 
 def test_an_image_has_a_file_and_an_affine():
@@ -73,6 +77,8 @@ def test_tasks_structures_and_region_may_be_left_open():
     request = parse_request(line(id=0, method="predict", params=params))
     assert request == Request(0, "predict", Predict(("liver",), None, (0, 1, 2.5, 3, 4, 5)))
     assert parse_request(line(id=0, method="predict", params={"tasks": None})).params == Predict(None)
+    params = {"tasks": None, "effort": 0.25}
+    assert parse_request(line(id=0, method="predict", params=params)).params == Predict(None, effort=0.25)
 
 
 def test_a_cancel_needs_nothing_else():
@@ -103,6 +109,12 @@ def test_a_cancel_needs_nothing_else():
         (line(id=3, method="load_model", params={"path": "a", "overlap": "0"}), 3, "overlap: expected"),
         (line(id=3, method="load_model", params={"path": "a", "mirror": 1}), 3, "mirror: expected true"),
         (line(id=3, method="load_model", params={"path": "a", "cache_bytes": -1}), 3, "cache_bytes: exp"),
+        (line(id=3, method="load_model", params={"path": "a", "selection": None}), 3, "selection: expected"),
+        (line(id=3, method="load_model", params={"path": "a", "skip_air": "no"}), 3, "skip_air: expected"),
+        (line(id=3, method="load_model", params={"path": "a", "region_from": 1}), 3, "region_from: expected"),
+        (line(id=3, method="load_model", params={"path": "a", "effort": 50}), 3, r"effort: expected 0 \("),
+        (line(id=3, method="load_model", params={"path": "a", "engine": True}), 3, "engine: expected a text"),
+        (line(id=3, method="predict", params={"tasks": None, "effort": -1}), 3, r"effort: expected 0 \("),
         (line(id=3, method="set_image", params={"array": "a.npy"}), 3, "set_image: params.affine: missing"),
         (set_image(affine=AFFINE[:3]), 2, "params.affine: expected 4 values"),
         (set_image(affine=[*AFFINE[:3], [0, 0, 0, None]]), 2, r"params.affine\[3\]\[3\]: expected a number"),

@@ -1,18 +1,16 @@
 """Region selection: a coarse model, or the air, says where a fine model has nothing to do."""
 
 import dataclasses
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from bright_model import bright_model
 from selecting_model import make_model, without_decision
-from torch import Tensor
 
 from PartialSegLib.errors import Cancelled, InputError
-from PartialSegLib.manifest import FileEntry, Inference, Manifest, NetworkSpec, Preprocessing, Task
+from PartialSegLib.manifest import Preprocessing
 from PartialSegLib.model import Model
-from PartialSegLib.networks import PartialLabelNetwork
 from PartialSegLib.preprocessing import preprocess
 from PartialSegLib.region_selection import CoarsePass, body_voxels, marked_voxels, marking_keys
 from PartialSegLib.segmentation import Segmentation
@@ -22,31 +20,6 @@ from PartialSegLib.volume import Volume
 SHAPE = (40, 24, 16)
 ORGAN = (slice(4, 10), slice(6, 12), slice(6, 12))
 AFFINE = np.array([[0, 0, -4.0, 50], [0, -4, 0, -10], [4, 0, 0, 100], [0, 0, 0, 1]])
-
-
-class Bright(PartialLabelNetwork):
-    """Finds what is brighter than 100 HU, at the model's grid of 8 mm, in channel 0."""
-
-    def forward_features(self, patches: Tensor) -> Tensor:
-        return patches
-
-    def forward_head(self, features: Tensor, task: int) -> Tensor:
-        return torch.cat([20 * (features.float() - 100 / 325), torch.full_like(features, -20)], dim=1)
-
-
-def coarse_model(*tasks: Task) -> Model:
-    manifest = Manifest(
-        name="coarse",
-        version="1",
-        title="A threshold",
-        license="CC0-1.0",
-        network=NetworkSpec("DoDNet"),
-        preprocessing=Preprocessing("SPL", (8, 8, 8), (-325, 325), divide=325),
-        inference=Inference((16, 16, 16)),
-        tasks=tasks or (Task("liver", {"liver": 0, "liver_tumor": 1}),),
-        files={"weights.safetensors": FileEntry("1" * 64, 0)},
-    )
-    return Model(manifest, Bright(), Path("coarse"))
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +54,7 @@ def whole(fine, volume):
 
 
 def test_only_what_the_coarse_model_found_is_looked_at(fine, volume, whole):
-    session = session_with(fine, volume, region_from=CoarsePass(coarse_model(), margin_mm=8))
+    session = session_with(fine, volume, region_from=CoarsePass(bright_model(), margin_mm=8))
     found = session.predict("liver")
     full, patches = whole
     assert 0 < session.patches_encoded < patches
@@ -99,13 +72,13 @@ def test_only_what_the_coarse_model_found_is_looked_at(fine, volume, whole):
 
 
 def test_a_model_may_be_given_as_it_is(fine, volume):
-    session = session_with(fine, volume, region_from=coarse_model())
+    session = session_with(fine, volume, region_from=bright_model())
     assert session.predict("liver").provenance["selection"]["region_from"]["margin_mm"] == 20
 
 
 def test_where_it_finds_nothing_everything_is_looked_at(fine):
     dark = make_volume(0)
-    session = session_with(fine, dark, region_from=coarse_model())
+    session = session_with(fine, dark, region_from=bright_model())
     found, expected = session.predict("liver"), session_with(fine, dark).predict("liver")
     for key in expected:
         np.testing.assert_array_equal(found[key], expected[key])
@@ -115,7 +88,7 @@ def test_where_it_finds_nothing_everything_is_looked_at(fine):
 
 
 def test_unless_its_finding_nothing_is_trusted(fine):
-    coarse = CoarsePass(coarse_model(), trust_nothing=True)
+    coarse = CoarsePass(bright_model(), trust_nothing=True)
     session = session_with(fine, make_volume(0), region_from=coarse)
     found = session.predict("liver")
     assert session.patches_encoded == 0
@@ -123,7 +96,7 @@ def test_unless_its_finding_nothing_is_trusted(fine):
 
 
 def test_what_it_does_not_know_is_looked_for_everywhere(fine, volume, whole):
-    session = session_with(fine, volume, region_from=coarse_model())
+    session = session_with(fine, volume, region_from=bright_model())
     found = session.predict("colon")
     np.testing.assert_array_equal(found["colon_tumor"], whole[0]["colon", "colon_tumor"])
     assert session.patches_encoded == session.patches_planned
@@ -133,8 +106,8 @@ def test_what_it_does_not_know_is_looked_for_everywhere(fine, volume, whole):
 
 @pytest.mark.parametrize("cache_bytes", [0, 2 << 30])
 def test_results_depend_neither_on_what_is_kept_nor_on_the_order_of_tasks(fine, volume, cache_bytes):
-    expected = session_with(fine, volume, region_from=coarse_model()).predict("liver")
-    session = session_with(fine, volume, region_from=coarse_model(), cache_bytes=cache_bytes)
+    expected = session_with(fine, volume, region_from=bright_model()).predict("liver")
+    session = session_with(fine, volume, region_from=bright_model(), cache_bytes=cache_bytes)
     for names in (["colon", "liver"], ["kidney"], ["liver"]):
         found = session.predict(names)
         if "liver" in names:
@@ -143,7 +116,7 @@ def test_results_depend_neither_on_what_is_kept_nor_on_the_order_of_tasks(fine, 
 
 
 def test_the_coarse_model_forgets_the_image_before(fine, volume):
-    session = session_with(fine, make_volume(0), region_from=coarse_model())
+    session = session_with(fine, make_volume(0), region_from=bright_model())
     session.predict("liver")
     session.set_image(volume)
     session.predict("liver")
@@ -151,7 +124,7 @@ def test_the_coarse_model_forgets_the_image_before(fine, volume):
 
 
 def test_off_turns_it_off(fine, volume, whole):
-    session = session_with(fine, volume, region_from=coarse_model(), skip_air=True, selection="off")
+    session = session_with(fine, volume, region_from=bright_model(), skip_air=True, selection="off")
     found = session.predict("liver")
     for key in found:
         np.testing.assert_array_equal(found[key], whole[0][key])
@@ -162,7 +135,7 @@ def test_it_can_be_cancelled_while_the_coarse_model_looks(fine, volume):
     def stop(done, total):
         raise Cancelled
 
-    session = session_with(fine, volume, region_from=coarse_model())
+    session = session_with(fine, volume, region_from=bright_model())
     with pytest.raises(Cancelled):
         session.predict("liver", on_progress=stop)
     assert session.patches_encoded == 0
@@ -171,7 +144,7 @@ def test_it_can_be_cancelled_while_the_coarse_model_looks(fine, volume):
 
 def test_a_margin_is_a_distance():
     with pytest.raises(InputError, match="distance of 0 mm or more, not -3"):
-        CoarsePass(coarse_model(), margin_mm=-3)
+        CoarsePass(bright_model(), margin_mm=-3)
 
 
 def test_structures_are_matched_by_name_and_by_the_organ_they_are_in():

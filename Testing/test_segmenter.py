@@ -121,6 +121,19 @@ def test_changed_voxels_are_sent_again(scene, run, array):
     assert run(volumeNode).reply["patches_encoded"] > 0
 
 
+def test_another_effort_sends_neither_model_nor_image_again(scene, run, array, package):
+    volumeNode = ctNode(obliqueAffine((4.0, 3.5, 3.0)), array)
+    run.model = {**run.model, "region_from": str(package), "effort": 0.0}
+    assert run(volumeNode).reply["patches_encoded"] == 0
+    run.model = {**run.model, "effort": 1.0}
+    assert run.segmenter.keepsFeatures(volumeNode, run.model)
+    first = run(volumeNode)
+    assert first.reply["patches_encoded"] > 0
+    assert first.reply["provenance"]["selection"]["region_from"]["effort"] == 1.0
+    run.model = {**run.model, "effort": 0.5}
+    assert run(volumeNode).reply["patches_encoded"] == 0
+
+
 def test_unwanted_structures_are_left_out(scene, run, array):
     result = run(ctNode(array=array), ["liver", "spleen"], excluded=frozenset(["liver/liver_tumor"]))
     found = result.segmentIds + [f"PartialSeg_{task}_{name}" for task, name in result.notFound]

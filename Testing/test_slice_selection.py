@@ -68,7 +68,8 @@ def blended(session, task):
     selected = session._require_selected()
     views = selected.views(requests, None, None)
     with torch.inference_mode():
-        blenders = session._blend(selected.image, requests, views, lambda *_: None)
+        tasks = {request.number: request.task for request in requests}
+        blenders = session._scoring.blend(selected.image, tasks, views, session.device, lambda *_: None)
         return selected.image.unpad(blenders[requests[0].number].scores())
 
 

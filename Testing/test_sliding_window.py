@@ -60,6 +60,21 @@ def test_blending_is_the_weighted_mean():
     assert torch.allclose(blender.scores()[0].float(), sums / weights, atol=5e-4)
 
 
+@pytest.mark.parametrize(
+    ("device", "keep_on"), [("cpu", "cpu"), pytest.param("cuda", "cpu", marks=pytest.mark.gpu)]
+)
+def test_means_can_be_kept_elsewhere(device, keep_on):
+    weight, image = gaussian_weight((4, 4, 4)).to(device), torch.rand(1, 11, 6, 9).to(device)
+    near = PatchBlender((11, 6, 9), 1, weight)
+    far = PatchBlender((11, 6, 9), 1, weight, torch.device(keep_on))
+    for patch in plan_patches((11, 6, 9), (4, 4, 4), 0.5):
+        for blender in (near, far):
+            blender.add(patch, image[:, *patch.slices])
+    means = far.scores()
+    assert means.device.type == keep_on
+    assert torch.equal(means, near.scores().to(keep_on))
+
+
 def test_voxels_that_no_patch_covers_score_zero():
     blender = PatchBlender((12, 8, 8), 1, gaussian_weight((4, 4, 4)))
     blender.add(Patch((6, 4, 0), (4, 4, 4)), torch.ones(1, 4, 4, 4))

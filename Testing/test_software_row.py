@@ -1,5 +1,6 @@
 """What the panel says of PyTorch and graphics cards, and what it installs; children are real Pythons."""
 
+import dataclasses
 import importlib.metadata
 import os
 import subprocess
@@ -67,6 +68,15 @@ def test_a_python_without_torch(makePython):
     assert report.sentence() == "Not installed yet: torch."
     assert report.canBeMended
     assert not report.isComplete
+
+
+@needs_links
+@pytest.mark.parametrize("absent", [("openvino",), ()], ids=["without", "with"])
+def test_a_python_says_whether_it_has_openvino(makePython, absent):
+    report = reportOf(makePython(*absent))
+    assert report.isComplete
+    assert report.hasOpenVino is not report.lacksOpenVino
+    assert report.lacksOpenVino == bool(absent)
 
 
 @needs_links
@@ -282,6 +292,28 @@ def test_entering_the_module_lists_the_cards(widget, finding):
     assert widget.panel.parameters.device == "cuda:1"
 
 
+def test_openvino_can_be_chosen_where_a_check_has_found_it(widget, volumeNode, finding):
+    widget.panel.parameters.tasks = ["spleen"]
+    widget.panel.parameters.engine = "openvino"  # as a scene from another computer may say
+    box = widget.ui.engineComboBox
+    item = box.model().item(box.findData("openvino"))
+    assert not item.isEnabled()
+    assert "not been checked yet" in box.toolTip
+    assert widget.ui.applyButton.enabled
+    finding(NO_CARD)
+    enter(widget)
+    assert not item.isEnabled()
+    assert "pip_install('openvino')" in box.toolTip
+    assert "pip_install('openvino')" in item.toolTip()
+    assert widget.ui.applyButton.toolTip.startswith("OpenVINO is not installed; choose another engine")
+    finding(dataclasses.replace(NO_CARD, hasOpenVino=True))
+    widget.panel.advanced.software.check()
+    waitForCheck(widget)
+    assert item.isEnabled()
+    assert "pip_install" not in box.toolTip
+    assert widget.ui.applyButton.enabled
+
+
 def test_what_is_ready_is_not_checked_again(widget, finding):
     finding(NO_CARD)
     enter(widget)
@@ -326,14 +358,17 @@ def test_only_what_is_known_to_lack_is_refused(device, report, lacking):
 
 def test_the_expected_time_is_that_of_the_device_that_automatic_takes(widget, volumeNode, finding):
     manifest = widget.panel.manifest
+    options = widget.panel.modelOptions(widget.panel.parameters)
     size = expectedTime.megavoxels(volumeNode, manifest)
-    expectedTime.remember(manifest, "cuda", 7.0, size)
-    expectedTime.remember(manifest, "cpu", 70.0, size)
+    expectedTime.remember(manifest, options, "cuda", 7.0 / size)
+    expectedTime.remember(manifest, options, "cpu", 70.0 / size)
     finding(TWO_CARDS)
     enter(widget)
     assert widget.ui.modelLabel.text.endswith("Expected time: 7 s.")
     widget.panel.parameters.device = "cpu"
     assert widget.ui.modelLabel.text.endswith("Expected time: 70 s.")
+    widget.panel.parameters.skipAir = True
+    assert widget.ui.modelLabel.text.endswith("known after the first run.")
 
 
 def test_missing_software_is_shown_without_a_click(widget, volumeNode, finding):
@@ -350,6 +385,6 @@ def test_closing_the_module_ends_the_check(widget, makePython, monkeypatch):
     start = time.perf_counter()
     widget.enter()
     assert time.perf_counter() - start < 0.5  # a child is started, not waited for
-    process = widget.panel.software._check._process
+    process = widget.panel.advanced.software._check._process
     widget.cleanup()
     pythonqt.wait_until(lambda: process.poll() is not None)

@@ -23,6 +23,7 @@ from PartialSegLib import InferenceSession, InputError, Volume, load_model
 from PartialSegLib.failures import describe_failure
 from PartialSegLib.manifest import Preprocessing, Task
 from PartialSegLib.protocol import LINE_LIMIT
+from PartialSegLib.region_selection import CoarsePass
 from PartialSegLib.worker.scratch import ScratchFolder
 from PartialSegLib.worker.wire import read_lines
 
@@ -186,6 +187,13 @@ def package(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def coarse(tmp_path_factory):
+    """A model on a grid of 8 mm."""
+    preprocessing = Preprocessing("SPL", (8, 8, 8), (-325, 325), divide=325)
+    return write_tiny_model(tmp_path_factory.mktemp("Modelle") / "coarse", TASKS, preprocessing, gain=20)
+
+
+@pytest.fixture(scope="module")
 def array():
     """20 x 21 x 24 voxels of the network's size: 8 patches."""
     coarse = torch.from_numpy(np.random.default_rng(0).normal(0, 250, (1, 1, 7, 8, 9)))
@@ -327,6 +335,60 @@ def test_a_request_is_a_line_in_the_log(worker, package, array):
     assert not re.search("Traceback|Warning", worker.log)
 
 
+# --- What may be left out
+
+
+def leaving_out(coarse, **options):
+    return {"skip_air": True, "region_from": str(coarse), "effort": 0.3, "engine": "torch", **options}
+
+
+def test_what_is_left_out_is_what_a_session_leaves_out(worker, package, coarse, array):
+    airy = np.where(np.arange(array.shape[2]) < 8, -1000, array)
+    worker.prepare(package, airy, **leaving_out(coarse))
+    result = worker.result("predict", tasks=None)
+    region_from = CoarsePass(load_model(coarse), effort=0.3)
+    session = InferenceSession(
+        load_model(package), **OPTIONS, skip_air=True, region_from=region_from, engine="torch"
+    )
+    session.set_image(Volume(airy, np.array(AFFINE)))
+    expected = session.predict()
+    assert_same(worker.masks(result), expected)
+    assert result["provenance"] == expected.provenance
+    assert 0 < result["patches_encoded"] < PATCHES
+    assert result["provenance"]["selection"]["skip_air"]
+    assert result["provenance"]["selection"]["region_from"]["effort"] == 0.3
+
+
+def test_another_effort_keeps_image_and_features(worker, package, coarse, array):
+    worker.prepare(package, array, **leaving_out(coarse))
+    results = {
+        effort: worker.result("predict", tasks=["liver"], effort=effort) for effort in (0, None, 1, 0.3)
+    }
+    encoded = [result["patches_encoded"] for result in results.values()]
+    assert encoded[0] == encoded[3] == 0
+    assert 0 < encoded[1] < encoded[1] + encoded[2] <= PATCHES
+    masks = {effort: worker.masks(result) for effort, result in results.items()}
+    for key, (box, mask) in masks[None].items():
+        assert box == masks[0.3][key][0]
+        np.testing.assert_array_equal(mask, masks[0.3][key][1])
+
+
+def test_the_coarse_model_is_kept_until_it_is_replaced_or_left_out(worker, package, coarse, array, tmp_path):
+    copy = shutil.copytree(coarse, tmp_path / "coarse")
+    worker.prepare(package, array, **leaving_out(copy))
+    worker.result("predict", tasks=["liver"])
+    other_spelling = str(tmp_path / "." / "coarse") + os.sep
+    worker.result("load_model", path=str(package), **{**OPTIONS, **leaving_out(other_spelling)})
+    assert worker.result("predict", tasks=["liver"])["patches_encoded"] == 0
+    manifest = json.loads((copy / "model.json").read_text(encoding="utf-8"))
+    (copy / "model.json").write_text(json.dumps({**manifest, "version": "2.0.0"}), encoding="utf-8")
+    worker.prepare(package, array, **leaving_out(copy))
+    region_from = worker.result("predict", tasks=["liver"])["provenance"]["selection"]["region_from"]
+    assert region_from["model_version"] == "2.0.0"
+    worker.prepare(package, array, **leaving_out(copy, region_from=None))
+    assert worker.result("predict", tasks=["liver"])["provenance"]["selection"]["region_from"] is None
+
+
 # --- What cannot be done
 
 
@@ -367,6 +429,12 @@ def test_junk_is_answered_and_the_worker_goes_on(worker, package, line, sentence
         ("load_model", {"path": "PACKAGE", "precision": "int8"}, "InputError", "Unknown precision"),
         ("load_model", {"path": "PACKAGE", "overlap": 1.0}, "InputError", "fraction in"),
         ("load_model", {"path": "PACKAGE", "mirror": True}, "InputError", "no axes to mirror"),
+        ("load_model", {"path": "PACKAGE", "engine": "steam"}, "InputError", "Unknown engine 'steam'"),
+        ("load_model", {"path": "PACKAGE", "selection": "quick"}, "InputError", "Unknown selection 'quick'"),
+        ("load_model", {"path": "PACKAGE", "selection": "fast"}, "InputError", "has no decision network"),
+        ("load_model", {"path": "PACKAGE", "region_from": "coarsest"}, "InputError", "Unknown model 'coarse"),
+        ("load_model", {"path": "PACKAGE", "effort": 1.5}, "ProtocolError", "effort: expected 0 (fast)"),
+        ("predict", {"tasks": None, "effort": -0.5}, "ProtocolError", "effort: expected 0 (fast)"),
     ],
 )
 def test_after_a_refusal_the_image_need_not_be_sent_again(

@@ -14,14 +14,19 @@ TASKS = (Task("liver", {"liver": 0, "liver_tumor": 1}), Task("spleen", {"spleen"
 
 
 def write_tiny_model(
-    folder: Path, tasks: tuple[Task, ...], preprocessing: Preprocessing, gain: float = 1.0, **fields: Any
+    folder: Path,
+    tasks: tuple[Task, ...],
+    preprocessing: Preprocessing,
+    gain: float = 1.0,
+    name: str = "tiny",
+    **fields: Any,
 ) -> Path:
     """Write the package tiny 1.2.3; `gain` multiplies the controller's weights, so that heads differ."""
     torch.manual_seed(0)
     network = DoDNet(**ARGUMENTS).requires_grad_(False)
     network.controller.weight.mul_(gain)
     manifest = Manifest(
-        name="tiny",
+        name=name,
         version="1.2.3",
         title="Random weights",
         license="CC0-1.0",

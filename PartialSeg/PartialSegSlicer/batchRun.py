@@ -11,7 +11,7 @@ from typing import Any
 import slicer
 from slicer.i18n import tr as _
 
-from PartialSegLib.batch import Batch, BatchCase, BatchRequest, Outcome
+from PartialSegLib.batch import Batch, BatchCase, BatchRequest, Outcome, settings_of
 from PartialSegLib.errors import InputError
 from PartialSegLib.manifest import read_manifest
 from PartialSegLib.packages import find_package
@@ -186,7 +186,7 @@ def makeBatch(
         InputError: an input, a name or the output folder cannot be used.
     """
     manifest = read_manifest(find_package(model["path"]))
-    settings = {name: model[name] for name in ("overlap", "mirror")}
+    settings = settings_of(model)
     request = BatchRequest(manifest, _names(tasks), _names(structures), outputFormat, settings)
     return Batch([paths] if isinstance(paths, str | Path) else paths, outputFolder, request, overwrite)
 

@@ -18,10 +18,11 @@ from PartialSegLib.errors import InputError
 from PartialSegLib.image_header import listed
 from PartialSegLib.manifest import Manifest
 from PartialSegLib.region import Region
+from PartialSegLib.system_memory import available_memory, gigabytes
 from PartialSegLib.volume import Volume, check_hounsfield
 
 from .geometry import affineOfNode, arrayShape, hasSameGrid, roiLimits
-from .memory import availableMemory, gigabytes, imageBytes, neededMemory
+from .memory import imageBytes, neededMemory
 from .mrml import checkSegmentation
 from .subjectHierarchy import modalityOf
 
@@ -225,7 +226,7 @@ def _mirrorWarning(volumeNode) -> str | None:
 
 
 def _memoryWarning(volumeNode, model: Manifest | None) -> str | None:
-    needed, available = neededMemory(volumeNode, model), availableMemory()
+    needed, available = neededMemory(volumeNode, model), available_memory()
     if available is None or needed <= available:
         return None
     return _(

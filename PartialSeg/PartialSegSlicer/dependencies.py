@@ -42,6 +42,7 @@ class DependencyReport:
         broken: the package that is there but does not work.
         automatic: the device that "auto" stands for; None if nothing works.
         cards: of each graphics card on which a small computation ran, what to call it, by its device.
+        hasOpenVino: whether the optional package openvino is installed.
     """
 
     versions: dict[str, str | None]
@@ -49,6 +50,7 @@ class DependencyReport:
     broken: str | None = None
     automatic: str | None = None
     cards: dict[str, str] = field(default_factory=dict)
+    hasOpenVino: bool = False
 
     @property
     def isComplete(self) -> bool:
@@ -74,6 +76,11 @@ class DependencyReport:
         """Whether it is known that nothing can be computed on a device here."""
         known = {"auto", "cpu", self.automatic, *self.cards}
         return self.isComplete and device not in known and (device != "cuda" or "cuda:0" not in self.cards)
+
+    @property
+    def lacksOpenVino(self) -> bool:
+        """Whether it is known that the package openvino is not installed."""
+        return self.isComplete and not self.hasOpenVino
 
     def sentence(self) -> str:
         """What to tell the user."""
@@ -147,7 +154,8 @@ def _reportOf(output: list[str], errors: list[str], exitCode: int) -> Dependency
     cards = {card["device"]: _cardTitle(card) for card in answer.get("cards", [])}
     versions = answer.get("versions", {})
     if "automatic" in answer:
-        return DependencyReport(versions, automatic=answer["automatic"], cards=cards)
+        hasOpenVino = answer.get("openvino", False)
+        return DependencyReport(versions, None, None, answer["automatic"], cards, hasOpenVino)
     died = errors[-1] if errors else _("exit code {code}").format(code=exitCode)
     broken = answer.get("broken", "torch") if all(versions.values()) and versions else None
     return DependencyReport(versions, answer.get("error", died), broken)

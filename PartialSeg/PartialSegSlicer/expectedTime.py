@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import zlib
 from typing import Any
 
 import qt
@@ -11,6 +13,9 @@ from slicer.i18n import tr as _
 from PartialSegLib.manifest import Manifest
 
 from . import mrml
+from .modelOptions import ModelOptions
+
+_WITHOUT_EFFECT = ("path", "device", "cache_bytes")  # on a first run; the key names model and device itself
 
 
 def megavoxels(volumeNode: slicer.vtkMRMLScalarVolumeNode, manifest: Manifest) -> float:
@@ -19,15 +24,14 @@ def megavoxels(volumeNode: slicer.vtkMRMLScalarVolumeNode, manifest: Manifest) -
     return mrml.volumeInMl(volumeNode) * 1000 / (z * y * x) / 1e6
 
 
-def remember(manifest: Manifest, device: str, seconds: float, size: float) -> None:
-    """Keep what a first run took, in the settings of the application."""
-    if size > 0:
-        qt.QSettings().setValue(_key(manifest, device), seconds / size)
+def remember(manifest: Manifest, options: ModelOptions, device: str, rate: float) -> None:
+    """Keep the seconds per million voxels of a first run, in the settings of the application."""
+    qt.QSettings().setValue(_key(manifest, options, device), rate)
 
 
-def expectation(volumeNode: Any, manifest: Manifest, device: str) -> str:
-    """A sentence about the time of a first run."""
-    rate = qt.QSettings().value(_key(manifest, device))
+def expectation(volumeNode: Any, manifest: Manifest, options: ModelOptions, device: str) -> str:
+    """A sentence about the time of a first run with these options."""
+    rate = qt.QSettings().value(_key(manifest, options, device))
     if not rate:
         return _("Time on this computer: known after the first run.")
     if volumeNode is None or volumeNode.GetImageData() is None:
@@ -43,5 +47,7 @@ def duration(seconds: float) -> str:
     return _("{count} min").format(count=round(seconds / 60))
 
 
-def _key(manifest: Manifest, device: str) -> str:
-    return f"PartialSeg/secondsPerMegavoxel/{manifest.name}/{device}"
+def _key(manifest: Manifest, options: ModelOptions, device: str) -> str:
+    settings = {name: one for name, one in options.forWorker().items() if name not in _WITHOUT_EFFECT}
+    digest = zlib.crc32(json.dumps(settings, sort_keys=True).encode())
+    return f"PartialSeg/secondsPerMegavoxel/{manifest.name}/{device}/{digest:08x}"

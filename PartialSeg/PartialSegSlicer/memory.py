@@ -1,9 +1,4 @@
-"""How much memory a run needs, and how much the computer has left; without packages that Slicer lacks."""
-
-import ctypes
-import ctypes.util
-import sys
-from pathlib import Path
+"""How much memory a run needs."""
 
 import numpy as np
 
@@ -36,56 +31,3 @@ def imageBytes(volumeNode) -> int:
     """Return the bytes of a volume's voxels."""
     image = volumeNode.GetImageData()
     return image.GetNumberOfPoints() * image.GetScalarSize() * image.GetNumberOfScalarComponents()
-
-
-def gigabytes(count: int) -> str:
-    """Return a number of bytes in gigabytes for people, such as "1.5"."""
-    return f"{count / (1 << 30):.1f}"
-
-
-def availableMemory() -> int | None:
-    """Return the bytes of memory that programs can still take, None where the system does not say.
-
-    Windows and Linux tell what is available, caches that can be given up included; macOS only tells what the
-    computer has in all.
-    """
-    try:
-        if sys.platform == "win32":
-            return _ofWindows()
-        if sys.platform == "darwin":
-            return _ofMacOS()
-        return _ofLinux(Path("/proc/meminfo").read_text(encoding="ascii"))
-    except (AttributeError, OSError, ValueError):
-        return None
-
-
-def _ofLinux(meminfo: str) -> int | None:
-    for line in meminfo.splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    return None
-
-
-class _MemoryStatus(ctypes.Structure):
-    """MEMORYSTATUSEX of the Windows API."""
-
-    _fields_ = [
-        ("length", ctypes.c_ulong),
-        ("load", ctypes.c_ulong),
-        ("totalPhysical", ctypes.c_ulonglong),
-        ("availablePhysical", ctypes.c_ulonglong),
-        ("others", ctypes.c_ulonglong * 5),
-    ]
-
-
-def _ofWindows() -> int | None:
-    status = _MemoryStatus(length=ctypes.sizeof(_MemoryStatus))
-    succeeded = ctypes.windll.kernel32.GlobalMemoryStatusEx(ctypes.byref(status))
-    return int(status.availablePhysical) if succeeded else None
-
-
-def _ofMacOS() -> int | None:
-    library = ctypes.CDLL(ctypes.util.find_library("c"))
-    value, size = ctypes.c_uint64(), ctypes.c_size_t(ctypes.sizeof(ctypes.c_uint64))
-    failed = library.sysctlbyname(b"hw.memsize", ctypes.byref(value), ctypes.byref(size), None, 0)
-    return None if failed else int(value.value)

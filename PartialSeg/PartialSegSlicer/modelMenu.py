@@ -14,6 +14,7 @@ import slicer
 from slicer.i18n import tr as _
 
 from PartialSegLib.errors import InputError
+from PartialSegLib.manifest import read_manifest
 from PartialSegLib.package_installation import AlreadyInstalledError, delete_package, install_package
 from PartialSegLib.packages import MODEL_DIR_VARIABLE, model_folders
 
@@ -59,6 +60,7 @@ class ModelMenu:
             (_("Install from a zip file…"), self.chooseArchive),
             (_("Install from a folder…"), self.chooseFolder),
             (_("Import an official checkpoint…"), self.chooseCheckpoint),
+            (_("Import a model folder of nnU-Net…"), self.chooseNnunetFolder),
             (_("Delete the chosen model…"), self.deleteCurrent),
             (_("Choose where models are kept…"), self.chooseModelFolder),
         ):
@@ -93,20 +95,24 @@ class ModelMenu:
         self._start(_Work(work, whenReplacing=lambda: self.install(source, replace=True)))
 
     def chooseCheckpoint(self) -> None:
-        """Ask for an official checkpoint and turn it into a package."""
-        path = qt.QFileDialog.getOpenFileName(
-            slicer.util.mainWindow(), _("Official checkpoint"), "", _("Checkpoints (*.pth *.pt *.model)")
+        """Ask for an official checkpoint, or a zip that nnU-Net exports, and turn it into a package."""
+        types = _("Checkpoints (*.pth *.pt *.model *.zip)")
+        self.importCheckpoint(
+            qt.QFileDialog.getOpenFileName(slicer.util.mainWindow(), _("Official checkpoint"), "", types)
         )
-        if path:
-            self.importCheckpoint("auto", path)
 
-    def importCheckpoint(self, kind: str, path: str, replace: bool = False) -> None:
-        """Turn a checkpoint into an installed package in the background."""
-        child = _Import(kind, path, replace)
+    def chooseNnunetFolder(self) -> None:
+        """Ask for a folder with folds and turn them into a package."""
+        title = _("Folder with fold_0 to fold_4, or one of these")
+        self.importCheckpoint(qt.QFileDialog.getExistingDirectory(slicer.util.mainWindow(), title))
+
+    def importCheckpoint(self, path: str, replace: bool = False) -> None:
+        """Turn a checkpoint into an installed package in the background; "" is none."""
+        if not path:
+            return
+        child = _Import(path, replace)
         self._log(_("Importing {path}…").format(path=path))
-        self._start(
-            _Work(child, lambda: self.importCheckpoint(kind, path, replace=True), whenStopped=child.stop)
-        )
+        self._start(_Work(child, lambda: self.importCheckpoint(path, replace=True), whenStopped=child.stop))
 
     def stop(self) -> None:
         """Give up what is under way; a package that is being copied is still copied wholly."""
@@ -206,8 +212,8 @@ class _Work:
 class _Import:
     """Imports a checkpoint in a child process: reading it needs torch, which Slicer itself never loads."""
 
-    def __init__(self, kind: str, path: str, replace: bool) -> None:
-        self._arguments = ["-m", "PartialSegLib", "import", kind, path, "-o"]
+    def __init__(self, path: str, replace: bool) -> None:
+        self._arguments = ["-m", "PartialSegLib", "import", "auto", path, "-o"]
         self._replace = replace
         self._process: subprocess.Popen[bytes] | None = None
         self._stopped = False
@@ -215,21 +221,26 @@ class _Import:
     def __call__(self) -> str:
         with tempfile.TemporaryDirectory(prefix="PartialSeg-", ignore_cleanup_errors=True) as folder:
             package = Path(folder) / "package"
-            self._runChild(package)
-            return _("Installed in {folder}.").format(folder=install_package(package, replace=self._replace))
+            self._runChild(package, folder)
+            installed = install_package(package, replace=self._replace)
+        count = read_manifest(installed).network.members
+        cost = _(" It holds {count} networks and takes {count} times as long as one.").format(count=count)
+        return _("Installed in {folder}.").format(folder=installed) + (cost if count > 1 else "")
 
     def stop(self) -> None:
         self._stopped = True
         if self._process is not None:
             self._process.kill()
 
-    def _runChild(self, package: Path) -> None:
+    def _runChild(self, package: Path, scratch: str) -> None:
+        options = childOptions()
+        options["env"]["TMPDIR"] = scratch  # what a killed child unpacked there is removed
         with subprocess.Popen(
             [workerCommand()[0], *self._arguments, str(package)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
-            **childOptions(),
+            **options,
         ) as self._process:
             if self._stopped:
                 self._process.kill()

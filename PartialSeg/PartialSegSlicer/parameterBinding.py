@@ -2,24 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
-from slicer.i18n import tr as _
+import qt
 
-from .dependencies import NOT_CHECKED, DependencyReport
 from .parameters import Parameters
 
-PRECISIONS = ("auto", "float32", "bfloat16", "float16")
-
 NODES = {"inputSelector": "inputVolume", "outputSelector": "segmentation", "roiSelector": "regionOfInterest"}
-CHOICES = {"modelComboBox": "model", "deviceComboBox": "device", "precisionComboBox": "precision"}
-NUMBERS = {"overlapSpinBox": "overlap", "cacheSpinBox": "cacheMegabytes"}
+CHOICES = {
+    "modelComboBox": "model",
+    "deviceComboBox": "device",
+    "engineComboBox": "engine",
+    "precisionComboBox": "precision",
+    "selectionComboBox": "selection",
+    "coarseComboBox": "regionFrom",
+}
+NUMBERS = {"overlapSpinBox": "overlap", "effortSlider": "effort", "cacheSpinBox": "cacheMegabytes"}
 SWITCHES = {
     "mirrorCheckBox": "mirror",
+    "skipAirCheckBox": "skipAir",
     "keepWorkerCheckBox": "keepWorker",
     "show3DCheckBox": "show3D",
     "tableCheckBox": "volumesTable",
 }
+
+Title = Callable[[str], str]
+
+
+def _noTitle(value: str) -> str:
+    return ""
 
 
 class ParameterBinding:
@@ -36,9 +48,8 @@ class ParameterBinding:
         self.ui = ui
         self.parameters: Parameters | None = None
         self._showing = False
-        self._report = NOT_CHECKED
-        self._offered = 0
-        self._fillChoices()
+        self._offered: dict[str, dict[str, str]] = {widget: {} for widget in CHOICES}
+        self._foreignTitles: dict[str, Title] = dict.fromkeys(CHOICES, _noTitle)
         self._connect(NODES, "currentNodeChanged(vtkMRMLNode*)")
         self._connect(NUMBERS, "valueChanged(int)")
         self._connect(SWITCHES, "toggled(bool)")
@@ -57,49 +68,52 @@ class ParameterBinding:
         self._showing = True
         for widget, name in NODES.items():
             getattr(self.ui, widget).setCurrentNode(getattr(parameters, name))
-        self._offerForeignDevice(parameters.device)
-        for widget, name in CHOICES.items():
-            box = getattr(self.ui, widget)
-            box.setCurrentIndex(box.findData(getattr(parameters, name)))
+        for widget in CHOICES:
+            self._showChoice(widget)
         for widget, name in NUMBERS.items():
             getattr(self.ui, widget).value = getattr(parameters, name)
         for widget, name in SWITCHES.items():
             getattr(self.ui, widget).checked = getattr(parameters, name)
         self._showing = False
 
-    def fillModels(self, titles: dict[str, str]) -> None:
-        """Offer models: title by name."""
+    def offer(self, widget: str, titles: dict[str, str], foreignTitle: Title = _noTitle) -> None:
+        """Fill a list of choices.
+
+        Args:
+            widget: name of the combo box.
+            titles: what to show, by value.
+            foreignTitle: returns what to show of a value that is chosen but not among these, as in a scene
+                of another computer; it is listed only while it is chosen. "" shows nothing.
+        """
         self._showing = True
-        self.ui.modelComboBox.clear()
-        for name, title in titles.items():
-            self.ui.modelComboBox.addItem(title, name)
+        self._foreignTitles[widget] = foreignTitle
+        if titles != self._offered[widget]:
+            self._offered[widget] = titles
+            box = getattr(self.ui, widget)
+            box.clear()
+            for value, title in titles.items():
+                box.addItem(title, value)
+        self._showChoice(widget)
         self._showing = False
-        self.show()
 
-    def fillDevices(self, report: DependencyReport) -> None:
-        """Offer the devices that a check has found to work."""
-        self._report = report
-        self._showing = True
-        self.ui.deviceComboBox.clear()
-        for device, title in _deviceTitles(report).items():
-            self.ui.deviceComboBox.addItem(title, device)
-        self._offered = self.ui.deviceComboBox.count
-        self._showing = False
-        self.show()
+    def forbid(self, widget: str, value: str, why: str) -> None:
+        """Grey out one of the choices of a list, with the reason as its tooltip; "" allows it again."""
+        box = getattr(self.ui, widget)
+        row = box.findData(value)
+        box.model().item(row).setEnabled(not why)
+        box.setItemData(row, why, qt.Qt.ToolTipRole)
 
-    def _offerForeignDevice(self, device: str) -> None:
-        """Show a device that a scene from another computer names, only while it is the chosen one."""
-        box = self.ui.deviceComboBox
-        if box.count > self._offered:
-            box.removeItem(self._offered)
-        if box.findData(device) < 0:
-            title = _("{device} (not on this computer)") if self._report.lacks(device) else "{device}"
-            box.addItem(title.format(device=device), device)
-
-    def _fillChoices(self) -> None:
-        self.fillDevices(self._report)
-        for precision in PRECISIONS:
-            self.ui.precisionComboBox.addItem(_("Automatic") if precision == "auto" else precision, precision)
+    def _showChoice(self, widget: str) -> None:
+        if self.parameters is None:
+            return
+        box, offered = getattr(self.ui, widget), self._offered[widget]
+        value = getattr(self.parameters, CHOICES[widget])
+        if box.count > len(offered):
+            box.removeItem(len(offered))
+        title = "" if value in offered else self._foreignTitles[widget](value)
+        if title:
+            box.addItem(title, value)
+        box.setCurrentIndex(box.findData(value))
 
     def _connect(self, names: dict[str, str], signal: str) -> None:
         for widget, name in names.items():
@@ -110,13 +124,3 @@ class ParameterBinding:
             return
         if value != getattr(self.parameters, name):
             setattr(self.parameters, name, value)
-
-
-def _deviceTitles(report: DependencyReport) -> dict[str, str]:
-    """What the list of devices says, by device."""
-    titles = {"auto": _("Automatic"), "cpu": _("Processor (CPU)")}
-    titles.update({device: f"{title} ({device})" for device, title in report.cards.items()})
-    if report.automatic is not None:
-        device = "cuda:0" if report.automatic == "cuda" else report.automatic
-        titles["auto"] = _("Automatic: {device}").format(device=titles.get(device, device))
-    return titles

@@ -11,9 +11,9 @@ from typing import Any, Generic, TypeVar
 
 import slicer
 
-T = TypeVar("T")
+from .modelOptions import BUNDLED_MODEL, ModelOptions
 
-BUNDLED_MODEL = "trunk-7tasks"
+T = TypeVar("T")
 
 
 class _Value(Generic[T]):
@@ -62,10 +62,10 @@ class Parameters:
         model: name of an installed package, or a folder.
         tasks: names of the ticked tasks.
         excludedStructures: "task/structure" of the structures that are not wanted.
-        device: auto, cpu, cuda, cuda:N or mps.
-        precision: auto, float32, bfloat16 or float16.
+        device, engine, precision, mirror, selection, skipAir: as of `ModelOptions`.
         overlap: of patches in percent; -1 takes the model's.
-        mirror: average over flips.
+        regionFrom: name of an installed package that looks first; "" for none.
+        effort: of what looks first, in percent: 0 is fast, 100 thorough.
         cacheMegabytes: budget for features.
         keepWorker: whether the worker stays alive between runs.
         show3D: show surfaces when a run has finished.
@@ -79,9 +79,14 @@ class Parameters:
     tasks = _Value[list[str]]([])
     excludedStructures = _Value[list[str]]([])
     device = _Value("auto")
+    engine = _Value("auto")
     precision = _Value("auto")
     overlap = _Value(-1)
     mirror = _Value(False)
+    selection = _Value("auto")
+    skipAir = _Value(False)
+    regionFrom = _Value("")
+    effort = _Value(100)
     cacheMegabytes = _Value(2048)
     keepWorker = _Value(True)
     show3D = _Value(True)
@@ -90,13 +95,28 @@ class Parameters:
     def __init__(self, node: slicer.vtkMRMLScriptedModuleNode) -> None:
         self.node = node
 
-    def modelOptions(self) -> dict[str, Any]:
-        """Parameters of the worker's `load_model`."""
-        return {
-            "path": self.model,
-            "device": self.device,
-            "precision": self.precision,
-            "overlap": None if self.overlap < 0 else self.overlap / 100,
-            "mirror": self.mirror,
-            "cache_bytes": self.cacheMegabytes << 20,
-        }
+    @property
+    def canSkipAir(self) -> bool:
+        """Whether leaving out air goes with the selection of slices."""
+        return self.selection in ("auto", "fast")
+
+    @property
+    def looksFirst(self) -> bool:
+        """Whether a coarse model looks first."""
+        return self.selection != "off" and self.regionFrom != ""
+
+    def modelOptions(self) -> ModelOptions:
+        """How the model runs; what a setting switches off has its default, so that it changes nothing."""
+        return ModelOptions(
+            model=self.model,
+            device=self.device,
+            engine=self.engine,
+            precision=self.precision,
+            overlap=None if self.overlap < 0 else self.overlap / 100,
+            mirror=self.mirror,
+            selection=self.selection,
+            skipAir=self.skipAir and self.canSkipAir,
+            regionFrom=self.regionFrom if self.looksFirst else None,
+            effort=self.effort / 100 if self.looksFirst else 1.0,
+            cacheBytes=self.cacheMegabytes << 20,
+        )

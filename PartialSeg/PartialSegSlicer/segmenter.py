@@ -86,7 +86,7 @@ class Segmenter:
 
     def keepsFeatures(self, volumeNode: slicer.vtkMRMLScalarVolumeNode, model: dict[str, Any]) -> bool:
         """Whether the next request on this volume with this model finds features computed before."""
-        return self.client.keepsFeatures(model, imageKey(volumeNode))
+        return self.client.keepsFeatures(_withoutEffort(model), imageKey(volumeNode))
 
     def start(self, request: Request) -> None:
         """Begin a request; `poll` carries it on.
@@ -113,13 +113,14 @@ class Segmenter:
 
         self.client.start(
             Job(
-                model=request.model,
+                model=_withoutEffort(request.model),
                 volume=mrml.volumeFromNode(request.volumeNode),
                 imageKey=imageKey(request.volumeNode),
                 request={
                     "tasks": list(request.tasks),
                     "structures": None if request.structures is None else list(request.structures),
                     "roi": roi,
+                    "effort": request.model.get("effort"),
                 },
                 onFinished=finished,
                 onFailed=request.onFailed,
@@ -186,6 +187,11 @@ class Segmenter:
                 request.onFailed(WorkerError("InputError", sentence))
                 return
         request.onFinished(result)
+
+
+def _withoutEffort(model: dict[str, Any]) -> dict[str, Any]:
+    """What stays the same when only the effort changes: that goes with each prediction, and features stay."""
+    return {name: value for name, value in model.items() if name != "effort"}
 
 
 def _addingSteps(

@@ -51,10 +51,10 @@ class Job:
     """One click: segment tasks of an image with a model.
 
     Attributes:
-        model: parameters of `load_model`: path, device, precision, overlap, mirror, cache_bytes.
+        model: parameters of the worker's `load_model`.
         volume: what to segment; its array is read by another thread until it has been sent.
         imageKey: changes whenever the voxels or the geometry of the volume change.
-        request: parameters of `predict`: tasks, structures, roi.
+        request: parameters of the worker's `predict`.
         cropToBody: look only at the box around the body; None does what the model says.
         onFinished: called with the segments and the rest of the reply (provenance, timings, patches_encoded).
         onFailed: called with a `WorkerError`; kind Cancelled after a cancel.
@@ -79,7 +79,7 @@ class FileJob:
 
     Attributes:
         model: parameters of `load_model`, as of `Job`.
-        request: parameters of `segment_file`: image, output, tasks, structures, any_modality.
+        request: parameters of the worker's `segment_file`.
         onFinished: called with the reply (segments with voxels and volume_ml, provenance, timings).
         onFailed, onProgress, onWarning: as of `Job`.
     """

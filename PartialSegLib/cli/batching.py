@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import logging
 from argparse import Namespace
-from time import perf_counter
+from itertools import count
 from typing import TYPE_CHECKING
 
-from ..batch import Batch, BatchCase, BatchRequest, Outcome
-from ..errors import Cancelled, DeviceError, InputError, OutOfMemoryError
+from ..batch import Batch, BatchCase, BatchRequest, Outcome, settings_of
+from ..batch_pipeline import Attempt, Stages, run_overlapped
+from ..errors import InputError
 from ..failures import describe_failure, is_fault_of_ours
 from ..manifest import read_manifest
 from ..packages import find_package
-from ..segmentation import write_segmentation
-from .segmenting import bundled_model, check_folder, open_session, read_ct
+from ..segmentation import Segmentation, write_segmentation
+from ..volume import Volume
+from .segmenting import bundled_model, check_folder, check_session_options, open_session, read_ct
 from .terminal import progress_bar, write_line
 
 if TYPE_CHECKING:
@@ -30,21 +32,15 @@ def batch(options: Namespace) -> None:
         DeviceError: the device is missing.
     """
     check_folder(options.output)
+    check_session_options(options)
     folder = find_package(options.model or bundled_model())
-    settings = {"overlap": options.overlap, "mirror": options.mirror}
-    request = BatchRequest(
-        read_manifest(folder), _names(options.task), _names(options.structure), options.format, settings
-    )
+    names = _names(options.task), _names(options.structure)
+    request = BatchRequest(read_manifest(folder), *names, options.format, settings_of(vars(options)))
     todo = Batch(options.input, options.output, request, options.overwrite)
     if earlier := len(todo.cases) - len(todo.left):
         write_line(f"{earlier} of {len(todo.cases)} cases were done before.")
     if todo.left:
-        session = open_session(options, {})
-        for number, case in enumerate(todo.left, 1):
-            outcome = _try(case, session, options)
-            todo.record(case, outcome)
-            end = outcome.error or f"{outcome.seconds:.1f} s"
-            write_line(f"{number} of {len(todo.left)}: {case.name}, {end}")
+        _run(todo, open_session(options, {}), options)
     write_line(f"The volumes are in {todo.summary}.")
     if todo.failed:
         raise InputError(
@@ -53,35 +49,41 @@ def batch(options: Namespace) -> None:
         )
 
 
-def _try(case: BatchCase, session: InferenceSession, options: Namespace) -> Outcome:
-    """Segment one image; whatever goes wrong with it alone is its outcome."""
-    start = perf_counter()
-    try:
-        volumes = _segment(case, session, options)
-    except OutOfMemoryError as error:  # another image may be smaller
-        return _failure(error, start)
-    except (Cancelled, DeviceError):
-        raise
-    except Exception as error:
-        if is_fault_of_ours(error):
-            logger.warning("%s:", case.name, exc_info=error)
-        return _failure(error, start)
-    finally:
-        session.reset_image()
-    return Outcome(perf_counter() - start, volumes)
+def _run(todo: Batch, session: InferenceSession, options: Namespace) -> None:
+    """Segment what is left, and write down at once what became of each case."""
+    numbers = count(1)
+
+    def read(case: BatchCase) -> Volume:
+        return read_ct(case.image, options.force)
+
+    def compute(case: BatchCase, volume: Volume) -> Segmentation:
+        try:
+            session.set_image(volume)
+            with progress_bar() as show:
+                return session.predict(options.task, show, options.structure)
+        finally:
+            session.reset_image()
+
+    def write(case: BatchCase, found: Segmentation) -> dict[tuple[str, str], float]:
+        write_segmentation(case.output, found)
+        return {key: found.volume_ml(key) for key in found}
+
+    def finish(case: BatchCase, attempt: Attempt) -> None:
+        outcome = _outcome(case, attempt)
+        todo.record(case, outcome)
+        end = outcome.error or f"{outcome.seconds:.1f} s"
+        write_line(f"{next(numbers)} of {len(todo.left)}: {case.name}, {end}")
+
+    run_overlapped(todo.left, Stages(read, compute, write), finish)
 
 
-def _segment(case: BatchCase, session: InferenceSession, options: Namespace) -> dict[tuple[str, str], float]:
-    session.set_image(read_ct(case.image, options.force))
-    with progress_bar() as show:
-        found = session.predict(options.task, show, options.structure)
-    write_segmentation(case.output, found)
-    return {key: found.volume_ml(key) for key in found}
-
-
-def _failure(error: Exception, start: float) -> Outcome:
-    _, sentence, advice = describe_failure(error)
-    return Outcome(perf_counter() - start, error=f"{sentence} {advice}".strip())
+def _outcome(case: BatchCase, attempt: Attempt) -> Outcome:
+    if attempt.error is None:
+        return Outcome(attempt.seconds, attempt.value)
+    if is_fault_of_ours(attempt.error):
+        logger.warning("%s:", case.name, exc_info=attempt.error)
+    _, sentence, advice = describe_failure(attempt.error)
+    return Outcome(attempt.seconds, error=f"{sentence} {advice}".strip())
 
 
 def _names(given: list[str] | None) -> tuple[str, ...] | None:

@@ -43,8 +43,15 @@ def import_model(options: Namespace) -> None:
     """Turn an official checkpoint into a model package."""
     from ..importers import import_checkpoint
 
-    manifest = import_checkpoint(options.name, options.checkpoint, options.output)
+    manifest = import_checkpoint(
+        options.name, options.checkpoint, options.output, options.fold, options.configuration
+    )
     write_line(f"{options.output}: {manifest.name} {manifest.version}, {_megabytes(manifest):.1f} MB")
+    if (members := manifest.network.members) > 1:
+        write_line(
+            f"It holds {members} networks, whose logits are averaged: it takes {members} times as long as "
+            "one. --fold chooses among them."
+        )
 
 
 def _describe_volume(path: Path) -> None:

@@ -22,9 +22,11 @@ from ..report import build_report, write_report
 from ..segmentation import Key, Segmentation, write_segmentation
 from ..task_request import request_tasks
 from ..volume import Volume, check_hounsfield, read_volume, write_volume
+from .memory_check import MemoryCheck
 from .terminal import progress_bar, write_line, write_table
 
 if TYPE_CHECKING:
+    from ..region_selection import CoarsePass
     from ..session import InferenceSession
 
 PHANTOM_SEED = 2026
@@ -38,23 +40,27 @@ Seconds = dict[str, float]
 def segment(options: Namespace) -> None:
     """Segment a file or a DICOM folder; write the result, and a report when asked for."""
     _check_output(options.output)
+    check_session_options(options)
     if options.report:
         check_folder(options.report.parent)
     seconds: Seconds = {}
     with _timed(seconds, "read"):
         volume = read_ct(options.input, options.force)
     session = open_session(options, seconds)
+    memory = MemoryCheck(session, volume, options)
     segmentation = _predict(session, volume, options, seconds)
     with _timed(seconds, "write"):
         write_segmentation(options.output, segmentation)
     if options.report:
-        write_report(options.report, build_report(segmentation, seconds, str(options.input)))
+        report = build_report(segmentation, seconds, str(options.input), memory.figures())
+        write_report(options.report, report)
 
 
 def demo(options: Namespace) -> None:
     """Segment every task in a CT, or in a phantom when none is given, and show what was found."""
     folder: Path = options.output
     check_folder(folder)
+    check_session_options(options)
     seconds: Seconds = {}
     if options.input:
         source, reference = str(options.input), None
@@ -64,6 +70,7 @@ def demo(options: Namespace) -> None:
         source = f"phantom {PHANTOM_SEED}"
         volume, reference = _make_phantom(seconds)
     session = open_session(options, seconds)
+    memory = MemoryCheck(session, volume, options)
     segmentation = _predict(session, volume, options, seconds)
     with _timed(seconds, "write"):
         write_segmentation(folder / "segmentation.seg.nrrd", segmentation)
@@ -71,23 +78,33 @@ def demo(options: Namespace) -> None:
             write_volume(folder / "phantom.nii.gz", volume)
     with _timed(seconds, "draw"):
         write_overview(folder / "overview.png", volume, segmentation, _title(source, session))
-    write_report(folder / "report.json", build_report(segmentation, seconds, source))
+    write_report(folder / "report.json", build_report(segmentation, seconds, source, memory.figures()))
     _write_summary(segmentation, reference)
     write_line(
         f"\n{sum(seconds.values()):.0f} s. Look at {folder / 'overview.png'}; all results are in {folder}."
     )
 
 
+def check_session_options(options: Namespace) -> None:
+    """Refuse options of a session that mean nothing together, before any work.
+
+    Raises:
+        InputError: there is an effort, but no coarse model.
+    """
+    if options.effort is not None and not options.region_from:
+        raise InputError("--effort needs a coarse model to rely on; name it with --region-from.")
+
+
 def open_session(options: Namespace, seconds: Seconds) -> InferenceSession:
     """Load the model; features are not kept, since all tasks run in one pass over the patches.
 
     Args:
-        options: of the command line: model, task, structure, device, overlap, mirror, selection, skip_air,
-            region_from.
+        options: of the command line: model, task, structure, device, engine, overlap, mirror, selection,
+            skip_air, region_from, effort.
         seconds: gets the time that it took.
 
     Raises:
-        InputError: unknown model, task or structure.
+        InputError: unknown model, task or structure, or an effort that is not in [0, 1].
         DeviceError: the device is missing.
     """
     with _timed(seconds, "load_model"):
@@ -104,10 +121,19 @@ def open_session(options: Namespace, seconds: Seconds) -> InferenceSession:
             cache_bytes=0,
             overlap=options.overlap,
             mirror=options.mirror,
+            engine=options.engine,
             selection=options.selection,
             skip_air=options.skip_air,
-            region_from=load_model(options.region_from) if options.region_from else None,
+            region_from=_coarse_pass(options) if options.region_from else None,
         )
+
+
+def _coarse_pass(options: Namespace) -> CoarsePass:
+    from ..model import load_model
+    from ..region_selection import CoarsePass
+
+    effort = 1.0 if options.effort is None else options.effort
+    return CoarsePass(load_model(options.region_from), effort=effort)
 
 
 def bundled_model() -> Path:

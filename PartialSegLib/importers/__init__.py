@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from ..errors import InputError
@@ -13,13 +14,15 @@ from .checkpoint import ImportedModel
 from .dodnet import import_dodnet
 from .multitalent import import_multitalent
 from .nnunet import import_nnunet
+from .nnunet_archive import found_checkpoints
+from .nnunet_files import Choice
 from .recognition import recognize_checkpoint
 from .stunet import import_stunet
 from .transdodnet import import_transdodnet
 
 __all__ = ["IMPORTERS", "ImportedModel", "import_checkpoint"]
 
-IMPORTERS: dict[str, Callable[[Path], ImportedModel]] = {
+IMPORTERS: dict[str, Callable[..., ImportedModel]] = {
     "dodnet": import_dodnet,
     "transdodnet": import_transdodnet,
     "multitalent": import_multitalent,
@@ -28,27 +31,58 @@ IMPORTERS: dict[str, Callable[[Path], ImportedModel]] = {
 }
 
 
-def import_checkpoint(name: str, checkpoint: str | Path, output_folder: str | Path) -> Manifest:
+MODEL_FOLDERS = ("nnunet", "stunet")
+"""Importers of models in a folder with several folds, which may come in a .zip."""
+
+
+def import_checkpoint(
+    name: str,
+    checkpoint: str | Path,
+    output_folder: str | Path,
+    folds: Sequence[str] = (),
+    configuration: str | None = None,
+) -> Manifest:
     """Turn an official training checkpoint into a model package.
 
-    Nothing is written unless every key of the checkpoint is understood.
+    Nothing is written unless every key of the checkpoint is understood. Several folds become an ensemble,
+    whose arithmetic and size grow with their number.
 
     Args:
         name: a key of `IMPORTERS`, or "auto" to find out.
-        checkpoint: the file, or for nnU-Net and STU-Net the folder, as the official training code saved it.
+        checkpoint: the file as the official training code saved it; for nnU-Net and STU-Net also the folder
+            of a fold, a model or a data set, or the .zip of nnUNetv2_export_model_to_zip.
         output_folder: the package's folder.
+        folds: of nnU-Net or STU-Net the numbers of folds to take, or "all" for the network trained on all
+            cases; by default those that nnU-Net takes, see `Choice`.
+        configuration: of nnU-Net or STU-Net, where several were trained, such as "3d_fullres".
 
     Returns:
         The manifest of the package.
 
     Raises:
         InputError: unknown importer, a file that is no checkpoint of this network or asks for code to be run,
-            or a place that cannot be written to.
+            an archive that means harm, a choice that is not there, or a place that cannot be written to.
     """
     path = Path(checkpoint).expanduser()
-    if name == "auto":
-        name = recognize_checkpoint(path)
-    if name not in IMPORTERS:
+    if name not in ("auto", *IMPORTERS):
         raise InputError(f"Unknown importer {name!r}; {suggestion(name, ['auto', *IMPORTERS])}.")
-    imported = IMPORTERS[name](path)
-    return save_model(output_folder, imported.manifest, imported.state_dict, imported.license_text)
+    choice = Choice(tuple(fold.removeprefix("fold_") for fold in folds), configuration)
+    with _checkpoints(name, path, choice) as checkpoints:
+        if name == "auto":
+            name = recognize_checkpoint(checkpoints[0])
+        if name not in MODEL_FOLDERS and len(checkpoints) > 1:
+            raise InputError(f"{path} holds several folds, but {name} has none; give one checkpoint.")
+        imported = IMPORTERS[name](*checkpoints)
+        return save_model(output_folder, imported.manifest, imported.state_dict, imported.license_text)
+
+
+def _checkpoints(name: str, path: Path, choice: Choice) -> AbstractContextManager[tuple[Path, ...]]:
+    """The files that an importer reads; only models of nnU-Net are looked for in folders and archives."""
+    if name == "auto" or name in MODEL_FOLDERS:
+        return found_checkpoints(path, choice)
+    if choice.is_made:
+        raise InputError(
+            f"Checkpoints of {name} have no folds and configurations to choose; leave --fold and "
+            "--configuration out."
+        )
+    return nullcontext((path,))

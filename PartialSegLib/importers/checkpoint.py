@@ -114,7 +114,7 @@ def official_name(name: str, rules: Mapping[str, str]) -> str:
 def renamed_weights(
     weights: Mapping[str, Any], network: nn.Module, rules: Mapping[str, str]
 ) -> dict[str, Tensor]:
-    """Give official weights the names of our network, float32, consuming every key.
+    """Give official weights the names of our network, float32 or integers, consuming every key.
 
     Args:
         weights: official name to tensor.
@@ -122,29 +122,33 @@ def renamed_weights(
         rules: from our names to the official ones, see `official_name`.
 
     Raises:
-        InputError: a key is unknown, missing, no floating-point tensor or of another shape; it is named.
+        InputError: a key is unknown, missing, no tensor of the kind our network has, or of another shape; it
+            is named.
     """
-    expected = {
-        official_name(name, rules): (name, value.shape) for name, value in network.state_dict().items()
-    }
+    expected = {official_name(name, rules): (name, wanted) for name, wanted in network.state_dict().items()}
     result = {}
     for key, value in weights.items():
         if key not in expected:
             raise InputError(
                 f"the key {key!r} is not part of this network; check which network the checkpoint is of."
             )
-        if not isinstance(value, Tensor) or not value.is_floating_point():
+        name, wanted = expected[key]
+        if not isinstance(value, Tensor) or not _is_of_kind(value, wanted):
             raise InputError(
                 f"the key {key!r} is not a tensor of weights; choose the file that training saved."
             )
-        name, shape = expected[key]
-        if value.shape != shape:
+        if value.shape != wanted.shape:
             raise InputError(
-                f"the key {key!r} has shape {tuple(value.shape)}, but this network expects {tuple(shape)}; "
-                "check which network the checkpoint is of."
+                f"the key {key!r} has shape {tuple(value.shape)}, but this network expects "
+                f"{tuple(wanted.shape)}; check which network the checkpoint is of."
             )
-        result[name] = value.float()
+        result[name] = value.float() if wanted.is_floating_point() else value
     missing = [key for key, (name, _) in expected.items() if name not in result]
     if missing:
         raise InputError(f"the key {missing[0]!r} is missing; check which network the checkpoint is of.")
     return result
+
+
+def _is_of_kind(value: Tensor, wanted: Tensor) -> bool:
+    """Whether both are floating-point, or integers of the same type."""
+    return value.is_floating_point() if wanted.is_floating_point() else value.dtype == wanted.dtype

@@ -28,7 +28,6 @@ from .checkpoint import (
 Network = TypeVar("Network", bound=nn.Module)
 
 CONTAINER_KEYS = {"epoch", "state_dict", "optim_dict"}
-COUNTER = ".num_batches_tracked"
 
 UNIT_NAMES = {
     r"\.stem\.": ".first_conv.",
@@ -133,17 +132,8 @@ def with_official_weights(network: Network, weights: Mapping[str, Any], names: M
     Raises:
         InputError: a key is unknown, missing, or not the tensor this network expects; it is named.
     """
-    # Batches are counted in integers; they are the only ones, and inference does not need them to be exact.
-    floating = {key: _as_float(value) if key.endswith(COUNTER) else value for key, value in weights.items()}
-    state_dict = renamed_weights(floating, network, names)
-    integers = {key: value.long() for key, value in state_dict.items() if key.endswith(COUNTER)}
-    network.load_state_dict({**state_dict, **integers}, assign=True)
+    network.load_state_dict(renamed_weights(weights, network, names), assign=True)
     return network.eval()
-
-
-def _as_float(value: Any) -> Any:
-    is_count = isinstance(value, Tensor) and value.dtype == torch.int64 and value.ndim == 0
-    return value.float() if is_count else value
 
 
 def _weights_of(contents: Any) -> dict[str, Any]:

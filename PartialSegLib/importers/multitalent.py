@@ -2,6 +2,9 @@
 
 Ulrich, Isensee, Wald, Zenk, Baumgartner, Maier-Hein: MultiTalent: A Multi-Dataset Approach to Medical Image
 Segmentation, MICCAI 2023; https://github.com/MIC-DKFZ/MultiTalent.
+
+Its Swin UNETR is MONAI's class with a feature size of 48, 47 output channels and no other layer, trained with
+the U-Net's plans; its authors gave away no such checkpoint.
 """
 
 from __future__ import annotations
@@ -9,6 +12,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+import torch
+from torch import Tensor
 
 from ..errors import InputError
 from ..manifest import Inference, Manifest, NetworkSpec, Preprocessing, Task
@@ -22,7 +28,7 @@ from .checkpoint import (
     renamed_weights,
     without_parallel_prefix,
 )
-from .nnunet import without_duplicates
+from .nnunet_checkpoint import without_duplicates
 from .nnunet_plans import AXES, SEPARATE_ABOVE, intensity_range
 from .restricted_pickle import read_plain_pickle
 
@@ -50,6 +56,9 @@ UNET = NetworkSpec("UNet", {})
 
 RESIDUAL_ENCODER_UNET = NetworkSpec("ResidualEncoderUNet", {})
 
+SWIN_UNETR = NetworkSpec("SwinUNETR", {})
+WINDOW = 7  # voxels along each axis within which attention looks
+
 UNET_NAMES = {
     r"^encoder\.5\.(\d)\.": r"conv_blocks_context.5.\1.0.",  # the bottleneck nests its units like the decoder
     r"^encoder\.(\d)\.": r"conv_blocks_context.\1.",
@@ -74,6 +83,22 @@ RESIDUAL_ENCODER_UNET_NAMES = {
 }
 
 
+VARIANTS = {
+    "UNet": ("", ""),
+    "ResidualEncoderUNet": ("-resenc", ", residual encoder"),
+    "SwinUNETR": ("-swin", ", Swin UNETR"),
+}
+"""What name and title of a package end with."""
+
+SWIN_UNETR_NAMES = {r"^network\.": ""}
+
+NETWORKS = {
+    "encoder.initial_conv.weight": (RESIDUAL_ENCODER_UNET, RESIDUAL_ENCODER_UNET_NAMES),
+    "swinViT.patch_embed.proj.weight": (SWIN_UNETR, SWIN_UNETR_NAMES),
+}
+"""The networks but the U-Net, and the names of their weights, by the official name of their first one."""
+
+
 def import_multitalent(path: Path) -> ImportedModel:
     """Read a fold of MultiTalent: model_final_checkpoint.model, with its plans in the .pkl file beside it.
 
@@ -87,12 +112,13 @@ def import_multitalent(path: Path) -> ImportedModel:
         inside = contents.get("state_dict") if isinstance(contents, dict) else None
         weights = without_parallel_prefix(named_weights(inside, " under 'state_dict'"))
         refuse_unknown_keys(contents, "state_dict", CONTAINER_KEYS)
-        residual = "encoder.initial_conv.weight" in weights
-        network = RESIDUAL_ENCODER_UNET if residual else UNET
-        names = RESIDUAL_ENCODER_UNET_NAMES if residual else UNET_NAMES
+        network, names = next(
+            (found for first, found in NETWORKS.items() if first in weights), (UNET, UNET_NAMES)
+        )
         state_dict = renamed_weights(without_duplicates(weights), build_network(network), names)
+        _check_positions(state_dict)
     except InputError as error:
-        raise InputError(f"{path} is not an official MultiTalent checkpoint: {error}") from None
+        raise InputError(f"{path} cannot be imported from MultiTalent: {error}") from None
     try:
         source = {"url": SOURCE_URL, "checkpoint": path.name, "sha256": file_sha256(path)}
         return ImportedModel(multitalent_manifest(source, network, described), state_dict, LICENSE_TEXT)
@@ -118,11 +144,12 @@ def multitalent_manifest(
     plans = described["plans"]
     stage = plans["plans_per_stage"][STAGE]
     _check_network(network, stage)
+    suffix, variant = VARIANTS[network.architecture]
     spacing, patch_size = _numbers(stage["current_spacing"]), _numbers(stage["patch_size"])
     return Manifest(
-        name="multitalent" if network == UNET else "multitalent-resenc",
+        name=f"multitalent{suffix}",
         version="1.0.0",
-        title="MultiTalent, 47 classes of 13 data sets" + ("" if network == UNET else ", residual encoder"),
+        title=f"MultiTalent, 47 classes of 13 data sets{variant}",
         license="as given by the authors of the checkpoint; the official repository is under Apache-2.0",
         citation=CITATION,
         source=source,
@@ -147,11 +174,28 @@ def multitalent_manifest(
 
 def _check_network(network: NetworkSpec, stage: Mapping[str, Any]) -> None:
     """Refuse plans whose strides, which no weight tells, are not those of the network."""
+    if network == SWIN_UNETR:  # its plans are the U-Net's, which do not describe it
+        return
     built: Any = build_network(network)
     strides = [[int(step) for step in row] for row in stage["pool_op_kernel_sizes"]]
     expected = [list(row) for row in built.strides]
     if strides not in (expected, expected[1:]):
         raise InputError(f"pool_op_kernel_sizes are {strides}, not {expected}")
+
+
+def _check_positions(weights: Mapping[str, Tensor]) -> None:
+    """Refuse tables of relative positions that are not those of the window: wrong ones read anything.
+
+    Two voxels of a window that are (z, y, x) apart share one bias of a table over all such distances (Liu et
+    al.: Swin Transformer, ICCV 2021, section 3.2).
+    """
+    voxels = torch.cartesian_prod(*[torch.arange(WINDOW)] * 3)
+    apart = voxels[:, None] - voxels + WINDOW - 1
+    side = 2 * WINDOW - 1
+    expected = apart @ torch.tensor([side * side, side, 1])
+    for name, value in weights.items():
+        if name.endswith("relative_position_index") and not torch.equal(value, expected):
+            raise InputError(f"the key {name!r} does not fit a window of {WINDOW} voxels.")
 
 
 def _numbers(values: Any) -> list[float]:

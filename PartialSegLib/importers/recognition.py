@@ -7,7 +7,7 @@ from typing import Any
 
 from ..errors import InputError
 from .checkpoint import PARALLEL_PREFIX, read_checkpoint
-from .nnunet import COMPILED_PREFIX, find_checkpoint
+from .nnunet_checkpoint import COMPILED_PREFIX
 
 FIRST_WEIGHTS = {
     "dodnet": "layer0.0.gn1.weight",
@@ -18,13 +18,12 @@ FIRST_WEIGHTS = {
 """What the name of a weight starts with in the checkpoints of one system and in no other's."""
 
 
-def recognize_checkpoint(path: Path) -> str:
-    """The key of `IMPORTERS` for a checkpoint or a model folder.
+def recognize_checkpoint(checkpoint: Path) -> str:
+    """The key of `IMPORTERS` for a checkpoint.
 
     Raises:
         InputError: the file cannot be read, or is of none of the systems.
     """
-    checkpoint = find_checkpoint(path)
     if checkpoint.with_name(f"{checkpoint.name}.pkl").is_file():  # only nnU-Net version 1 writes two files
         return "multitalent"
     names = _weight_names(read_checkpoint(checkpoint))
@@ -32,8 +31,8 @@ def recognize_checkpoint(path: Path) -> str:
         if any(name.startswith(start) for name in names):
             return importer
     raise InputError(
-        f"{path} is of none of the systems that can be imported (DoDNet, TransDoDNet, MultiTalent, STU-Net, "
-        "nnU-Net version 2); check which network the checkpoint is of."
+        f"{checkpoint} is of none of the systems that can be imported (DoDNet, TransDoDNet, MultiTalent, "
+        "STU-Net, nnU-Net version 2); check which network the checkpoint is of."
     )
 
 

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..manifest import Manifest, NetworkSpec
-from ..model import build_network
-from .checkpoint import ImportedModel, renamed_weights
-from .nnunet import planned_manifest, read_trained_model
+from .checkpoint import ImportedModel
+from .nnunet import imported_folds, planned_manifest
+from .nnunet_checkpoint import read_trained_model
 from .nnunet_plans import Plan
 
 SOURCE_URL = "https://github.com/Ziyan-Huang/FLARE23"
@@ -48,27 +48,28 @@ OFFICIAL_NAMES = {
 STEPS = 5  # down-samplings of every size
 
 
-def import_stunet(path: Path) -> ImportedModel:
-    """Read a model folder or checkpoint of STU-Net, of any size and data set.
+def import_stunet(*checkpoints: Path) -> ImportedModel:
+    """Read a model of STU-Net, of any size and data set.
 
     The official inference of FLARE23 differs from nnU-Net's: intensities are scaled before a trilinear
     resampling, patches overlap by a fifth, nothing is mirrored. The package says so where the plan's data set
     is FLARE's. Its shortcuts, which look at the centre of the slices only, are not part of the model.
 
+    Args:
+        checkpoints: of one fold, or of several folds of one model, which become an ensemble.
+
     Raises:
         InputError: not such a model; the message says what is wrong.
     """
-    found = read_trained_model(path)
+    found = read_trained_model(*checkpoints)
     try:
-        network = network_of(found.weights, found.plan)
+        network = network_of(found.weights[0], found.plan)
         manifest = planned_manifest(found, network, CITATION, SOURCE_URL)
         if _is_flare(found.plan):
             manifest = flare23_manifest(manifest)
-        return ImportedModel(
-            manifest, renamed_weights(found.weights, build_network(network), OFFICIAL_NAMES), LICENSE_TEXT
-        )
+        return imported_folds(found, manifest, OFFICIAL_NAMES, LICENSE_TEXT)
     except InputError as error:
-        raise InputError(f"{found.checkpoint} cannot be imported from STU-Net: {error}") from None
+        raise InputError(f"{found.place} cannot be imported from STU-Net: {error}") from None
 
 
 def network_of(weights: Mapping[str, Any], plan: Plan) -> NetworkSpec:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from .conditional import CondDecNetwork, CondInputNetwork, CondNONetwork
 from .dodnet import DoDNet
+from .ensemble import Ensemble
 from .meddanet import MedDANet
 from .multi_head import MultiHeadNetwork
 from .partial_label_network import PartialLabelNetwork
 from .residual_encoder_unet import ResidualEncoderUNet
+from .single_networks import SINGLE_NETWORKS
 from .stunet import STUNet
 from .swin_unetr import SwinUNETR
 from .transdodnet import TransDoDNet
@@ -15,10 +17,12 @@ from .unet import UNet
 
 __all__ = [
     "NETWORKS",
+    "SINGLE_NETWORKS",
     "CondDecNetwork",
     "CondInputNetwork",
     "CondNONetwork",
     "DoDNet",
+    "Ensemble",
     "MedDANet",
     "MultiHeadNetwork",
     "PartialLabelNetwork",
@@ -29,16 +33,4 @@ __all__ = [
     "UNet",
 ]
 
-NETWORKS: dict[str, type[PartialLabelNetwork]] = {
-    "CondDecNetwork": CondDecNetwork,
-    "CondInputNetwork": CondInputNetwork,
-    "CondNONetwork": CondNONetwork,
-    "DoDNet": DoDNet,
-    "MedDANet": MedDANet,
-    "MultiHeadNetwork": MultiHeadNetwork,
-    "ResidualEncoderUNet": ResidualEncoderUNet,
-    "STUNet": STUNet,
-    "SwinUNETR": SwinUNETR,
-    "TransDoDNet": TransDoDNet,
-    "UNet": UNet,
-}
+NETWORKS: dict[str, type[PartialLabelNetwork]] = {**SINGLE_NETWORKS, "Ensemble": Ensemble}

@@ -16,7 +16,7 @@ from ..manifest import MANIFEST_FILE, manifest_to_json, read_manifest
 from ..model import load_model
 from ..output_files import replacing
 from ..packages import find_package
-from ..phantom import PHASES, make_phantom
+from ..phantom import PHASES, Phantom, make_phantom
 from ..session import InferenceSession
 
 FIRST_SEED = 10_000_000_019  # training draws seeds below 2^32
@@ -30,12 +30,17 @@ _LESIONS = {
 Figures = dict[str, dict[str, float]]
 
 
+def held_out_phantom(number: int) -> Phantom:
+    """A phantom that training never draws, with some lesions; the contrast phases take turns."""
+    return make_phantom(FIRST_SEED + number, SPACING, SHAPE, PHASES[number % len(PHASES)], _LESIONS)
+
+
 def evaluate_held_out(package: Path | str, count: int, device: str = "cpu") -> Figures:
     """Segment phantoms with all tasks and compare with their exact labels.
 
     Args:
         package: name or folder of a model package.
-        count: number of phantoms; the contrast phases take turns.
+        count: number of phantoms.
         device: where to run.
 
     Returns:
@@ -46,7 +51,7 @@ def evaluate_held_out(package: Path | str, count: int, device: str = "cpu") -> F
     scores: dict[str, list[float]] = defaultdict(list)
     false_ml: dict[str, list[float]] = defaultdict(list)
     for number in range(count):
-        phantom = make_phantom(FIRST_SEED + number, SPACING, SHAPE, PHASES[number % len(PHASES)], _LESIONS)
+        phantom = held_out_phantom(number)
         session.set_image(phantom.volume)
         segmentation = session.predict()
         for key in segmentation:

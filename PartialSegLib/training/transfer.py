@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ..errors import InputError
 from ..model import Model, load_model
-from ..networks import PartialLabelNetwork
+from ..networks import Ensemble, PartialLabelNetwork
 
 TASK_PARTS: dict[str, tuple[str, ...]] = {
     "CondDecNetwork": ("head",),
@@ -38,7 +38,7 @@ TASK_PARTS: dict[str, tuple[str, ...]] = {
     ),
     "UNet": ("heads",),
 }
-"""For each architecture the parts that belong to its tasks, and start anew for others."""
+"""For each architecture but ensembles the parts that belong to its tasks, and start anew for others."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ def _fitting_weights(
     """
     own, weights = network.state_dict(), source.network.state_dict()
     image_channels = source.manifest.network.arguments.get("in_channels", 1)
-    task_parts = TASK_PARTS[type(network).__name__]
+    task_parts = _task_parts(network)
     common = [
         name for name in wanted if name in weights and _kind(network, name) is _kind(source.network, name)
     ]
@@ -120,6 +120,13 @@ def _fitting_weights(
     }
     misfits = {_layer(name) for name in common if name not in taken and name not in adapted}
     return _outside(misfits, taken), _outside(misfits, adapted)
+
+
+def _task_parts(network: PartialLabelNetwork) -> tuple[str, ...]:
+    """The parts of a network that belong to its tasks; of an ensemble those of each member."""
+    if isinstance(network, Ensemble):
+        return tuple(f"members.*.{part}" for part in _task_parts(network.networks[0]))
+    return TASK_PARTS[type(network).__name__]
 
 
 def _outside(layers: Collection[str], weights: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -153,7 +160,7 @@ def _wanted_names(
 ) -> list[str]:
     """Names of the weights in these parts, or in all but those of tasks."""
     if parts is None:
-        task_parts = TASK_PARTS[type(network).__name__]
+        task_parts = _task_parts(network)
         return [name for name in names if not _belongs_to(name, task_parts)]
     for part in parts:
         if not any(_belongs_to(name, [part]) for name in names):

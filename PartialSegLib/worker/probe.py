@@ -3,8 +3,9 @@
 Slicer runs it in a child process, because Slicer itself never imports torch. The versions are printed before
 anything is tried: they are known even when a broken package takes the process down.
 
-Lines: {"versions": {package: version or null}}, then either {"broken": package, "error": text} or
-{"automatic": device, "cards": [{"device", "title", "memory_bytes"}]}.
+Lines: {"versions": {package: version or null}, "openvino": whether this optional package is there}, then
+either {"broken": package, "error": text} or {"automatic": device, "cards": [{"device", "title",
+"memory_bytes"}]}.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import importlib.metadata
+import importlib.util
 import json
 import sys
 from typing import Any
@@ -21,7 +23,8 @@ PACKAGES = ("torch", "safetensors")
 
 def main() -> None:
     """Print versions, and then what is broken or where can be computed."""
-    _print(versions={name: _version(name) for name in PACKAGES})
+    versions = {name: _version(name) for name in PACKAGES}
+    _print(versions=versions, openvino=importlib.util.find_spec("openvino") is not None)
     broken = "torch"
     try:
         from ..devices import choose_device, graphics_cards

@@ -104,13 +104,15 @@ class Service:
 
     def _load_model(self, options: LoadModel, talk: Conversation) -> LoadedModel:
         """Keep the session if it is the one asked for; otherwise replace it once the new one stands."""
-        folder = find_package(options.path).resolve()
-        manifest = read_manifest(folder)
-        if self._warm is None or not self._warm.serves(folder, manifest, options):
+        names = [name for name in (options.path, options.region_from) if name is not None]
+        folders = [find_package(name).resolve() for name in names]
+        packages = [(folder, read_manifest(folder)) for folder in folders]
+        if self._warm is None or not self._warm.serves(packages, options):
             from ..model import load_model  # these two import torch
             from .warm_session import WarmSession
 
-            warm = WarmSession(load_model(folder), options)
+            model, *coarse = (load_model(folder) for folder in folders)
+            warm = WarmSession(model, options, *coarse)
             talk.stop_if_cancelled()
             if self._warm is not None:
                 self._warm.release()
@@ -119,8 +121,8 @@ class Service:
             self._forget_image()
             self._warm = warm
         device, precision = self._warm.run(_place, talk.send_warning)
+        manifest, sha256 = self._warm.model.manifest, self._warm.model.sha256
         tasks = {task.name: list(task.structures) for task in manifest.tasks}
-        sha256 = self._warm.model.sha256
         return LoadedModel(manifest.name, manifest.version, sha256, device, precision, tasks)
 
     def _set_image(self, params: SetImage, talk: Conversation) -> ImageSet:
@@ -178,7 +180,7 @@ class Service:
         def work(session: InferenceSession) -> tuple[Segmentation, dict[str, float], int]:
             talk.stop_if_cancelled()
             timings, encoded = dict(session.timings), session.patches_encoded
-            found = session.predict(params.tasks, talk.progress, params.structures, params.roi)
+            found = session.predict(params.tasks, talk.progress, params.structures, params.roi, params.effort)
             seconds = {stage: session.timings[stage] - before for stage, before in timings.items()}
             return found, seconds, session.patches_encoded - encoded
 

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import gc
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -17,6 +17,7 @@ from ..errors import Cancelled, DeviceError, InputError, OutOfMemoryError
 from ..manifest import Manifest
 from ..model import Model
 from ..protocol import LoadModel
+from ..region_selection import CoarsePass
 from ..session import InferenceSession
 from ..volume import Volume
 
@@ -35,15 +36,17 @@ class WarmSession:
     Args:
         model: from `load_model`.
         options: how to run it.
+        coarse: the model that looks first, from `load_model`; None where the options name none.
 
     Raises:
         InputError: unknown device or precision.
         DeviceError: the device is missing.
     """
 
-    def __init__(self, model: Model, options: LoadModel) -> None:
+    def __init__(self, model: Model, options: LoadModel, coarse: Model | None = None) -> None:
         self.model = model
         self.options = options
+        self._coarse = coarse
         chosen = choose_device(options.device)
         choose_precision(chosen, options.precision)
         self._device = str(chosen) if options.device == "auto" else options.device
@@ -55,10 +58,16 @@ class WarmSession:
         self._session: InferenceSession | None = None
         self._image: tuple[Volume, bool | None] | None = None
 
-    def serves(self, folder: Path, manifest: Manifest, options: LoadModel) -> bool:
-        """Whether this is the package in a folder, unchanged since it was loaded, with these options."""
-        options = dataclasses.replace(options, path=self.options.path)
-        return (folder, manifest, options) == (self.model.folder, self.model.manifest, self.options)
+    def serves(self, packages: Sequence[tuple[Path, Manifest]], options: LoadModel) -> bool:
+        """Whether its models are these packages, unchanged since they were loaded, with these options.
+
+        Args:
+            packages: folders and manifests: of the model, and of the coarse one if there is one.
+            options: how to run them; how they name the packages does not matter.
+        """
+        loaded = [(one.folder, one.manifest) for one in (self.model, self._coarse) if one is not None]
+        named = dataclasses.replace(options, path=self.options.path, region_from=self.options.region_from)
+        return (list(packages), named) == (loaded, self.options)
 
     def set_image(self, volume: Volume, crop_to_body: bool | None, warn: Warn) -> None:
         """Replace the image; there is none when this fails.
@@ -120,22 +129,29 @@ class WarmSession:
 
     def _prepared_session(self) -> InferenceSession:
         if self._session is None:
-            device, budget = self._ways[self._way]
-            precision = self.options.precision
-            if device != self._device and precision != "float32":
-                precision = "auto"  # what suits a GPU may not suit a CPU
-            session = InferenceSession(
-                self.model,
-                device,
-                budget,
-                overlap=self.options.overlap,
-                mirror=self.options.mirror,
-                precision=precision,
-            )
+            session = self._open(*self._ways[self._way])
             if self._image is not None:
                 session.set_image(*self._image)
             self._session = session
         return self._session
+
+    def _open(self, device: str, cache_bytes: int) -> InferenceSession:
+        options = self.options
+        precision = options.precision
+        if device != self._device and precision != "float32":
+            precision = "auto"  # what suits a GPU may not suit a CPU
+        return InferenceSession(
+            self.model,
+            device,
+            cache_bytes,
+            overlap=options.overlap,
+            mirror=options.mirror,
+            precision=precision,
+            engine=options.engine,
+            selection=options.selection,
+            skip_air=options.skip_air,
+            region_from=None if self._coarse is None else CoarsePass(self._coarse, effort=options.effort),
+        )
 
     def _step_down(self, warn: Warn) -> None:
         device, _ = self._ways[self._way]

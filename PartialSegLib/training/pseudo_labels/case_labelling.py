@@ -18,7 +18,8 @@ from .record import StructureRecord
 from .reliability import disagreement
 
 if TYPE_CHECKING:
-    from ...session import InferenceSession, Progress
+    from ...patch_scoring import Progress
+from ...session import InferenceSession
 
 
 def label_case(

@@ -1,0 +1,172 @@
+"""Reading, computing and writing at the same time: what overlaps, what is bounded, whose errors are whose."""
+
+import gc
+import weakref
+from threading import Event
+
+import numpy as np
+import pytest
+from tiny_model import TASKS, write_tiny_model
+
+from PartialSegLib import Volume, __main__, write_volume
+from PartialSegLib.batch_pipeline import Stages, run_overlapped
+from PartialSegLib.errors import DeviceError, InputError, OutOfMemoryError
+from PartialSegLib.manifest import Preprocessing
+
+PATIENCE = 20  # seconds until a test that waits in vain fails
+
+
+class Image:
+    """Can be told from others, and its end can be noticed."""
+
+    def __init__(self, case):
+        self.case = case
+
+
+class Recorder:
+    """Stages that note what happens, and fail where they are told to."""
+
+    def __init__(self, faults=()):
+        self.events = []
+        self.finished = []
+        self.faults = dict(faults)
+
+    def read(self, case):
+        self._note("read", case)
+        return Image(case)
+
+    def compute(self, case, image):
+        assert image.case == case
+        self._note("compute", case)
+        return f"found {case}"
+
+    def write(self, case, found):
+        assert found == f"found {case}"
+        self._note("write", case)
+        return f"written {case}"
+
+    def run(self, cases):
+        stages = Stages(self.read, self.compute, self.write)
+        run_overlapped(cases, stages, lambda case, attempt: self.finished.append((case, attempt)))
+        return self.finished
+
+    def _note(self, stage, case):
+        self.events.append((stage, case))
+        fault = self.faults.pop((stage, case), None)
+        if fault is not None:
+            raise fault
+
+
+def test_all_cases_are_finished_in_their_order():
+    finished = Recorder().run("abcd")
+    assert [(case, attempt.value) for case, attempt in finished] == [(c, f"written {c}") for c in "abcd"]
+    assert all(attempt.error is None and attempt.seconds >= 0 for _, attempt in finished)
+
+
+def test_no_cases_are_no_work():
+    assert Recorder().run([]) == []
+
+
+def test_the_next_image_is_read_and_the_last_result_written_while_one_is_computed():
+    class Waiting(Recorder):
+        reading_c, writing_a = Event(), Event()
+
+        def read(self, case):
+            if case == "c":
+                self.reading_c.set()
+            return super().read(case)
+
+        def compute(self, case, image):
+            if case == "b":
+                assert self.reading_c.wait(PATIENCE)
+                assert self.writing_a.wait(PATIENCE)
+            return super().compute(case, image)
+
+        def write(self, case, found):
+            if case == "a":
+                self.writing_a.set()
+            return super().write(case, found)
+
+    assert len(Waiting().run("abc")) == 3
+
+
+def test_at_most_one_image_waits_and_none_is_kept():
+    class Counting(Recorder):
+        def __init__(self):
+            super().__init__()
+            self.alive, self.most = weakref.WeakSet(), 0
+
+        def read(self, case):
+            image = super().read(case)
+            self.alive.add(image)
+            self.most = max(self.most, len(self.alive))
+            return image
+
+    recorder = Counting()
+    assert len(recorder.run("abcdefgh")) == 8
+    gc.collect()
+    assert recorder.most <= 3  # computed, just dropped, and waiting
+    assert not recorder.alive
+    for position, case in enumerate("abcdef"):
+        after_next = "abcdefgh"[position + 2]
+        assert recorder.events.index(("compute", case)) < recorder.events.index(("read", after_next))
+
+
+@pytest.mark.parametrize("stage", ["read", "compute", "write"])
+def test_an_error_belongs_to_its_case_alone(stage):
+    error = InputError("no")
+    finished = Recorder({(stage, "b"): error}).run("abc")
+    assert [case for case, _ in finished] == ["a", "b", "c"]
+    assert [attempt.error for _, attempt in finished] == [None, error, None]
+
+
+@pytest.mark.parametrize("stage", ["read", "compute", "write"])
+@pytest.mark.parametrize("kind", [MemoryError, OutOfMemoryError])
+def test_a_case_without_enough_memory_is_tried_again_alone(stage, kind):
+    recorder = Recorder({(stage, "b"): kind("full")})
+    finished = recorder.run("abcd")
+    if stage == "write":  # needs little, and the result is there no more
+        assert [attempt.error is None for _, attempt in finished] == [True, False, True, True]
+        return
+    assert all(attempt.error is None for _, attempt in finished)
+    assert recorder.events.count(("read", "b")) == 2
+    again = len(recorder.events) - recorder.events[::-1].index(("read", "b"))
+    assert ("write", "a") in recorder.events[:again]
+    computed = recorder.events.index(("compute", "b"), again)
+    assert ("read", "c") not in recorder.events[again:computed]
+
+
+def test_a_case_that_never_has_enough_memory_fails_alone():
+    class Hungry(Recorder):
+        def compute(self, case, image):
+            if case == "b":
+                raise OutOfMemoryError("full")
+            return super().compute(case, image)
+
+    finished = Hungry().run("abc")
+    assert [attempt.lacked_memory for _, attempt in finished] == [False, True, False]
+    assert finished[1][1].error.__traceback__ is None
+
+
+@pytest.mark.parametrize("fault", [DeviceError("gone"), KeyboardInterrupt()])
+def test_what_ends_the_run_lets_the_written_case_be_finished(fault):
+    recorder = Recorder({("compute", "b"): fault})
+    with pytest.raises(type(fault)):
+        recorder.run("abcd")
+    assert [(case, attempt.value) for case, attempt in recorder.finished] == [("a", "written a")]
+    assert ("read", "d") not in recorder.events
+
+
+def test_a_batch_writes_what_single_runs_write(tmp_path):
+    preprocessing = Preprocessing("SAR", (5.0, 4.0, 4.0), (-325, 325), divide=325)
+    package = write_tiny_model(tmp_path / "tiny", TASKS, preprocessing, gain=20)
+    affine = np.array([[0, 0, -4.0, 40], [0, 4.0, 0, -30], [5.0, 0, 0, 100], [0, 0, 0, 1]])
+    given = ["--model", str(package), "--device", "cpu"]
+    for number in range(3):
+        array = np.random.default_rng(number).integers(-1000, 200, (20 + number, 24, 26)).astype(np.int16)
+        write_volume(tmp_path / f"images/{number}.nii.gz", Volume(array, affine))
+    assert __main__.main(["batch", str(tmp_path / "images"), "-o", str(tmp_path / "out"), *given]) == 0
+    for number in range(3):
+        image, alone = tmp_path / f"images/{number}.nii.gz", tmp_path / f"{number}.seg.nrrd"
+        assert __main__.main(["segment", str(image), "-o", str(alone), *given]) == 0
+        assert (tmp_path / f"out/{number}.seg.nrrd").read_bytes() == alone.read_bytes()
