@@ -17,9 +17,10 @@ from torch import Tensor
 
 from .manifest import Inference
 from .nearest_voxels import between_networks
-from .preprocessing import PreparedImage, Restored
+from .preprocessing import PreparedImage
 from .region_selection import CoarsePass, marked_voxels, marking_keys
 from .resampling import bounding_box
+from .restoration import Restored
 from .segmentation import Key, Segmentation
 from .session_image import SessionImage
 from .task import Task

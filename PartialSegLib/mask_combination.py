@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from .preprocessing import Restored
+from .restoration import Restored
 from .segmentation import Box
 from .structures import structure_or_tissue
 

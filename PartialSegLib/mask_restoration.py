@@ -13,7 +13,8 @@ from .mask_combination import combine_masks, without_overlap
 from .nearest_voxels import on_network_grid
 from .network_runner import NetworkRunner
 from .postprocessing import apply_postprocessing
-from .preprocessing import EMPTY_BOX, Restored, restore, restore_winners
+from .preprocessing import EMPTY_BOX
+from .restoration import Restored, restore, restore_winners
 from .session_image import SessionImage
 from .task_request import TaskRequest
 from .visit_plan import CoarseShare, TaskView

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .preprocessing import AxisMap, PreparedImage, Restored
+from .preprocessing import AxisMap, PreparedImage
 from .resampling import nearest_weights
+from .restoration import Restored
 
 
 def on_network_grid(found: Restored, prepared: PreparedImage) -> np.ndarray:

@@ -19,9 +19,9 @@ from .memory_estimate import MemoryEstimate, MemoryEstimator
 from .model import Model, load_model
 from .network_runner import NetworkRunner
 from .patch_scoring import PatchScoring, Progress
-from .preprocessing import Restored
 from .region import Region
 from .region_selection import CoarsePass
+from .restoration import Restored
 from .segmentation import Key, Segmentation
 from .selection import SelectedImage, Selection
 from .session_image import SessionImage

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from .preprocessing import Restored
+from .restoration import Restored
 from .slice_selection import index_ranges
 from .sliding_window import Patch
 

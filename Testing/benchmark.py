@@ -27,7 +27,7 @@ import PartialSegLib
 from PartialSegLib.evaluation import dice
 from PartialSegLib.phantom import make_phantom
 from PartialSegLib.postprocessing import apply_postprocessing
-from PartialSegLib.preprocessing import restore
+from PartialSegLib.restoration import restore
 from PartialSegLib.sliding_window import pad_to_patch
 
 REAL_CT = Path(__file__).resolve().parents[2] / "shared" / "data" / "ct_abdomen_contrast_dicom"

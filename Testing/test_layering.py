@@ -17,7 +17,7 @@ LAYERS = {
     " volume voxel_type",
     1: "networks",
     2: "devices feature_cache mask_combination nearest_voxels patch_choice postprocessing preprocessing"
-    " resampling session_image slice_selection sliding_window visit_plan",
+    " resampling restoration session_image slice_selection sliding_window visit_plan",
     3: "coarse_findings flops mask_restoration memory_estimate model network_runner openvino_engine"
     " patch_memory patch_scoring region_selection selection",
     4: "session",

@@ -9,7 +9,8 @@ import torch
 
 from PartialSegLib.errors import InputError
 from PartialSegLib.manifest import Preprocessing
-from PartialSegLib.preprocessing import preprocess, restore, restore_winners
+from PartialSegLib.preprocessing import preprocess
+from PartialSegLib.restoration import restore, restore_winners
 from PartialSegLib.volume import Volume, reorient
 
 CPU = torch.device("cpu")
@@ -223,7 +224,8 @@ def test_a_large_ct_is_never_held_in_floating_point():
         import resource
         import numpy as np, torch
         from PartialSegLib.manifest import Preprocessing
-        from PartialSegLib.preprocessing import preprocess, restore
+        from PartialSegLib.preprocessing import preprocess
+        from PartialSegLib.restoration import restore
         from PartialSegLib.volume import Volume
         def peak():
             return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -18,7 +18,8 @@ from PartialSegLib.manifest import (
 )
 from PartialSegLib.model import Model
 from PartialSegLib.networks import DoDNet
-from PartialSegLib.preprocessing import preprocess, restore
+from PartialSegLib.preprocessing import preprocess
+from PartialSegLib.restoration import restore
 from PartialSegLib.session import InferenceSession, segment
 from PartialSegLib.sliding_window import gaussian_weight, pad_to_patch, plan_patches
 from PartialSegLib.volume import Volume, reorient, write_volume
