@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Iterable, Iterator, Mapping
+from math import prod
 from typing import Any
 
 import torch
@@ -14,12 +15,11 @@ from .errors import InputError
 from .feature_cache import Features, all_finite
 from .json_fields import suggestion
 from .model import Model
-from .networks.flop_count import count_flops
 from .openvino_engine import OpenVinoEncoder, openvino_is_installed
 from .task import Task
 
 ENGINES = ("auto", "torch", "openvino")
-OPENVINO_FLOPS = 2e11  # of a patch: with less, 3 seconds of compiling are not won back within an image
+OPENVINO_WORK = 1e13  # weights times voxels of a patch: with less, compiling takes longer than it saves
 
 logger = logging.getLogger(__name__)
 
@@ -95,9 +95,8 @@ class NetworkRunner:
             raise InputError(f"The engine openvino runs on the cpu, not on {self.device}; choose torch.")
         if engine != "auto" or self.device.type != "cpu" or not openvino_is_installed():
             return False
-        network = copy.deepcopy(self.network).to("meta")
-        patch = torch.empty(1, 1, *self.inference.patch_size, device="meta")
-        return count_flops(network.forward_features, patch) >= OPENVINO_FLOPS
+        weights = sum(tensor.numel() for tensor in self.network.state_dict().values())
+        return self.network.can_be_exported and weights * prod(self.inference.patch_size) >= OPENVINO_WORK
 
     def _start_openvino(self) -> None:
         self._tries_openvino = False

@@ -6,7 +6,6 @@ twice as fast as in PyTorch. The heads stay in PyTorch.
 
 from __future__ import annotations
 
-import copy
 import importlib.util
 import logging
 import warnings
@@ -61,8 +60,8 @@ class OpenVinoEncoder:
             "PERFORMANCE_HINT": "LATENCY",
         }
         self._request = openvino.Core().compile_model(converted, "CPU", settings).create_infer_request()
-        on_meta = copy.deepcopy(network).to("meta")
-        self._nesting = on_meta.forward_features(torch.empty(1, 1, *patch_size, device="meta"))
+        smallest = torch.zeros(1, 1, *(2 * step for step in network.patch_multiple))
+        self._nesting = network.forward_features(smallest)
 
     def __call__(self, batch: Tensor) -> Features:
         """Task-free features of patch (1, 1, D, H, W), float32."""

@@ -66,18 +66,28 @@ def test_auto_leaves_small_networks_to_pytorch_and_takes_openvino_for_large_ones
 ) -> None:
     patch = torch.zeros(models["STUNet"].manifest.inference.patch_size)
     for least, engine in ((1e18, "torch"), (1, "openvino")):
-        monkeypatch.setattr(network_runner, "OPENVINO_FLOPS", least)
+        monkeypatch.setattr(network_runner, "OPENVINO_WORK", least)
         runner = NetworkRunner(models["STUNet"], CPU, torch.float32)
         with torch.inference_mode():
             runner.encode(patch)
         assert runner.engine.startswith(engine)
 
 
+def test_auto_does_not_try_what_openvino_cannot_run(
+    models: dict[str, Model], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(network_runner, "OPENVINO_WORK", 1)
+    assert not NetworkRunner(models["TransDoDNet"], CPU, torch.float32).uses_openvino
+    assert NetworkRunner(models["DoDNet"], CPU, torch.float32).uses_openvino
+
+
 def test_auto_falls_back_to_pytorch_where_openvino_lacks_an_operation(
     models: dict[str, Model], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(network_runner, "OPENVINO_FLOPS", 1)
+    monkeypatch.setattr(network_runner, "OPENVINO_WORK", 1)
+    monkeypatch.setattr(type(models["TransDoDNet"].network), "can_be_exported", True)
     runner = NetworkRunner(models["TransDoDNet"], CPU, torch.float32)
+    assert runner.uses_openvino
     with torch.inference_mode():
         runner.encode(torch.zeros(models["TransDoDNet"].manifest.inference.patch_size))
     assert runner.engine == "torch"

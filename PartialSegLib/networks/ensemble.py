@@ -49,6 +49,7 @@ class Ensemble(PartialLabelNetwork):
         self.num_structures = first.num_structures
         self.feature_channels = sum(network.feature_channels for network in self.networks)
         self.patch_multiple = first.patch_multiple
+        self.can_be_exported = first.can_be_exported
         self.convolves_in_head = first.convolves_in_head
 
     @property

@@ -67,6 +67,8 @@ class MedDANet(PartialLabelNetwork):
         ValueError: an unknown architecture, or a size or names that are not as they should be.
     """
 
+    can_be_exported = False  # what runs depends on the image
+
     def __init__(
         self,
         task_channels: Sequence[int] = (2,),

@@ -16,6 +16,7 @@ class PartialLabelNetwork(nn.Module):
         num_structures: channels of each head.
         feature_channels: channels of the full-resolution features that the heads read.
         patch_multiple: a patch has a multiple of so many voxels along (z, y, x).
+        can_be_exported: whether other engines than PyTorch know all operations of the features.
         convolves_in_head: whether the head does so much that it too runs in the lower precision.
     """
 
@@ -23,6 +24,7 @@ class PartialLabelNetwork(nn.Module):
     num_structures: int
     feature_channels: int
     patch_multiple: tuple[int, int, int]
+    can_be_exported = True
     convolves_in_head = False
 
     def forward_features(self, patch: Tensor) -> Any:
