@@ -57,7 +57,7 @@ class LoadModel:
     precision: str = "auto"
     overlap: float | None = None
     mirror: bool = False
-    cache_bytes: int = 2 << 30
+    cache_bytes: int | None = None
     selection: str = "auto"
     skip_air: bool = False
     region_from: str | None = None
@@ -66,7 +66,10 @@ class LoadModel:
 
     def __post_init__(self) -> None:
         """Refuse a budget below nothing, and an effort that is no share."""
-        require(self.cache_bytes >= 0, f"cache_bytes: expected 0 or more bytes, got {self.cache_bytes}")
+        require(
+            self.cache_bytes is None or self.cache_bytes >= 0,
+            f"cache_bytes: expected 0 or more bytes, or null, got {self.cache_bytes}",
+        )
         _require_effort(self.effort)
 
 

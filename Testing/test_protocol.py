@@ -53,7 +53,7 @@ def test_numbers_that_are_no_json_are_not_sent(value):
 def test_a_model_is_asked_for_by_its_path_alone():
     request = parse_request(line(id=1, method="load_model", params={"path": "Modelle/tiny é"}))
     defaults = LoadModel(
-        "Modelle/tiny é", "auto", "auto", None, False, 2 << 30, "auto", False, None, 1.0, "auto"
+        "Modelle/tiny é", "auto", "auto", None, False, None, "auto", False, None, 1.0, "auto"
     )
     assert request == Request(1, "load_model", defaults)
 

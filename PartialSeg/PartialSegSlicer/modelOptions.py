@@ -25,7 +25,7 @@ class ModelOptions:
         skipAir: leave out air and table around the body.
         regionFrom: name or folder of the package of a coarse model that looks first; None for none.
         effort: 0 (fast) to 1 (thorough): how much of what the coarse model is unsure of is looked at.
-        cacheBytes: budget for features.
+        cacheBytes: budget for features; None takes half of what is free.
     """
 
     model: str | Path | None = None
@@ -38,7 +38,7 @@ class ModelOptions:
     skipAir: bool = False
     regionFrom: str | Path | None = None
     effort: float = 1.0
-    cacheBytes: int = 2 << 30
+    cacheBytes: int | None = None
 
     def forWorker(self) -> dict[str, Any]:
         """Parameters of the worker's `load_model`."""

@@ -66,7 +66,7 @@ class Parameters:
         overlap: of patches in percent; -1 takes the model's.
         regionFrom: name of an installed package that looks first; "" for none.
         effort: of what looks first, in percent: 0 is fast, 100 thorough.
-        cacheMegabytes: budget for features.
+        cacheMegabytes: budget for features; -1 is automatic.
         keepWorker: whether the worker stays alive between runs.
         show3D: show surfaces when a run has finished.
         volumesTable: write volumes in ml to a table when a run has finished.
@@ -87,7 +87,7 @@ class Parameters:
     skipAir = _Value(False)
     regionFrom = _Value("")
     effort = _Value(100)
-    cacheMegabytes = _Value(2048)
+    cacheMegabytes = _Value(-1)
     keepWorker = _Value(True)
     show3D = _Value(True)
     volumesTable = _Value(False)
@@ -118,5 +118,5 @@ class Parameters:
             skipAir=self.skipAir and self.canSkipAir,
             regionFrom=self.regionFrom if self.looksFirst else None,
             effort=self.effort / 100 if self.looksFirst else 1.0,
-            cacheBytes=self.cacheMegabytes << 20,
+            cacheBytes=None if self.cacheMegabytes < 0 else self.cacheMegabytes << 20,
         )

@@ -135,7 +135,7 @@ class WarmSession:
             self._session = session
         return self._session
 
-    def _open(self, device: str, cache_bytes: int) -> InferenceSession:
+    def _open(self, device: str, cache_bytes: int | None) -> InferenceSession:
         options = self.options
         precision = options.precision
         if device != self._device and precision != "float32":
