@@ -31,7 +31,8 @@ class Selection:
     """What a session may leave out.
 
     Attributes:
-        mode: off, exact or fast.
+        mode: off, exact or fast; of the slices a decision network keeps, and, if fast, of the regions that a
+            coarse model marks, on which patches are then planned.
         skip_air: whether air and table around the body are left out.
         coarse: the model that looks first, if any.
     """
@@ -51,9 +52,10 @@ class Selection:
         """
         if mode not in MODES:
             raise InputError(f"Unknown selection {mode!r}; {suggestion(mode, list(MODES))}.")
-        if mode in ("exact", "fast") and model.decision is None:
+        if model.decision is None and (mode == "exact" or (mode == "fast" and region_from is None)):
+            wanting = "" if mode == "exact" else " and no coarse model looks first"
             raise InputError(
-                f"Model {model.manifest.name} has no decision network to select slices with; "
+                f"Model {model.manifest.name} has no decision network to select slices with{wanting}; "
                 "choose the selection off or auto."
             )
         if mode == "exact" and skip_air:
@@ -63,7 +65,9 @@ class Selection:
         if mode == "off":
             return cls(mode)
         coarse = CoarsePass(region_from) if isinstance(region_from, Model) else region_from
-        return cls("off" if model.decision is None else "exact" if mode == "auto" else mode, skip_air, coarse)
+        if mode == "auto":
+            mode = "off" if model.decision is None else "exact"
+        return cls(mode, skip_air, coarse)
 
     def describe(self) -> dict[str, Any]:
         """Plain JSON for the provenance."""
@@ -170,12 +174,20 @@ class SelectedImage:
         return TaskView(chosen, kept & covered, view.slices, marked.remark, share)
 
     def _plan(self, kept: list[np.ndarray | None]) -> list[Patch]:
-        """The patches of the whole image, or those of slabs of slices that any of the tasks keeps."""
+        """The patches of the whole image, or those of slabs of what any of the tasks keeps, axis by axis.
+
+        Slices that a decision network keeps get some context; the margin of a coarse model is enough.
+        """
+        patches = self.image.patches
         masks = [voxels for voxels in kept if voxels is not None]
         if self.selection.mode != "fast" or len(masks) < len(kept):
-            return self.image.patches
-        axis = self.image.axial
-        across = tuple(other for other in range(3) if other != axis)
-        slices = np.logical_or.reduce([voxels.any(axis=across) for voxels in masks])
-        context = ceil(FAST_CONTEXT_MM / self.manifest.preprocessing.spacing[axis])
-        return plan_on_slabs(self.image.patches, slices, axis, self.overlap, context)
+            return patches
+        for axis in range(3):
+            across = tuple(other for other in range(3) if other != axis)
+            slices = np.logical_or.reduce([voxels.any(axis=across) for voxels in masks])
+            if not slices.any():
+                return []
+            needs_context = axis == self.image.axial and self.slices is not None
+            context = FAST_CONTEXT_MM / self.manifest.preprocessing.spacing[axis] if needs_context else 0
+            patches = plan_on_slabs(patches, slices, axis, self.overlap, ceil(context))
+        return patches

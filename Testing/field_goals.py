@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from field_figures import Figures
-from field_plan import FLIPS, Plan
+from field_plan import FLIPS, Plan, region_keys
 
 TASKS = 7
 
@@ -77,11 +77,12 @@ def _memory_row(case: str, theirs: float | None, ours: float | None) -> Row:
 def region_rows(plan: Plan, figures: Figures) -> Iterator[Row]:
     """One task, where the bundled model says where to look; nnU-Net does not mirror."""
     for case in plan.cases:
-        key = f"{case}: ours, one task, region selection"
-        seconds = figures.median(f"{case}: nnU-Net, one task", "total"), figures.median(key, "total")
-        visited, planned = figures.median(key, "patches"), figures.median(key, "patches planned")
-        remark = f"{visited:.0f} of {planned:.0f} patches" if visited is not None else ""
-        yield faster(f"nnU-Net, one task ({plan.organ}), region selection: {case}", 10, *seconds, remark)
+        for key, selection in region_keys(case).items():
+            seconds = figures.median(f"{case}: nnU-Net, one task", "total"), figures.median(key, "total")
+            visited, planned = figures.median(key, "patches"), figures.median(key, "patches planned")
+            remark = f"{visited:.0f} of {planned:.0f} patches" if visited is not None else ""
+            how = "region selection" + (", patches planned anew" if selection == "fast" else "")
+            yield faster(f"nnU-Net, one task ({plan.organ}), {how}: {case}", 10, *seconds, remark)
 
 
 def dodnet_rows(plan: Plan, figures: Figures) -> Iterator[Row]:

@@ -18,6 +18,12 @@ FLIPS = 8
 THOROUGH = {"selection": "off", "mirror": False}
 
 
+def region_keys(case: str) -> dict[str, str]:
+    """The measurements of region selection on a CT: patches of the whole image's grid, or planned anew."""
+    key = f"{case}: ours, one task, region selection"
+    return {key: "auto", f"{key}, fast": "fast"}
+
+
 @dataclass(frozen=True)
 class Plan:
     """The settings of a run, and the measurements that follow.
@@ -96,8 +102,9 @@ class Plan:
         for case in self.cases:
             folder = self.stunet_of_one_task
             found.append(self._peer(f"{case}: nnU-Net, one task", case, folder))
-            key = f"{case}: ours, one task, region selection"
-            found.append(self._ours(key, case, folder / "package", region_from=self.model))
+            for key, selection in region_keys(case).items():
+                chosen = {"options": {"selection": selection}, "region_from": self.model}
+                found.append(self._ours(key, case, folder / "package", **chosen))
         return found
 
     def dodnet_loops(self) -> list[Measurement]:

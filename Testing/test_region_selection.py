@@ -71,6 +71,28 @@ def test_only_what_the_coarse_model_found_is_looked_at(fine, volume, whole):
     assert said["patches"]["visited"] == session.patches_encoded < said["patches"]["of"]
 
 
+def test_fast_plans_patches_around_what_the_coarse_model_found(fine, volume):
+    """The organ and its margin fit one patch, which no patch of the whole image holds."""
+    coarse = CoarsePass(bright_model(), margin_mm=8)
+    exact = session_with(fine, volume, region_from=coarse)
+    exact.predict("liver")
+    session = session_with(fine, volume, region_from=coarse, selection="fast")
+    found = session.predict("liver")
+    assert session.patches_encoded == 1 < exact.patches_encoded
+    assert found["liver"].any()
+    assert not found["liver"][20:].any()
+    said = found.provenance["selection"]
+    assert said["slices"] == "fast"
+    assert said["patches"] == {"visited": 1, "of": 8, "skipped": 0.875}
+
+
+def test_fast_visits_nothing_where_nothing_is_to_be_found(fine):
+    coarse = CoarsePass(bright_model(), trust_nothing=True)
+    session = session_with(fine, make_volume(0), region_from=coarse, selection="fast")
+    assert not session.predict("liver")["liver"].any()
+    assert session.patches_encoded == 0
+
+
 def test_a_model_may_be_given_as_it_is(fine, volume):
     session = session_with(fine, volume, region_from=bright_model())
     assert session.predict("liver").provenance["selection"]["region_from"]["margin_mm"] == 20

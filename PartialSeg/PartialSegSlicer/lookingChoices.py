@@ -36,10 +36,8 @@ class LookingChoices:
     def show(self, parameters: Parameters, models: Models) -> None:
         """Offer the models that can look first, and grey out what has no effect."""
         self._offerModels(parameters.model, models)
-        why = _("The model has no decision network, which would tell the slices that a task needs.")
         for selection in ("exact", "fast"):
-            allowed = _hasDecisionNetwork(parameters, models)
-            self.binding.forbid("selectionComboBox", selection, "" if allowed else why)
+            self.binding.forbid("selectionComboBox", selection, _whyNot(selection, parameters, models))
         for name, why in _reasonsToGreyOut(parameters).items():
             self._widgets[name].enabled = not why
             self._widgets[name].toolTip = why or self._toolTips[name]
@@ -51,7 +49,7 @@ class LookingChoices:
             parameters: with a model that is installed.
             models: those that are.
         """
-        if parameters.selection in ("exact", "fast") and not _hasDecisionNetwork(parameters, models):
+        if _whyNot(parameters.selection, parameters, models):
             return _("The model has no decision network; choose Automatic or All in Advanced, Slices.")
         if parameters.looksFirst and parameters.regionFrom not in models:
             sentence = _("The model {name} is not installed; choose another one to look first, or none.")
@@ -70,8 +68,17 @@ class LookingChoices:
         self.binding.offer("coarseComboBox", titles, foreignTitle)
 
 
-def _hasDecisionNetwork(parameters: Parameters, models: Models) -> bool:
-    return parameters.model in models and models[parameters.model][1].decision is not None
+def _whyNot(selection: str, parameters: Parameters, models: Models) -> str:
+    """Why a selection of slices cannot be used; "" if it can."""
+    if selection not in ("exact", "fast"):
+        return ""
+    if parameters.model in models and models[parameters.model][1].decision is not None:
+        return ""
+    if selection == "exact":
+        return _("The model has no decision network, which would tell the slices that a task needs.")
+    if parameters.regionFrom:
+        return ""
+    return _("The model has no decision network, and no model looks first.")
 
 
 def _reasonsToGreyOut(parameters: Parameters) -> dict[str, str]:

@@ -78,9 +78,9 @@ class PreActivationBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map x (B, C_in, D, H, W) to (B, C_out, D/stride, H/stride, W/stride)."""
-        return self.unit2(self.unit1(x)) + self.shortcut(x)
+        return self.unit2(self.unit1(x)).add_(self.shortcut(x))
 
 
 def upsample_add(x: Tensor, skip: Tensor) -> Tensor:
     """Trilinear up-sampling of x to twice its size plus the skip connection, both (B, C, D, H, W)."""
-    return functional.interpolate(x, scale_factor=2, mode="trilinear", align_corners=False) + skip
+    return functional.interpolate(x, scale_factor=2, mode="trilinear", align_corners=False).add_(skip)

@@ -97,7 +97,7 @@ class ResidualBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map x (B, in_channels, D, H, W) to (B, out_channels, D/stride, H/stride, W/stride)."""
         return functional.leaky_relu(
-            self.unit2(self.unit1(x)) + self.shortcut(x), NEGATIVE_SLOPE, inplace=True
+            self.unit2(self.unit1(x)).add_(self.shortcut(x)), NEGATIVE_SLOPE, inplace=True
         )
 
 
