@@ -13,7 +13,7 @@ demo: $(INSTALLED)
 	$(BIN)/python -m PartialSegLib demo $(if $(CT),"$(CT)") -o "$(OUTPUT)" $(DEMO_OPTIONS)
 
 test: $(INSTALLED)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(TEST_OPTIONS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 3 --dist loadfile $(TEST_OPTIONS)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
