@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain
 
 import numpy as np
 import torch
@@ -56,15 +57,15 @@ def restore_winners(scores: Tensor, prepared: PreparedImage, channels: Sequence[
         For each channel the box on the input grid (z, y, x) and the boolean mask within it.
     """
     scores = scores.permute([0, *(axis.network_axis + 1 for axis in prepared.axes)])
-    led = torch.isin(_first_maximum(scores), torch.tensor(channels, device=scores.device))
+    led = torch.isin(_first_maximum(scores, len(scores)), torch.tensor(channels, device=scores.device))
     box, source, matrices = _way_back(prepared, bounding_box(led), scores.device)
     part = scores[(slice(None), *source)]
     size = tuple(matrix.shape[0] for matrix in matrices)
     first = np.zeros(size, np.uint8) if len(part) < 255 else np.zeros(size, np.uint16)
     slabs = [resample_by_slabs(_float_planes(channel), matrices) for channel in part]
-    for channel_slabs in zip(*slabs, strict=True):
-        planes = channel_slabs[0][0]
-        first[planes] = _first_maximum([slab for _, slab in channel_slabs]).cpu().numpy() + 1
+    for planes, slab in slabs[0]:  # channel by channel, so that a slab is compared while it is in the cache
+        others = (next(channel)[1] for channel in slabs[1:])
+        first[planes] = _first_maximum(chain([slab], others), len(part)).cpu().numpy() + 1
     found = ndimage.find_objects(first, len(part))
     for channel in channels:
         inside = found[channel] or EMPTY_BOX
@@ -97,15 +98,17 @@ def _float_planes(scores: Tensor) -> Callable[[slice], Tensor]:
     return lambda planes: scores[planes].float()
 
 
-def _first_maximum(volumes: Sequence[Tensor] | Tensor) -> Tensor:
+def _first_maximum(volumes: Iterable[Tensor], count: int) -> Tensor:
     """Which of some volumes (planes, y, x) is the highest at each voxel, the first of equals.
 
     On a CPU in a third of the time of `argmax`.
     """
-    highest = volumes[0].clone()
-    first = torch.zeros_like(highest, dtype=torch.uint8 if len(volumes) < 256 else torch.int32)
-    for number, volume in enumerate(volumes[1:], start=1):
-        first.masked_fill_(volume > highest, number)
+    remaining = iter(volumes)
+    highest = next(remaining).clone()
+    first = torch.zeros_like(highest, dtype=torch.uint8 if count < 256 else torch.int32)
+    for number, volume in enumerate(remaining, start=1):
+        later = (volume > highest).to(first.dtype).mul_(number)  # masked_fill_ would take four times as long
+        torch.maximum(first, later, out=first)
         torch.maximum(highest, volume, out=highest)
     return first
 
