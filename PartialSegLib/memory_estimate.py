@@ -197,6 +197,6 @@ class MemoryEstimator:
 
 
 def num_score_channels(request: TaskRequest, manifest: Manifest) -> int:
-    """Score maps of a task: one for each structure, or a softmax.s channels up to the last structure."""
+    """Score maps of a task: one for each structure, or a softmax's channels up to the last structure."""
     structures = request.task.structures
     return len(structures) if manifest.inference.activation == "sigmoid" else max(structures.values()) + 1

@@ -162,11 +162,9 @@ class SelectedImage:
         coarse = self.selection.coarse
         if marked is None or found is None or coarse is None:
             return view
-        if marked.masks is None:
-            return replace(view, remark=marked.remark)
         kept = view.kept
-        if kept is None:
-            kept = self.image.pad(np.ones(tuple(self.image.prepared.tensor.shape), bool))
+        if marked.masks is None or kept is None:
+            return replace(view, remark=marked.remark)
         uncertain = kept & found.uncertain_voxels(marked.keys, self.image)
         chosen = choose_patches(view.patches, uncertain, coarse.effort)
         covered = covered_voxels(chosen, kept.shape)

@@ -6,7 +6,7 @@ import json
 import stat
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import parity_rules
 import pytest
 import torch
 from full_disk import full_disk
+from hostile_zips import member, patched
 from nnunet_folder import plans_of, write_model_folder
 from parity_data import official_weights
 from torch import Tensor
@@ -177,13 +178,6 @@ def test_what_is_wrong_inside_is_told_with_the_archives_name(results: Path, tmp_
         refused(archive, sentence)
 
 
-def member(name: str, **attributes: Any) -> zipfile.ZipInfo:
-    info = zipfile.ZipInfo("placeholder")
-    for key, value in {"filename": name, "external_attr": 0o644 << 16, **attributes}.items():
-        setattr(info, key, value)
-    return info
-
-
 @pytest.mark.parametrize(
     ("added", "sentence"),
     [
@@ -202,14 +196,6 @@ def test_members_that_mean_harm_are_refused(
         file.writestr(added, b"evil")
     refused(archive, sentence)
     assert not list(tmp_path.rglob("*evil*"))
-
-
-def patched(archive: Path, name: str, edit: Callable[[zipfile.ZipInfo], None]) -> Path:
-    """The archive with another entry in its table of contents, which is what readers go by."""
-    with zipfile.ZipFile(archive, "a") as file:
-        edit(file.getinfo(f"{FULL}/{name}"))
-        file.comment = b"written again"
-    return archive
 
 
 def test_bombs_are_refused_before_unpacking(results: Path, archive: Path, tmp_path: Path) -> None:
@@ -232,7 +218,7 @@ def test_bombs_are_refused_before_unpacking(results: Path, archive: Path, tmp_pa
     ):
         copy = tmp_path / f"{number}.zip"
         copy.write_bytes(archive.read_bytes())
-        refused(patched(copy, checkpoint, edit), sentence)
+        refused(patched(copy, f"{FULL}/{checkpoint}", edit), sentence)
     with zipfile.ZipFile(tmp_path / "zeros.zip", "w", zipfile.ZIP_DEFLATED) as file:
         file.writestr("fold_0/checkpoint_final.pth", np.zeros(20_000_000, np.uint8).tobytes())
     refused(tmp_path / "zeros.zip", "unpacks to over 100 times its size")

@@ -6,22 +6,14 @@ import hashlib
 import random
 import stat
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
+from hostile_zips import member, patched
 from small_packages import WEIGHTS, assert_refused, assert_sound, write_package, zip_package
 
 from PartialSegLib.errors import InputError
 from PartialSegLib.package_installation import install_package
-
-
-def member(name: str, **attributes: Any) -> zipfile.ZipInfo:
-    info = zipfile.ZipInfo("placeholder")
-    for key, value in {"filename": name, "external_attr": 0o644 << 16, **attributes}.items():
-        setattr(info, key, value)
-    return info
 
 
 @pytest.mark.parametrize(
@@ -48,19 +40,13 @@ def test_a_name_that_comes_twice_is_refused(archive: Path, models: Path, again: 
     assert_refused(archive, models, "LICENSE' more than once")
 
 
-def patched(archive: Path, edit: Callable[[zipfile.ZipInfo], None], name: str = "tiny/LICENSE") -> Path:
-    """The archive with another entry in its table of contents, which is what readers go by."""
-    with zipfile.ZipFile(archive, "a") as file:
-        edit(file.getinfo(name))
-        file.comment = b"written again"
-    return archive
-
-
 def test_an_encrypted_archive_is_refused(archive: Path, models: Path):
     def encrypt(info: zipfile.ZipInfo) -> None:
         info.flag_bits |= 1
 
-    assert_refused(patched(archive, encrypt), models, "is encrypted; zip the package's folder again")
+    assert_refused(
+        patched(archive, "tiny/LICENSE", encrypt), models, "is encrypted; zip the package's folder again"
+    )
 
 
 def test_other_compressions_are_refused(archive: Path, models: Path):
@@ -73,7 +59,7 @@ def test_a_member_larger_than_its_manifest_says_is_not_unpacked(archive: Path, m
     def grow(info: zipfile.ZipInfo) -> None:
         info.file_size += 1
 
-    assert_refused(patched(archive, grow), models, "unpacks to 12 bytes, expected at most 11")
+    assert_refused(patched(archive, "tiny/LICENSE", grow), models, "unpacks to 12 bytes, expected at most 11")
 
 
 def test_a_member_that_unpacks_to_more_than_it_announces_is_stopped(package: Path, models: Path):
@@ -82,7 +68,7 @@ def test_a_member_that_unpacks_to_more_than_it_announces_is_stopped(package: Pat
     def understate(info: zipfile.ZipInfo) -> None:
         info.file_size = 11
 
-    bomb = patched(zip_package(package, models.parent / "bomb.zip", "tiny/"), understate)
+    bomb = patched(zip_package(package, models.parent / "bomb.zip", "tiny/"), "tiny/LICENSE", understate)
     assert_refused(bomb, models, "LICENSE in .* is damaged")
 
 
@@ -94,13 +80,13 @@ def test_bombs_are_refused_before_unpacking(package: Path, models: Path, tmp_pat
         info.file_size = 1 << 40
 
     (package / "zeros").write_bytes(b"")
-    huge = patched(zip_package(package, tmp_path / "huge.zip"), overstate, "zeros")
+    huge = patched(zip_package(package, tmp_path / "huge.zip"), "zeros", overstate)
     assert_refused(huge, models, "a package to 17179869184 at most")
 
     def overlap(info: zipfile.ZipInfo) -> None:
         info.compress_size = 2 * len(WEIGHTS)
 
-    overlapping = patched(zip_package(package, tmp_path / "overlap.zip"), overlap, "zeros")
+    overlapping = patched(zip_package(package, tmp_path / "overlap.zip"), "zeros", overlap)
     assert_refused(overlapping, models, "announces more bytes than it has")
 
 
