@@ -49,8 +49,9 @@ def dice_and_cross_entropy(predictions: Sequence[Prediction], options: Loss, acr
 
     Two further cross-entropies, weight 0 in the paper: `foreground_weight`, the mean over the foreground of
     each channel, lets small structures leave the state in which nothing is predicted; `background_weight`,
-    the mean over the background weighted by its probability there, sees false lesions, which the plain mean
-    sees as a few of very many voxels.
+    the sum over the background weighted by the probability there, over the false and the true volume, sees
+    false lesions, which the plain mean sees as a few of very many voxels. Over the false volume alone it would
+    be a sum over the borders of large organs, and draw them inwards.
 
     Returns:
         Scalar; 0 when nothing is annotated.
@@ -79,7 +80,8 @@ def _channel_costs(prediction: Prediction, options: Loss) -> tuple[list[int], Te
         cost = cost + options.foreground_weight * (entropy * truth).sum(1) / truth.sum(1).clamp_min(1)
     if options.background_weight:
         weight = probability.detach() * (1 - truth)
-        cost = cost + options.background_weight * (entropy * weight).sum(1) / weight.sum(1).clamp_min(1)
+        size = weight.sum(1) + truth.sum(1)
+        cost = cost + options.background_weight * (entropy * weight).sum(1) / size.clamp_min(1)
     return prediction.annotated.nonzero()[:, 0].tolist(), cost
 
 
