@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from .boxes import box_around, common_box, index_within
 from .restoration import Restored
-from .segmentation import Box
 from .structures import structure_or_tissue
 
 
@@ -22,14 +22,13 @@ def combine_masks(fine: Restored, coarse: Restored, region: Restored) -> Restore
     Returns:
         A box, and the mask within it.
     """
-    inside = _common(coarse[0], region[0])
-    box = _around(fine[0], inside)
+    inside = common_box(coarse[0], region[0])
+    box = box_around(fine[0], inside)
     mask = np.zeros([extent.stop - extent.start for extent in box], bool)
-    mask[_within(box, fine[0])] = fine[1]
-    shared = _common(box, region[0])
-    mask[_within(box, shared)] &= ~region[1][_within(region[0], shared)]
-    there = region[1][_within(region[0], inside)]
-    mask[_within(box, inside)] |= there & coarse[1][_within(coarse[0], inside)]
+    mask[index_within(box, fine[0])] = fine[1]
+    clear_voxels((box, mask), region)
+    there = region[1][index_within(region[0], inside)]
+    mask[index_within(box, inside)] |= there & coarse[1][index_within(coarse[0], inside)]
     return box, mask
 
 
@@ -48,41 +47,36 @@ def without_overlap(masks: Mapping[str, Restored]) -> dict[str, Restored]:
     result: dict[str, Restored] = {}
     for structure in reversed(sorted(masks, key=lambda id: structure_or_tissue(id).overlap_rank)):
         box, mask = masks[structure][0], masks[structure][1].copy()
-        for other_box, other in result.values():
-            shared = _common(box, other_box)
-            mask[_within(box, shared)] &= ~other[_within(other_box, shared)]
+        for other in result.values():
+            clear_voxels((box, mask), other)
         result[structure] = box, mask
     return result
 
 
-def _common(first: Box, second: Box) -> Box:
-    """What two boxes share; of no voxels at the start of the first where that is nothing."""
-    starts = [max(a.start, b.start) for a, b in zip(first, second, strict=True)]
-    stops = [min(a.stop, b.stop) for a, b in zip(first, second, strict=True)]
-    if any(start >= stop for start, stop in zip(starts, stops, strict=True)):
-        starts = stops = [extent.start for extent in first]
-    z, y, x = (slice(start, stop) for start, stop in zip(starts, stops, strict=True))
-    return z, y, x
+def unite_masks(masks: Sequence[Restored]) -> Restored:
+    """The voxels of any of some masks.
+
+    Args:
+        masks: one or more: each a box of the input grid (z, y, x), and the mask within it.
+
+    Returns:
+        The smallest box around theirs, and the mask within it.
+    """
+    box = masks[0][0]
+    for other, _ in masks[1:]:
+        box = box_around(box, other)
+    united = np.zeros([extent.stop - extent.start for extent in box], bool)
+    for inner, mask in masks:
+        united[index_within(box, inner)] |= mask
+    return box, united
 
 
-def _around(first: Box, second: Box) -> Box:
-    """The smallest box around two; an empty one does not count."""
-    if _is_empty(first) or _is_empty(second):
-        return second if _is_empty(first) else first
-    z, y, x = (slice(min(a.start, b.start), max(a.stop, b.stop)) for a, b in zip(first, second, strict=True))
-    return z, y, x
+def clear_voxels(found: Restored, region: Restored) -> None:
+    """Remove the voxels of a region from a mask, in place.
 
-
-def _is_empty(box: Box) -> bool:
-    return any(extent.start >= extent.stop for extent in box)
-
-
-def _within(outer: Box, inner: Box) -> Box:
-    """A box as an index into the one that holds it; an empty one may lie anywhere."""
-    if _is_empty(inner):
-        return slice(0, 0), slice(0, 0), slice(0, 0)
-    z, y, x = (
-        slice(extent.start - around.start, extent.stop - around.start)
-        for extent, around in zip(inner, outer, strict=True)
-    )
-    return z, y, x
+    Args:
+        found: a box of the input grid (z, y, x), and the mask within it, which changes.
+        region: the same of the region.
+    """
+    shared = common_box(found[0], region[0])
+    found[1][index_within(found[0], shared)] &= ~region[1][index_within(region[0], shared)]

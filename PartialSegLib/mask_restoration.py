@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .boxes import EMPTY_BOX
 from .mask_combination import combine_masks, without_overlap
 from .nearest_voxels import on_network_grid
 from .network_runner import NetworkRunner
-from .postprocessing import apply_postprocessing
-from .preprocessing import EMPTY_BOX
+from .postprocessing import apply_postprocessing, keep_largest_of_unions
 from .restoration import Restored, restore, restore_winners
 from .session_image import SessionImage
 from .task_request import TaskRequest
@@ -27,10 +27,11 @@ def restore_masks(
 ) -> Iterator[tuple[str, Restored]]:
     """The masks of the wanted structures of a task on the input grid, after the task's clean-up.
 
-    A softmax is decided there, among all channels; a clean-up needs masks before that, one by one. Where the
-    view takes coarse masks, these are put in on the input grid, in all voxels that a score from there would
-    reach; for a softmax they give each voxel to one structure only. The clean-up sees them, so that what they
-    connect stays connected, and leaves them as they are.
+    A softmax is decided there, among all channels; a clean-up on the network's grid needs masks before that,
+    one by one. Where the view takes coarse masks, these are put in on the input grid, in all voxels that a
+    score from there would reach; for a softmax they give each voxel to one structure only. The clean-up on
+    the network's grid sees them, so that what they connect stays connected, and leaves them as they are; that
+    on the image's grid comes last and treats all masks alike.
 
     Args:
         image: of the session.
@@ -43,11 +44,25 @@ def restore_masks(
     Yields:
         Structure, and its mask within a box of the input grid.
     """
+    steps = request.task.image_steps
+    if not steps:
+        yield from _restore(image, runner, request, scores, view)
+        return
+    needed = {structure for step in steps for structure in step.union}.union(request.structures)
+    complete = request._replace(structures=[name for name in request.task.structures if name in needed])
+    cleaned = keep_largest_of_unions(dict(_restore(image, runner, complete, scores, view)), steps)
+    yield from ((structure, cleaned[structure]) for structure in request.structures)
+
+
+def _restore(
+    image: SessionImage, runner: NetworkRunner, request: TaskRequest, scores: Tensor | None, view: TaskView
+) -> Iterator[tuple[str, Restored]]:
+    """The masks on the input grid, before the clean-up there; arguments as for `restore_masks`."""
     share = view.coarse
     if share is None:
         yield from _restore_scores(image, runner, request, scores, view.kept, None)
         return
-    if runner.decides_by_winner and all(step.step != "include" for step in request.task.postprocessing):
+    if runner.decides_by_winner and all(step.step != "include" for step in request.task.network_steps):
         share = replace(share, masks=without_overlap(share.masks))
     region = restore(image.unpad(torch.from_numpy(share.voxels)), image.prepared, 0.0)
     for structure, found in _restore_scores(image, runner, request, scores, view.kept, share):
@@ -67,7 +82,7 @@ def _restore_scores(
         yield from ((structure, (EMPTY_BOX, np.zeros((0, 0, 0), bool))) for structure in request.structures)
         return
     outside = None if kept is None else torch.from_numpy(~kept).to(scores.device)
-    if runner.decides_by_winner and not request.task.postprocessing:
+    if runner.decides_by_winner and not request.task.network_steps:
         channels = list(request.task.structures.values())
         if outside is not None:
             scores[channels] = scores[channels].masked_fill(outside, LOWEST_SCORE)
@@ -92,7 +107,7 @@ def _clean_up(
     share: CoarseShare | None,
 ) -> dict[str, Tensor]:
     """Scores (D, H, W) on the grid of `image.prepared` after the clean-up; coarse masks are 0 and 1 in it."""
-    steps = request.task.postprocessing
+    steps = request.task.network_steps
     if share is None or not steps:
         return apply_postprocessing(scores, steps, threshold)
     device = next(iter(scores.values())).device

@@ -24,7 +24,9 @@ from .volume import Volume
 LIBRARIES_BYTES = 350 << 20  # Python and PyTorch, where the system does not tell what they take
 CHECK_BYTES, CROP_BYTES = 6, 13  # per voxel, to look for NaN; for the body: components and their sizes
 CLEANING_BYTES, WINNER_BYTES = 19, 9  # per voxel of a mask: components and scores; of a softmax: indices
+UNION_BYTES = 14  # per voxel of structures taken as one on the image's grid: mask, components, their sizes
 LARGEST_BOX, USUAL_BOX = 1 / 4, 1 / 16  # what the box of a structure fills of an image of the trunk
+UNION_BOX = 1 / 2  # and that of several
 CACHE_BYTES_IF_UNKNOWN = 2 << 30
 
 
@@ -188,11 +190,14 @@ class MemoryEstimator:
         return sums + sum(channels) * 2 * prod(shape)
 
     def _mask_bytes(self, input_voxels: int, network_voxels: int, requests: Sequence[TaskRequest]) -> int:
-        """What masks take: finished ones, cropped to their boxes, and the one in work."""
-        finished = sum(len(request.structures) for request in requests) * USUAL_BOX * input_voxels
+        """What masks take: finished ones, packed and cropped to their boxes, and the one in work."""
+        finished = sum(len(request.structures) for request in requests) * USUAL_BOX * input_voxels / 8
         in_work = LARGEST_BOX * (2 * input_voxels + CLEANING_BYTES * network_voxels)
         if self._manifest.inference.activation == "softmax":
             in_work = max(in_work, input_voxels + WINNER_BYTES * network_voxels)
+        unions = [len(request.task.structures) for request in requests if request.task.image_steps]
+        if unions:  # masks of a whole task, and their copies
+            in_work = max(in_work, (2 * max(unions) * USUAL_BOX + UNION_BYTES * UNION_BOX) * input_voxels)
         return round(finished + in_work)
 
 

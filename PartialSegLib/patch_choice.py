@@ -13,7 +13,7 @@ from heapq import heapify, heappop, heappush
 
 import numpy as np
 
-from .segmentation import Box
+from .boxes import Box
 from .sliding_window import Patch
 
 

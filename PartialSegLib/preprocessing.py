@@ -16,6 +16,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from .affine import AXIS_LETTERS, closest_axes
+from .boxes import EMPTY_BOX, Box
 from .errors import InputError
 from .manifest import Preprocessing
 from .resampling import (
@@ -26,7 +27,6 @@ from .resampling import (
     trilinear_weights,
     used_columns,
 )
-from .segmentation import Box
 from .volume import Volume
 
 BODY_THRESHOLD_HU = -300  # between air or lung and fat
@@ -38,8 +38,6 @@ WEIGHTS = {
     "cubic": cubic_weights,
     "nearest": nearest_weights,
 }
-
-EMPTY_BOX: Box = (slice(0, 0), slice(0, 0), slice(0, 0))
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from itertools import product
 
 import numpy as np
 
+from .boxes import Box
 from .errors import InputError
-from .segmentation import Box
 
 
 @dataclass(frozen=True)

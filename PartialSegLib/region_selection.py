@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
+from .boxes import Box
 from .errors import InputError
 from .manifest import Preprocessing
 from .model import Model
 from .preprocessing import BODY_MARGIN_MM, BODY_THRESHOLD_HU, PreparedImage
-from .segmentation import Box, Key, Segmentation
+from .segmentation import Key, Segmentation
 from .structures import structure_or_tissue
 
 _ALL_NEIGHBORS = np.ones((3, 3, 3), bool)

@@ -14,7 +14,7 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from .segmentation import Box
+from .boxes import Box
 
 SLAB_VOXELS = 1 << 20  # what one step reads or produces at most: 4 MB as float32, which caches hold
 NEGLIGIBLE_WEIGHT = 1e-6  # B-spline weights decay by 0.27 per voxel and never end
@@ -102,35 +102,61 @@ def _span(flags: Tensor) -> slice:
     return slice(indices[0], indices[-1] + 1) if indices else slice(0, 0)
 
 
-def resample_by_slabs(read: Callable[[slice], Tensor], matrices: Matrices) -> Iterator[tuple[slice, Tensor]]:
-    """Resample a volume without ever holding it, or the result, in full.
+class Resampler:
+    """Brings planes of a volume to another grid.
 
     The first axis has a sparse matrix (each result plane depends on few planes), so it is applied where
     it meets the most voxels: first if the axis shrinks, last if it grows.
 
     Args:
-        read: returns the wanted planes as float32 (planes, old_y, old_x) on the device of the matrices.
         matrices: weights (new, old) along z, y and x.
+
+    Attributes:
+        depth: number of result planes.
+        planes_per_slab: how many result planes to ask for at once.
+    """
+
+    def __init__(self, matrices: Matrices) -> None:
+        self._along_z, along_y, self._along_x = matrices
+        self.depth, old_depth = self._along_z.shape
+        self._shrinks = self.depth < old_depth
+        self._combine_rows = _row_combination(along_y)
+        old_plane = along_y.shape[1] * self._along_x.shape[1]
+        new_plane = along_y.shape[0] * self._along_x.shape[0]
+        voxels_per_plane = max(new_plane, old_plane * old_depth // max(self.depth, 1), 1)
+        self.planes_per_slab = max(1, SLAB_VOXELS // voxels_per_plane)
+
+    def planes(self, read: Callable[[slice], Tensor], result: slice) -> Tensor:
+        """Some result planes (planes, new_y, new_x).
+
+        Args:
+            read: returns the wanted planes as float32 (planes, old_y, old_x) on the device of the matrices.
+            result: which planes.
+        """
+        source = used_columns(self._along_z[result])
+        weights = self._along_z[result, source]
+        planes = read(source)
+        if self._shrinks:
+            planes = _combine_planes(weights, planes)
+        planes = self._combine_rows(planes @ self._along_x.T)
+        return planes if self._shrinks else _combine_planes(weights, planes)
+
+
+def resample_by_slabs(read: Callable[[slice], Tensor], matrices: Matrices) -> Iterator[tuple[slice, Tensor]]:
+    """Resample a volume without ever holding it, or the result, in full; arguments as of `Resampler`.
 
     Yields:
         A range of result planes and these planes (planes, new_y, new_x), in order.
     """
-    along_z, along_y, along_x = matrices
-    new_depth, old_depth = along_z.shape
-    shrinks = new_depth < old_depth
-    combine_rows = _row_combination(along_y)
-    old_plane, new_plane = along_y.shape[1] * along_x.shape[1], along_y.shape[0] * along_x.shape[0]
-    voxels_per_plane = max(new_plane, old_plane * old_depth // max(new_depth, 1), 1)
-    planes_per_slab = max(1, SLAB_VOXELS // voxels_per_plane)
-    for start in range(0, new_depth, planes_per_slab):
-        result = slice(start, min(start + planes_per_slab, new_depth))
-        source = used_columns(along_z[result])
-        weights = along_z[result, source]
-        planes = read(source)
-        if shrinks:
-            planes = _combine_planes(weights, planes)
-        planes = combine_rows(planes @ along_x.T)
-        yield result, planes if shrinks else _combine_planes(weights, planes)
+    resampler = Resampler(matrices)
+    for result in slabs(slice(0, resampler.depth), resampler.planes_per_slab):
+        yield result, resampler.planes(read, result)
+
+
+def slabs(planes: slice, count: int) -> Iterator[slice]:
+    """Cut a range of planes into ranges of `count` and a rest."""
+    for start in range(planes.start, planes.stop, count):
+        yield slice(start, min(start + count, planes.stop))
 
 
 def _row_combination(matrix: Tensor) -> Callable[[Tensor], Tensor]:

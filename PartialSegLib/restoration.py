@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import chain
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 import torch
 from scipy import ndimage
 from torch import Tensor
 
-from .preprocessing import EMPTY_BOX, PreparedImage
-from .resampling import Matrices, bounding_box, resample_by_slabs, used_columns, used_rows
-from .segmentation import Box
+from .boxes import EMPTY_BOX, Box, box_around, common_box, index_within, is_empty, placed_in
+from .preprocessing import PreparedImage
+from .resampling import (
+    SLAB_VOXELS,
+    Matrices,
+    Resampler,
+    bounding_box,
+    resample_by_slabs,
+    slabs,
+    used_columns,
+    used_rows,
+)
 
 Restored = tuple[Box, np.ndarray]
 """A box of the input grid (z, y, x), and the boolean mask within it."""
@@ -44,32 +54,80 @@ def restore(scores: Tensor, prepared: PreparedImage, threshold: float) -> Restor
 def restore_winners(scores: Tensor, prepared: PreparedImage, channels: Sequence[int]) -> Iterator[Restored]:
     """Bring the scores of all channels back to the input grid, where the highest one takes the voxel.
 
-    That is nnU-Net's order: interpolate, then compare. Where the same channel leads at all voxels around a
-    point it leads there too, so only the box around the voxels that one of `channels` leads is computed, slab
-    by slab. This is exact as long as only one other channel, the background, is left out.
+    That is nnU-Net's order: interpolate, then compare, and the first of equals wins. What is interpolated is
+    by how much a channel exceeds channel 0, the background; it cannot win where it does so at none of the
+    voxels around. So each channel is computed in the box around those of its voxels, slab by slab: the cost
+    grows with the boxes of what is there, not with the number of channels.
 
     Args:
         scores: (C, D, H, W), of the shape of `prepared.tensor`.
         prepared: what `preprocess` returned.
-        channels: those whose masks are wanted.
+        channels: those whose masks are wanted, not the background.
 
     Yields:
         For each channel the box on the input grid (z, y, x) and the boolean mask within it.
     """
     scores = scores.permute([0, *(axis.network_axis + 1 for axis in prepared.axes)])
-    led = torch.isin(_first_maximum(scores, len(scores)), torch.tensor(channels, device=scores.device))
-    box, source, matrices = _way_back(prepared, bounding_box(led), scores.device)
-    part = scores[(slice(None), *source)]
-    size = tuple(matrix.shape[0] for matrix in matrices)
-    first = np.zeros(size, np.uint8) if len(part) < 255 else np.zeros(size, np.uint16)
-    slabs = [resample_by_slabs(_float_planes(channel), matrices) for channel in part]
-    for planes, slab in slabs[0]:  # channel by channel, so that a slab is compared while it is in the cache
-        others = (next(channel)[1] for channel in slabs[1:])
-        first[planes] = _first_maximum(chain([slab], others), len(part)).cpu().numpy() + 1
-    found = ndimage.find_objects(first, len(part))
+    rivals = [_Rival.of_channel(channel, scores, prepared) for channel in range(1, len(scores))]
+    box = reduce(box_around, (rival.box for rival in rivals), EMPTY_BOX)
+    winners = np.zeros([extent.stop - extent.start for extent in box], np.min_scalar_type(len(scores)))
+    for planes in slabs(box[0], max(1, SLAB_VOXELS // max(winners[:1].size, 1))):
+        slab = (planes, *box[1:])
+        winners[index_within(box, slab)[0]] = _winners_of_slab(rivals, slab, scores.device).cpu().numpy()
+    found = ndimage.find_objects(winners, len(scores))
     for channel in channels:
-        inside = found[channel] or EMPTY_BOX
-        yield _shifted(box, inside), first[inside] == channel + 1
+        inside = found[channel - 1] or EMPTY_BOX
+        yield placed_in(box, inside), winners[inside] == channel
+
+
+@dataclass(frozen=True, eq=False)
+class _Rival:
+    """A channel that exceeds the background in places, and its way back to the input grid.
+
+    Attributes:
+        number: of the channel.
+        box: of the input grid (z, y, x), where it may win.
+        read: returns planes of what it exceeds the background by, float32.
+        resampler: brings them to the box.
+    """
+
+    number: int
+    box: Box
+    read: Callable[[slice], Tensor]
+    resampler: Resampler
+
+    @classmethod
+    def of_channel(cls, number: int, scores: Tensor, prepared: PreparedImage) -> _Rival:
+        """From scores (C, D, H, W), the axes in the input's order."""
+        extent = bounding_box(scores[number] > scores[0])
+        box, source, matrices = _way_back(prepared, extent, scores.device)
+        own, background = scores[number][source], scores[0][source]
+
+        def read(planes: slice) -> Tensor:
+            return own[planes].float() - background[planes].float()
+
+        return cls(number, box, read, Resampler(matrices))
+
+
+def _winners_of_slab(rivals: Sequence[_Rival], slab: Box, device: torch.device) -> Tensor:
+    """The numbers of the channels that win in a box of the input grid; 0 is the background.
+
+    Channel by channel, so that the slab is compared while it is in the cache. Bytes are compared instead of
+    filled, which would take four times as long.
+    """
+    size = [extent.stop - extent.start for extent in slab]
+    highest = torch.zeros(size, device=device)
+    winners = torch.zeros(size, device=device, dtype=torch.uint8 if len(rivals) < 256 else torch.int32)
+    for rival in rivals:
+        shared = common_box(rival.box, (slab[0], *rival.box[1:]))
+        if is_empty(shared):
+            continue
+        margin = rival.resampler.planes(rival.read, index_within(rival.box, shared)[0])
+        place = index_within(slab, shared)
+        later = (margin > highest[place]).to(winners.dtype).mul_(rival.number)
+        torch.maximum(winners[place], later, out=winners[place])
+        torch.maximum(highest[place], margin, out=highest[place])
+    return winners
 
 
 def _way_back(prepared: PreparedImage, extent: Box, device: torch.device) -> tuple[Box, Box, Matrices]:
@@ -92,28 +150,3 @@ def _way_back(prepared: PreparedImage, extent: Box, device: torch.device) -> tup
         (source[0], source[1], source[2]),
         (matrices[0], matrices[1], matrices[2]),
     )
-
-
-def _float_planes(scores: Tensor) -> Callable[[slice], Tensor]:
-    return lambda planes: scores[planes].float()
-
-
-def _first_maximum(volumes: Iterable[Tensor], count: int) -> Tensor:
-    """Which of some volumes (planes, y, x) is the highest at each voxel, the first of equals.
-
-    On a CPU in a third of the time of `argmax`.
-    """
-    remaining = iter(volumes)
-    highest = next(remaining).clone()
-    first = torch.zeros_like(highest, dtype=torch.uint8 if count < 256 else torch.int32)
-    for number, volume in enumerate(remaining, start=1):
-        later = (volume > highest).to(first.dtype).mul_(number)  # masked_fill_ would take four times as long
-        torch.maximum(first, later, out=first)
-        torch.maximum(highest, volume, out=highest)
-    return first
-
-
-def _shifted(outer: Box, inner: Sequence[slice]) -> Box:
-    """A box within a box, counted from the outer grid's first voxel."""
-    z, y, x = (slice(o.start + i.start, o.start + i.stop) for o, i in zip(outer, inner, strict=True))
-    return z, y, x

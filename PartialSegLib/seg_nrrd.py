@@ -17,7 +17,7 @@ import numpy as np
 from .errors import InputError
 from .nrrd import nrrd_geometry, write_nrrd
 from .output_files import replacing
-from .segmentation import Box, Key, Segmentation
+from .segmentation import Key, Segmentation
 from .structures import terminology_entry
 
 _ALGORITHM = "PartialSeg"
@@ -106,34 +106,24 @@ def _read_segment(fields: dict[str, str], number: int) -> _Segment:
 
 def _assign_labels(segmentation: Segmentation) -> dict[Key, tuple[int, int]]:
     """Give each mask a layer, the first in which it overlaps no other, and a label value within it."""
-    layers: list[list[Key]] = []
+    counts: list[int] = []
+    filled: list[np.ndarray] = []
     labels = {}
     for key in segmentation:
-        free = (n for n, taken in enumerate(layers) if _has_room(segmentation, key, taken))
-        layer = next(free, len(layers))
-        if layer == len(layers):
-            layers.append([])
-        layers[layer].append(key)
-        labels[key] = (layer, len(layers[layer]))
+        box, mask = segmentation.cropped(key)
+        free = (
+            layer
+            for layer, count in enumerate(counts)
+            if count < _LARGEST_LABEL and not np.any(filled[layer][box] & mask)
+        )
+        layer = next(free, len(counts))
+        if layer == len(counts):
+            counts.append(0)
+            filled.append(np.zeros(segmentation.shape, bool))
+        counts[layer] += 1
+        filled[layer][box] |= mask
+        labels[key] = (layer, counts[layer])
     return labels
-
-
-def _has_room(segmentation: Segmentation, key: Key, taken: list[Key]) -> bool:
-    return len(taken) < _LARGEST_LABEL and not any(_overlap(segmentation, key, other) for other in taken)
-
-
-def _overlap(segmentation: Segmentation, key: Key, other: Key) -> bool:
-    (box, mask), (other_box, other_mask) = segmentation.cropped(key), segmentation.cropped(other)
-    starts = [max(a.start, b.start) for a, b in zip(box, other_box, strict=True)]
-    stops = [min(a.stop, b.stop) for a, b in zip(box, other_box, strict=True)]
-    if any(start >= stop for start, stop in zip(starts, stops, strict=True)):
-        return False
-    common = [slice(start, stop) for start, stop in zip(starts, stops, strict=True)]
-    return bool(np.any(mask[_within(common, box)] & other_mask[_within(common, other_box)]))
-
-
-def _within(part: list[slice], box: Box) -> tuple[slice, ...]:
-    return tuple(slice(p.start - b.start, p.stop - b.start) for p, b in zip(part, box, strict=True))
 
 
 def _planes(
@@ -144,9 +134,11 @@ def _planes(
     for z in range(depth):
         plane = np.zeros((height, width, num_layers), np.uint8)
         for key, (layer, label) in labels.items():
-            (z_part, y_part, x_part), mask = segmentation.cropped(key)
-            if z_part.start <= z < z_part.stop:
-                plane[y_part, x_part, layer][mask[z - z_part.start]] = label
+            packed = segmentation.packed(key)
+            mask = packed.plane(z)
+            if mask is not None:
+                _, rows, columns = packed.box
+                plane[rows, columns, layer][mask] = label
         yield plane
 
 
@@ -166,7 +158,7 @@ def _fields(segmentation: Segmentation, labels: dict[Key, tuple[int, int]]) -> d
 
 def _segment_fields(segmentation: Segmentation, key: Key) -> dict[str, str]:
     structure = segmentation.structure_of(key)
-    box, _ = segmentation.cropped(key)
+    box = segmentation.packed(key).box
     model = segmentation.provenance.get("model", "")
     provenance = json.dumps(segmentation.provenance, sort_keys=True)
     tags = {

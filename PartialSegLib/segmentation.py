@@ -10,18 +10,18 @@ from typing import Any
 import numpy as np
 
 from .affine import check_affine
+from .boxes import Box, is_empty
 from .errors import InputError
+from .packed_mask import PackedMask
 from .structures import Structure, structure_or_tissue
 
-Box = tuple[slice, slice, slice]
-"""The part of a volume (z, y, x) that a cropped mask fills."""
 Key = tuple[str, str]
 """(task, structure)."""
 
 
 @dataclass(eq=False)
 class Segmentation:
-    """Masks of one image, kept cropped to where they are so that many of them need little memory.
+    """Masks of one image, kept packed and cropped to where they are: many of them need little memory.
 
     `segmentation["liver_tumor"]` is the full mask of a structure, `segmentation["liver", "liver_tumor"]` that
     of one task where several tasks found it.
@@ -38,7 +38,7 @@ class Segmentation:
     shape: tuple[int, int, int]
     affine: np.ndarray
     provenance: dict[str, Any] = field(default_factory=dict)
-    _masks: dict[Key, tuple[Box, np.ndarray]] = field(default_factory=dict, init=False, repr=False)
+    _masks: dict[Key, PackedMask] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         """Check the affine."""
@@ -68,15 +68,8 @@ class Segmentation:
             )
         if (task, structure) in self._masks:
             raise InputError(f"The segmentation holds {structure} of the task {task} already.")
-        tight = _bounding_box(mask)
-        placed = [
-            slice(start + part.start, start + part.stop)
-            for (start, _), part in zip(corners, tight, strict=True)
-        ]
-        self._masks[task, structure] = (
-            (placed[0], placed[1], placed[2]),
-            mask[tight].astype(bool, order="C"),
-        )
+        z, y, x = (slice(*ends) for ends in corners)
+        self._masks[task, structure] = PackedMask((z, y, x), mask.astype(bool, copy=False))
 
     def keys(self) -> list[Key]:
         """Return (task, structure) of every mask, in the order in which they were added."""
@@ -103,11 +96,16 @@ class Segmentation:
 
     def cropped(self, key: str | Key) -> tuple[Box, np.ndarray]:
         """Return where a mask lies and the mask (z, y, x) within that box; errors as for `[]`."""
+        packed = self.packed(key)
+        return packed.box, packed.unpack()
+
+    def packed(self, key: str | Key) -> PackedMask:
+        """Return a mask as it is kept; errors as for `[]`."""
         return self._masks[self._resolve(key)]
 
     def voxel_count(self, key: str | Key) -> int:
         """Return the number of voxels in a mask."""
-        return int(np.count_nonzero(self.cropped(key)[1]))
+        return self.packed(key).voxel_count
 
     def volume_ml(self, key: str | Key) -> float:
         """Return the volume of a mask in ml."""
@@ -115,8 +113,8 @@ class Segmentation:
 
     def bounding_box_mm(self, key: str | Key) -> tuple[tuple[float, float], ...] | None:
         """Return ((x0, x1), (y0, y1), (z0, z1)) in RAS mm around a mask's voxels, None for an empty mask."""
-        box, mask = self.cropped(key)
-        if not mask.size:
+        box = self.packed(key).box
+        if is_empty(box):
             return None
         edges = itertools.product(*((part.start - 0.5, part.stop - 0.5) for part in box))
         corners = np.array([(*edge, 1.0) for edge in edges]) @ self.affine.T
@@ -203,13 +201,3 @@ def read_segmentation(path: str | Path) -> Segmentation:
     if path.name.lower().endswith((".seg.nrrd", ".seg.nhdr")):
         return seg_nrrd.read_seg_nrrd(path)
     return label_maps.read_mask_folder(path) if path.is_dir() else label_maps.read_label_map(path)
-
-
-def _bounding_box(mask: np.ndarray) -> Box:
-    """Smallest box that holds all True voxels; of size 0 at the origin if there are none."""
-    parts = []
-    for axis in range(3):
-        other = tuple(a for a in range(3) if a != axis)
-        hits = np.flatnonzero(mask.any(axis=other))
-        parts.append(slice(int(hits[0]), int(hits[-1]) + 1) if len(hits) else slice(0, 0))
-    return parts[0], parts[1], parts[2]

@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .boxes import Box
 from .errors import InputError
 from .manifest import Manifest
 from .preprocessing import PreparedImage, preprocess
 from .region import Region
-from .segmentation import Box
 from .slice_selection import axial_axis
 from .sliding_window import Patch, missing_voxels, pad_to_patch, plan_patches
 from .volume import Volume

@@ -8,8 +8,13 @@ from typing import Literal
 
 from .json_fields import require, suggestion
 
-NEEDED_FIELD = {"include": "other", "mask_by": "other", "keep_largest": "count", "drop_small": "voxels"}
-
+NEEDED_FIELD = {
+    "include": "other",
+    "mask_by": "other",
+    "keep_largest": "count",
+    "drop_small": "voxels",
+    "keep_largest_of_union": "others",
+}
 
 Connectivity = Literal[6, 18, 26]
 
@@ -18,20 +23,28 @@ Connectivity = Literal[6, 18, 26]
 class PostprocessingStep:
     """One step of the clean-up of a task's masks; steps run in the order of the manifest.
 
+    All steps but the last kind below work on the network's grid. "keep_largest_of_union" works on the grid of
+    the image, on the finished masks, and so comes after all others.
+
     Attributes:
         step: "include" adds `other` to `structure`; "mask_by" keeps what lies inside `other`; "keep_largest"
-            keeps the `count` largest components; "drop_small" removes those of at most `voxels` voxels.
+            keeps the `count` largest components; "drop_small" removes those of at most `voxels` voxels;
+            "keep_largest_of_union" keeps, of `structure` and `others` taken as one mask, the largest
+            component, or all of those that are equally large. What it removes becomes background, so it is
+            removed from every structure of the task (nnU-Net version 2's step).
         structure: the mask that changes.
         other: the mask it is combined with.
+        others: the masks that are taken as one with it; may be none.
         count: number of components kept.
         voxels: size of the largest component that is dropped, in voxels of the network's grid.
         only_if_several: drop only while there is more than one component.
         connectivity: neighbours of a voxel: 6 (faces), 18 (edges) or 26 (corners).
     """
 
-    step: Literal["include", "keep_largest", "mask_by", "drop_small"]
+    step: Literal["include", "keep_largest", "mask_by", "drop_small", "keep_largest_of_union"]
     structure: str
     other: str | None = None
+    others: tuple[str, ...] | None = None
     count: int | None = None
     voxels: int | None = None
     only_if_several: bool = False
@@ -40,7 +53,7 @@ class PostprocessingStep:
     def __post_init__(self) -> None:
         """Refuse a step without the number or structure it needs, or with one it does not use."""
         needed = NEEDED_FIELD[self.step]
-        for name in ("other", "count", "voxels"):
+        for name in ("other", "others", "count", "voxels"):
             given = getattr(self, name) is not None
             require(given or name != needed, f"{name}: missing; the step {self.step} needs it")
             require(name == needed or not given, f"{name}: the step {self.step} does not use it; remove it")
@@ -50,6 +63,17 @@ class PostprocessingStep:
         require(
             self.voxels is None or self.voxels >= 1, f"voxels: expected 1 voxel or more, got {self.voxels}"
         )
+        require(len(set(self.union)) == len(self.union), "others: expected each structure once")
+
+    @property
+    def union(self) -> tuple[str, ...]:
+        """`structure` and `others`."""
+        return self.structure, *(self.others or ())
+
+    @property
+    def is_on_image_grid(self) -> bool:
+        """Whether it works on finished masks, on the grid of the image."""
+        return self.step == "keep_largest_of_union"
 
 
 @dataclass(frozen=True)
@@ -73,6 +97,22 @@ class Task:
             len(set(self.structures.values())) == len(self.structures),
             "structures: two structures share an output channel",
         )
+        late = [step.is_on_image_grid for step in self.postprocessing]
+        require(
+            late == sorted(late),
+            "postprocessing: a step on the network's grid follows one on the image's grid "
+            "(keep_largest_of_union); put those last",
+        )
+
+    @property
+    def network_steps(self) -> tuple[PostprocessingStep, ...]:
+        """The clean-up on the network's grid."""
+        return tuple(step for step in self.postprocessing if not step.is_on_image_grid)
+
+    @property
+    def image_steps(self) -> tuple[PostprocessingStep, ...]:
+        """The clean-up on the grid of the image, which comes after it."""
+        return tuple(step for step in self.postprocessing if step.is_on_image_grid)
 
     def check_structures(self, known: Sequence[str]) -> None:
         """Refuse structures that are not known, and steps on structures of other tasks.
@@ -84,8 +124,8 @@ class Task:
             advice = f"{suggestion(structure, list(known))}, or list it under uncoded"
             require(structure in known, f"structures.{structure}: unknown structure; {advice}")
         for number, step in enumerate(self.postprocessing):
-            for name in ("structure", "other"):
-                used = getattr(step, name)
+            named = [("structure", step.structure), ("other", step.other)]
+            for name, used in [*named, *(("others", other) for other in step.others or ())]:
                 require(
                     used is None or used in self.structures,
                     f"postprocessing[{number}].{name}: {used} is no structure of this task; "

@@ -7,7 +7,7 @@ only where patches are planned on slabs.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,12 +25,12 @@ class CoarseShare:
     Attributes:
         voxels: (D, H, W) bool: those that no patch of the task holds.
         masks: of the task's structures: a box of the input grid (z, y, x), and the coarse mask within it.
-        patches: how many patches that touch the task's region are not visited.
+        patches: those that touch the task's region and are not visited for it.
     """
 
     voxels: np.ndarray
     masks: Mapping[str, Restored]
-    patches: int
+    patches: Sequence[Patch]
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,18 +91,24 @@ def describe_visits(views: Mapping[str, TaskView], planned: int) -> dict[str, An
         `patches`: how many are `visited` by any task, `of` how many, and the share `skipped`; `tasks`: for
         each the same of its own patches and of the axial `slices` of the input grid, and `skipped_slices`,
         the first and last index of each run of skipped ones. Where the result of a coarse model can be
-        enough, the `patches` of the task also say in how many it is, as `coarse`; these are not skipped.
+        enough, `patches` also say in how many it is, as `coarse`; these are not skipped.
     """
     tasks = {}
     for name, view in views.items():
-        coarse = None if view.coarse is None else view.coarse.patches
         tasks[name] = {
-            "patches": _share(len(view.patches), planned, coarse),
+            "patches": _describe_patches([view], planned),
             "slices": _share(int(view.slices.sum()), len(view.slices)),
             "skipped_slices": index_ranges(~view.slices),
         } | ({"region": view.remark} if view.remark else {})
-    visited = len({patch for view in views.values() for patch in view.patches})
-    return {"patches": _share(visited, planned), "tasks": tasks}
+    return {"patches": _describe_patches(views.values(), planned), "tasks": tasks}
+
+
+def _describe_patches(views: Collection[TaskView], planned: int) -> dict[str, Any]:
+    """Of all patches how many any of the views visits, leaves to the coarse model, or skips."""
+    visited = {patch for view in views for patch in view.patches}
+    shares = [view.coarse for view in views if view.coarse is not None]
+    coarse = {patch for share in shares for patch in share.patches} - visited
+    return _share(len(visited), planned, len(coarse) if shares else None)
 
 
 def _share(visited: int, planned: int, coarse: int | None = None) -> dict[str, Any]:

@@ -160,7 +160,8 @@ def test_the_report_shows_it(fine, volume):
     found = relying(fine, volume, 0.3).predict("liver")
     selection = build_report(found, {}, "ct")["provenance"]["selection"]
     assert selection["region_from"]["effort"] == 0.3
-    assert selection["tasks"]["liver"]["patches"]["coarse"] == 5
+    assert selection["patches"] == selection["tasks"]["liver"]["patches"]
+    assert selection["patches"]["coarse"] == 5
     assert selection["tasks"]["liver"]["region"] == (
         "around what the coarse model found; the coarse masks where no patch is visited"
     )

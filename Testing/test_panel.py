@@ -24,7 +24,7 @@ def test_apply_segments_the_ticked_task(widget, volumeNode):
     picture(widget, "panel-running")
     waitForEnd(widget)
     assert segmentIds(segmentationNode()) == ["PartialSeg_spleen_spleen"]
-    assert "1 segments" in widget.ui.statusLabel.text
+    assert "Segments found: 1, in" in widget.ui.statusLabel.text
     assert widget.ui.outputSelector.currentNode() is segmentationNode()
     picture(widget, "panel-finished")
 

@@ -137,7 +137,7 @@ def test_what_was_skipped_is_said_and_a_higher_effort_goes_on_from_there(panel, 
     run(panel)
     patches = visited()
     assert patches["visited"] == 0
-    assert f"Looked at 0 of {patches['of']} patches (100 % skipped); see" in ui.statusLabel.text
+    assert f"Looked closely at 0 of {patches['of']} patches; in {patches['coarse']}" in ui.statusLabel.text
     assert ui.statusLabel.text in ui.logText.toPlainText()
     picture(panel, "panel-skipped")
     ui.effortSlider.value = 100

@@ -249,18 +249,30 @@ def test_a_large_ct_is_never_held_in_floating_point():
 
 
 @pytest.mark.parametrize("shape", [(9, 12, 10), (20, 30, 25)])
-def test_winners_are_the_argmax_of_the_interpolated_scores(shape):
+@pytest.mark.parametrize("channels", [[3, 1, 2], [2]])
+def test_winners_are_the_argmax_of_the_interpolated_scores(shape, channels):
     """As nnU-Net does; and a structure that is second everywhere may win between two others."""
     prepared = preprocess(volume_of(shape), recipe(resampling="cubic"), CPU)
     scores = torch.randn((4, *prepared.tensor.shape), generator=torch.Generator().manual_seed(0)).half()
     plain = weights_between(prepared)
     in_order = scores.permute([0, *(axis.network_axis + 1 for axis in prepared.axes)]).float().numpy()
     expected = np.einsum("zi,yj,xk,cijk->czyx", *plain, in_order).argmax(0)
-    masks = list(restore_winners(scores, prepared, [3, 1, 2]))
-    for channel, (box, mask) in zip([3, 1, 2], masks, strict=True):
+    masks = list(restore_winners(scores, prepared, channels))
+    for channel, (box, mask) in zip(channels, masks, strict=True):
         whole = np.zeros(shape, bool)
         whole[box] = mask
         assert np.count_nonzero(whole != (expected == channel)) <= 2
+
+
+def test_of_equal_scores_the_first_wins_and_small_boxes_are_compared_where_they_overlap():
+    prepared = preprocess(volume_of((12, 12, 12)), recipe("SAL", (3, 2, 2.5)), CPU)
+    scores = torch.zeros((4, *prepared.tensor.shape))
+    scores[1, 2:8], scores[2, 6:10, 2:6], scores[3, 6:7] = 1, 1, 2
+    expected = scores.argmax(0).numpy()
+    for channel, (box, mask) in zip([1, 2, 3], restore_winners(scores, prepared, [1, 2, 3]), strict=True):
+        found = np.zeros(expected.shape, bool)
+        found[box] = mask
+        np.testing.assert_array_equal(found, expected == channel)
 
 
 def test_no_winner_is_an_empty_mask():

@@ -105,6 +105,18 @@ def test_a_false_structure_costs_by_its_confidence_not_by_its_volume() -> None:
     assert cost(logits, torch.zeros(1, 100)) == pytest.approx(expected, abs=1e-4)
 
 
+def test_a_soft_border_costs_a_large_structure_less_than_a_small_one() -> None:
+    logits = torch.full((1, 100), -40.0)
+    logits[:, :10] = 0.0  # half sure of ten voxels beside the structure
+    for size in (10, 80):
+        target = torch.zeros(1, 100)
+        target[:, 10 : 10 + size] = 1.0
+        case = prediction(logits.where(target == 0, 40.0), target)
+        plain = dice_and_cross_entropy([case], Loss(), ALONE)
+        cost = dice_and_cross_entropy([case], Loss(background_weight=1.0), ALONE) - plain
+        assert cost.item() == pytest.approx(5 * math.log(2) / (5 + size), rel=1e-4)
+
+
 def test_class_adaptive_loss_is_summed_over_classes_and_joint_over_the_batch() -> None:
     many = prediction([[0.0] * 4], [[1.0] * 4])
     few = prediction([[0.0] * 4], [[1.0, 0.0, 0.0, 0.0]])

@@ -184,7 +184,7 @@ def _foundSentence(result: Result, seconds: float) -> str:
     """What was found."""
     found = len(result.segmentIds)
     sentences = [
-        _("{count} segments in {time}.").format(count=found, time=expectedTime.duration(seconds))
+        _("Segments found: {count}, in {time}.").format(count=found, time=expectedTime.duration(seconds))
         if found
         else _("Nothing was found.")
     ]
@@ -199,8 +199,14 @@ def _skippedSentences(provenance: Mapping[str, Any]) -> list[str]:
     patches = provenance["selection"]["patches"]
     if patches["visited"] >= patches["of"]:
         return []
-    sentence = _(
-        "Looked at {visited} of {total} patches ({share} % skipped); see the segmentation's provenance."
-    )
-    share = round(100 * patches["skipped"])
-    return [sentence.format(visited=patches["visited"], total=patches["of"], share=share)]
+    if patches.get("coarse"):
+        sentence = _(
+            "Looked closely at {visited} of {total} patches; in {coarse} the coarse result was taken, "
+            "{share} % were skipped; see the segmentation's provenance."
+        )
+    else:
+        sentence = _(
+            "Looked at {visited} of {total} patches ({share} % skipped); see the segmentation's provenance."
+        )
+    numbers = {"visited": patches["visited"], "total": patches["of"], "coarse": patches.get("coarse")}
+    return [sentence.format(share=round(100 * patches["skipped"]), **numbers)]

@@ -17,6 +17,7 @@ from ..model import build_network
 from ..package_files import file_sha256
 from .checkpoint import ImportedModel, renamed_weights
 from .nnunet_checkpoint import TrainedModel, read_trained_model
+from .nnunet_postprocessing import chosen_postprocessing
 
 SOURCE_URL = "https://github.com/MIC-DKFZ/nnUNet"
 
@@ -79,7 +80,7 @@ def import_nnunet(*checkpoints: Path) -> ImportedModel:
 
 
 def planned_manifest(found: TrainedModel, network: NetworkSpec, citation: str, url: str) -> Manifest:
-    """The manifest that plans.json and dataset.json give.
+    """The manifest that plans.json and dataset.json give, with the clean-up that nnU-Net chose, if any.
 
     Args:
         found: the model.
@@ -92,6 +93,7 @@ def planned_manifest(found: TrainedModel, network: NetworkSpec, citation: str, u
     """
     plan = found.plan
     task, uncoded = plan.task()
+    task = dataclasses.replace(task, postprocessing=chosen_postprocessing(found.checkpoints, plan, task))
     folds = [checkpoint.parent.name for checkpoint in found.checkpoints]
     name = re.sub("[^a-z0-9._-]+", "-", f"{plan.name}-{plan.configuration}".lower()).strip("-._")
     checksums = {

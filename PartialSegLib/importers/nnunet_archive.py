@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 
 from ..archive import Archive, ArchiveKind
 from ..errors import InputError
-from .nnunet_files import Choice, checkpoints_in_folder, chosen_checkpoints
+from .nnunet_files import Choice, checkpoints_in_folder, chosen_checkpoints, postprocessing_files
 
 MODEL_ARCHIVE = ArchiveKind(
     noun="model of nnU-Net",
@@ -50,6 +50,7 @@ def _unpack(path: Path, choice: Choice, folder: Path) -> tuple[Path, ...]:
         checkpoints = chosen_checkpoints(path, archive.files, choice)
         model = PurePosixPath(checkpoints[0]).parent.parent
         beside = {str(model / name) for name in DESCRIPTIONS}
+        beside.update(map(str, postprocessing_files([PurePosixPath(name) for name in checkpoints])))
         wanted = [*checkpoints, *sorted(beside.intersection(archive.files))]
         archive.check_sizes(wanted)
         try:

@@ -9,13 +9,16 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
+from typing import TypeVar
 
 from ..errors import InputError
 
 CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_best.pth")
 IN_FOLD = re.compile(r"(?P<model>.*/)?fold_(?P<fold>\d+|all)/(?P<name>[^/]*)", re.DOTALL)
 ALL_CASES = "all"  # the fold that was trained on all cases
+
+P = TypeVar("P", bound=PurePath)
 
 Folds = dict[str, set[str]]
 """Of a model the names of the checkpoints of each fold, which is a number or "all"."""
@@ -39,6 +42,22 @@ class Choice:
     def is_made(self) -> bool:
         """Whether anything is asked for."""
         return bool(self.folds) or self.configuration is not None
+
+
+def postprocessing_files(checkpoints: Sequence[P]) -> tuple[P, P]:
+    """Where nnU-Net writes the clean-up that suits the cross-validation of these folds, if it chose one.
+
+    nnUNetv2_find_best_configuration joins the numbers of the folds for the name of the folder.
+
+    Args:
+        checkpoints: of one model, in the order of their folds.
+
+    Returns:
+        postprocessing.json, for people, and postprocessing.pkl, which nnUNetv2_apply_postprocessing reads.
+    """
+    folds = "_".join(checkpoint.parent.name.removeprefix("fold_") for checkpoint in checkpoints)
+    folder = checkpoints[0].parent.parent / f"crossval_results_folds_{folds}"
+    return folder / "postprocessing.json", folder / "postprocessing.pkl"
 
 
 def checkpoints_in_folder(folder: Path, choice: Choice) -> tuple[Path, ...]:

@@ -145,6 +145,30 @@ class Plan:
         uncoded = tuple(structure for structure in channels if structure not in load_structures())
         return Task(self.name.partition("_")[2].replace("_", " ") or self.name, channels), uncoded
 
+    def map_values(self, task: Task) -> dict[str, int]:
+        """The value that each structure has in nnU-Net's label maps.
+
+        There each voxel has one value; of overlapping regions the one that regions_class_order names last.
+
+        Args:
+            task: of this plan.
+
+        Raises:
+            InputError: regions without such an order; the message is the middle of a sentence.
+        """
+        if not self.regions:
+            return dict(task.structures)
+        order = self.dataset.get("regions_class_order")
+        if not isinstance(order, list) or [type(value) for value in order] != [int] * len(task.structures):
+            raise InputError("dataset.json has no regions_class_order with a whole number for each region")
+        return dict(zip(task.structures, order, strict=True))
+
+    @property
+    def label_values(self) -> set[int]:
+        """The values of the labels, and of those that regions are made of."""
+        values = [value if isinstance(value, list) else [value] for value in self._labels().values()]
+        return {value for several in values for value in several if isinstance(value, int)}
+
     @property
     def num_channels(self) -> int:
         """Output channels: a head for each region, or for each label and the background."""

@@ -1,11 +1,12 @@
-"""Reading pickled plans of nnU-Net version 1 without running what they ask for."""
+"""Reading pickled files of nnU-Net, such as the plans of version 1, without running what they ask for."""
 
 from __future__ import annotations
 
 import pickle
 from collections import OrderedDict, defaultdict
+from collections.abc import Collection
 from pathlib import Path
-from typing import Any, Final
+from typing import IO, Any, Final
 
 import numpy as np
 
@@ -29,7 +30,13 @@ ALLOWED: Final = {
 
 
 class _PlainUnpickler(pickle.Unpickler):
+    def __init__(self, file: IO[bytes], functions: Collection[tuple[str, str]]) -> None:
+        super().__init__(file)
+        self._functions = functions
+
     def find_class(self, module: str, name: str) -> Any:
+        if (module, name) in self._functions:
+            return name
         if (module, name) not in ALLOWED:
             raise InputError(
                 f"it asks for {module}.{name}; a file may hold plain values and arrays only, so ask its "
@@ -38,17 +45,22 @@ class _PlainUnpickler(pickle.Unpickler):
         return ALLOWED[module, name]
 
 
-def read_plain_pickle(path: Path) -> Any:
+def read_plain_pickle(path: Path, functions: Collection[tuple[str, str]] = ()) -> Any:
     """Unpickle containers, numbers, texts and NumPy arrays; anything else is refused before it is called.
+
+    Args:
+        path: the file.
+        functions: module and name of those that the file may mention. They are neither imported nor called:
+            in what is returned their name stands for them, as a text.
 
     Raises:
         InputError: missing, damaged or unreasonably large file, or one that asks for anything else.
     """
     try:
         if path.stat().st_size > LARGEST_BYTES:
-            raise InputError("it is too large for plans.")
+            raise InputError("it is too large for a file of plain values.")
         with path.open("rb") as file:
-            return _PlainUnpickler(file).load()
+            return _PlainUnpickler(file, functions).load()
     except FileNotFoundError:
         raise InputError(f"There is no {path}; keep the files of a fold together.") from None
     except InputError as error:

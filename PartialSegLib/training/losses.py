@@ -50,8 +50,8 @@ def dice_and_cross_entropy(predictions: Sequence[Prediction], options: Loss, acr
     Two further cross-entropies, weight 0 in the paper: `foreground_weight`, the mean over the foreground of
     each channel, lets small structures leave the state in which nothing is predicted; `background_weight`,
     the sum over the background weighted by the probability there, over the false and the true volume, sees
-    false lesions, which the plain mean sees as a few of very many voxels. Over the false volume alone it would
-    be a sum over the borders of large organs, and draw them inwards.
+    false lesions, which the plain mean sees as a few of very many voxels. Over the false volume alone it
+    would weigh little but the borders of large organs, and draw them inwards.
 
     Returns:
         Scalar; 0 when nothing is annotated.
