@@ -6,10 +6,13 @@ import zipfile
 import parity
 import pytest
 import pythonqt
+import qt
 import torch
 from nnunet_folder import plans_of, write_model_folder
 from parity_data import official_weights
 from small_packages import assert_sound, write_package, zip_package
+
+from PartialSegLib.model import load_model
 
 IMPORT = "Import an official checkpoint…"
 IMPORT_FOLDER = "Import a model folder of nnU-Net…"
@@ -39,6 +42,16 @@ def choosePath(widget, dialogs, path, entry=IMPORT):
 
 def waitForMenu(widget):
     pythonqt.wait_until(lambda: not widget.panel.modelMenu.isBusy, 120)
+
+
+def itemsOf(comboBox):
+    return [comboBox.itemText(row) for row in range(comboBox.count)]
+
+
+def answer(choice, button):
+    assert choice.dialog.visible
+    pythonqt.click(choice.buttons.button(button))
+    assert not choice.dialog.visible
 
 
 def listed(widget):
@@ -93,11 +106,58 @@ def test_a_model_of_nnunet_is_imported_with_all_folds_from_its_folder_or_a_zip(
         choosePath(widget, dialogs, tmp_path / "exported.zip")
     else:
         choosePath(widget, dialogs, tmp_path / name, IMPORT_FOLDER)
+    choice = widget.panel.modelMenu.choice
+    assert itemsOf(choice.modelComboBox) == ["3d_fullres"]
+    assert itemsOf(choice.foldsComboBox) == ["All 2, as nnU-Net does (2 times as long)", "Fold 0", "Fold 1"]
+    answer(choice, qt.QDialogButtonBox.Ok)
     waitForMenu(widget)
     assert dialogs.texts("error") == []
     assert "It holds 2 networks and takes 2 times as long as one." in widget.ui.logText.toPlainText()
     assert (models / "dataset003_liver-3d_fullres" / "weights.safetensors").exists()
     assert list(scratch.iterdir()) == []
+
+
+def test_one_of_several_models_of_nnunet_and_one_of_its_folds_can_be_chosen(
+    widget, dialogs, models, scratch, tmp_path
+):
+    weights = official_weights("nnunet_v2_plain")
+    chosen = {name: 2 * weight for name, weight in weights.items()}
+    for configuration, folds in {"2d": "0", "3d_fullres": "0", "3d_lowres": "01a"}.items():
+        for fold in folds:
+            write_model_folder(
+                tmp_path / "Dataset003_Liver" / f"nnUNetTrainer__nnUNetPlans__{configuration}",
+                plans_of("nnunet_v2_plain"),
+                chosen if fold == "1" else weights,
+                fold="fold_all" if fold == "a" else f"fold_{fold}",
+            )
+    choosePath(widget, dialogs, tmp_path / "Dataset003_Liver", IMPORT_FOLDER)
+    choice = widget.panel.modelMenu.choice
+    assert itemsOf(choice.modelComboBox) == ["3d_fullres", "3d_lowres"]
+    assert itemsOf(choice.foldsComboBox) == ["Fold 0"]
+    pythonqt.choose(choice.modelComboBox, "3d_lowres")
+    several = "All 2, as nnU-Net does (2 times as long)"
+    assert itemsOf(choice.foldsComboBox) == [several, "Fold 0", "Fold 1", "The one trained on all cases"]
+    answer(choice, qt.QDialogButtonBox.Cancel)
+    assert not widget.panel.modelMenu.isBusy
+    choosePath(widget, dialogs, tmp_path / "Dataset003_Liver", IMPORT_FOLDER)
+    choice = widget.panel.modelMenu.choice
+    pythonqt.choose(choice.modelComboBox, "3d_lowres")
+    pythonqt.choose(choice.foldsComboBox, "Fold 1")
+    answer(choice, qt.QDialogButtonBox.Ok)
+    waitForMenu(widget)
+    assert dialogs.texts("error") == []
+    (package,) = models.iterdir()
+    largest = max(weight.abs().max() for weight in load_model(package).network.state_dict().values())
+    assert largest == max(weight.abs().max() for weight in chosen.values())
+
+
+def test_a_damaged_zip_is_refused_before_anything_is_asked(widget, dialogs, models, scratch, tmp_path):
+    (tmp_path / "exported.zip").write_bytes(b"PK no archive")
+    choosePath(widget, dialogs, tmp_path / "exported.zip")
+    (message,) = dialogs.texts("error")
+    assert "exported.zip is not a zip archive" in message
+    assert widget.panel.modelMenu.choice is None
+    assert not models.exists()
 
 
 @pytest.mark.parametrize(("replace", "version"), [(True, "2.0.0"), (False, "1.0.0")])

@@ -15,7 +15,7 @@ from torch import Tensor
 from PartialSegLib import __main__
 from PartialSegLib.errors import InputError
 from PartialSegLib.importers import import_checkpoint
-from PartialSegLib.importers.nnunet_files import Choice, chosen_checkpoints
+from PartialSegLib.nnunet_files import Choice, chosen_checkpoints
 from PartialSegLib.model import load_model
 from PartialSegLib.package_files import file_sha256
 

@@ -6,7 +6,8 @@ import os
 import subprocess
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import qt
@@ -15,9 +16,11 @@ from slicer.i18n import tr as _
 
 from PartialSegLib.errors import InputError
 from PartialSegLib.manifest import read_manifest
+from PartialSegLib.nnunet_files import find_models
 from PartialSegLib.package_installation import AlreadyInstalledError, delete_package, install_package
 from PartialSegLib.packages import MODEL_DIR_VARIABLE, model_folders
 
+from .nnunetChoice import NnunetChoice, hasToBeAsked
 from .workerProcess import childOptions, workerCommand
 
 FOLDER_SETTING = "PartialSeg/modelFolder"
@@ -52,6 +55,7 @@ class ModelMenu:
         self._onChanged = onChanged
         self._log = log
         self._work: _Work | None = None
+        self.choice: NnunetChoice | None = None
         self._timer = qt.QTimer()
         self._timer.setInterval(100)
         self._timer.connect("timeout()", self._poll)
@@ -106,17 +110,28 @@ class ModelMenu:
         title = _("Folder with fold_0 to fold_4, or one of these")
         self.importCheckpoint(qt.QFileDialog.getExistingDirectory(slicer.util.mainWindow(), title))
 
-    def importCheckpoint(self, path: str, replace: bool = False) -> None:
-        """Turn a checkpoint into an installed package in the background; "" is none."""
+    def importCheckpoint(self, path: str) -> None:
+        """Turn a checkpoint into an installed package; where there are several it is asked which one."""
         if not path:
             return
-        child = _Import(path, replace)
-        self._log(_("Importing {path}…").format(path=path))
-        self._start(_Work(child, lambda: self.importCheckpoint(path, replace=True), whenStopped=child.stop))
+        try:
+            models = find_models(Path(path))
+        except InputError as error:
+            self._log(str(error))
+            slicer.util.errorDisplay(str(error))
+            return
+        if hasToBeAsked(models):
+            self.choice = NnunetChoice(models, lambda title, folds: self._import(path, title, folds))
+            self.choice.ask()
+        else:
+            self._import(path)
 
     def stop(self) -> None:
         """Give up what is under way; a package that is being copied is still copied wholly."""
         self._timer.stop()
+        if self.choice is not None:
+            self.choice.close()
+            self.choice = None
         if self._work is not None:
             self._work.whenStopped()
             self._work = None
@@ -146,6 +161,15 @@ class ModelMenu:
     def _installIfChosen(self, path: str) -> None:
         if path:
             self.install(path)
+
+    def _import(
+        self, path: str, configuration: str | None = None, folds: Sequence[str] = (), replace: bool = False
+    ) -> None:
+        """Import in the background."""
+        child = _Import(path, configuration, folds, replace)
+        self._log(_("Importing {path}…").format(path=path))
+        again = partial(self._import, path, configuration, folds, replace=True)
+        self._start(_Work(child, again, whenStopped=child.stop))
 
     def _start(self, work: _Work) -> None:
         if self._work is not None:
@@ -212,8 +236,10 @@ class _Work:
 class _Import:
     """Imports a checkpoint in a child process: reading it needs torch, which Slicer itself never loads."""
 
-    def __init__(self, path: str, replace: bool) -> None:
-        self._arguments = ["-m", "PartialSegLib", "import", "auto", path, "-o"]
+    def __init__(self, path: str, configuration: str | None, folds: Sequence[str], replace: bool) -> None:
+        choice = [] if configuration is None else ["--configuration", configuration]
+        choice += [argument for fold in folds for argument in ("--fold", fold)]
+        self._arguments = ["-m", "PartialSegLib", "import", "auto", path, *choice, "-o"]
         self._replace = replace
         self._process: subprocess.Popen[bytes] | None = None
         self._stopped = False

@@ -10,12 +10,12 @@ from ..errors import InputError
 from ..json_fields import suggestion
 from ..manifest import Manifest
 from ..model import save_model
+from ..nnunet_files import Choice
 from .checkpoint import ImportedModel
 from .dodnet import import_dodnet
 from .multitalent import import_multitalent
 from .nnunet import import_nnunet
 from .nnunet_archive import found_checkpoints
-from .nnunet_files import Choice
 from .recognition import recognize_checkpoint
 from .stunet import import_stunet
 from .transdodnet import import_transdodnet

@@ -7,16 +7,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
-from ..archive import Archive, ArchiveKind
+from ..archive import Archive
 from ..errors import InputError
-from .nnunet_files import Choice, checkpoints_in_folder, chosen_checkpoints, postprocessing_files
-
-MODEL_ARCHIVE = ArchiveKind(
-    noun="model of nnU-Net",
-    advice="export the model again with nnUNetv2_export_model_to_zip",
-    max_members=100_000,  # with the segmentations of a cross-validation
-    max_bytes=64 << 30,
+from ..nnunet_files import (
+    MODEL_ARCHIVE,
+    Choice,
+    checkpoints_in_folder,
+    chosen_checkpoints,
+    postprocessing_files,
 )
+
 DESCRIPTIONS = ("plans.json", "dataset.json")
 
 

@@ -7,13 +7,20 @@ plans.json and dataset.json beside the folds. The name between is that of traine
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath, PurePosixPath
 from typing import TypeVar
 
-from ..errors import InputError
+from .archive import Archive, ArchiveKind
+from .errors import InputError
 
+MODEL_ARCHIVE = ArchiveKind(
+    noun="model of nnU-Net",
+    advice="export the model again with nnUNetv2_export_model_to_zip",
+    max_members=100_000,  # with the segmentations of a cross-validation
+    max_bytes=64 << 30,
+)
 CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_best.pth")
 IN_FOLD = re.compile(r"(?P<model>.*/)?fold_(?P<fold>\d+|all)/(?P<name>[^/]*)", re.DOTALL)
 ALL_CASES = "all"  # the fold that was trained on all cases
@@ -44,6 +51,45 @@ class Choice:
         return bool(self.folds) or self.configuration is not None
 
 
+@dataclass(frozen=True)
+class FoundModel:
+    """A model of which some folds can be taken.
+
+    Attributes:
+        title: what `Choice.configuration` calls it, such as "3d_fullres".
+        folds: that have a checkpoint: their numbers in order, and "all" last.
+        usual_folds: those that are taken where none is asked for.
+    """
+
+    title: str
+    folds: tuple[str, ...]
+    usual_folds: tuple[str, ...]
+
+
+def find_models(path: Path) -> list[FoundModel]:
+    """The models in a folder or .zip that can be imported; none where there is nothing to choose from.
+
+    Raises:
+        InputError: the archive is damaged or means harm.
+    """
+    files: Iterable[str] = ()
+    if path.is_dir():
+        files = _checkpoint_names(path)
+    elif path.suffix.lower() == ".zip" and path.is_file():
+        with Archive(path, MODEL_ARCHIVE) as archive:
+            files = archive.files
+    models = _models(files)
+    return [
+        FoundModel(
+            title,
+            tuple(_in_order(models[model])),
+            tuple(fold for fold, _ in _chosen_folds(path, models[model], ())),
+        )
+        for model, title in _titles(path, models).items()
+        if len(models) == 1 or _is_supported(_configuration(path, model))
+    ]
+
+
 def postprocessing_files(checkpoints: Sequence[P]) -> tuple[P, P]:
     """Where nnU-Net writes the clean-up that suits the cross-validation of these folds, if it chose one.
 
@@ -71,9 +117,8 @@ def checkpoints_in_folder(folder: Path, choice: Choice) -> tuple[Path, ...]:
             if choice.is_made:
                 raise InputError(f"{folder} is a single fold; give the folder above it to choose folds.")
             return (folder / name,)
-    found = [path for depth in ("", "*/", "*/*/") for path in sorted(folder.glob(f"{depth}fold_*/*.pth"))]
-    names = [path.relative_to(folder).as_posix() for path in found]
-    return tuple(folder / name for name in chosen_checkpoints(folder, names, choice))
+    chosen = chosen_checkpoints(folder, _checkpoint_names(folder), choice)
+    return tuple(folder / name for name in chosen)
 
 
 def chosen_checkpoints(place: Path, files: Iterable[str], choice: Choice) -> list[str]:
@@ -87,34 +132,60 @@ def chosen_checkpoints(place: Path, files: Iterable[str], choice: Choice) -> lis
     Raises:
         InputError: there is no model, no such model or fold, or several models to choose from.
     """
-    models: dict[str, Folds] = {}
-    for file in files:
-        match = IN_FOLD.fullmatch(file)
-        if match and match["name"] in CHECKPOINTS:
-            models.setdefault(match["model"] or "", {}).setdefault(match["fold"], set()).add(match["name"])
+    models = _models(files)
     if not models:
         raise InputError(
             f"{place} holds no {CHECKPOINTS[0]} in a folder fold_0 to fold_4 or fold_all; give a trained "
             "model of nnU-Net version 2."
         )
-    model = _chosen_model(place, sorted(models), choice.configuration)
+    model = _chosen_model(place, list(models), choice.configuration)
     return [f"{model}fold_{fold}/{name}" for fold, name in _chosen_folds(place, models[model], choice.folds)]
 
 
+def _checkpoint_names(folder: Path) -> list[str]:
+    """Paths inside a folder of all that may be checkpoints in folds."""
+    found = [path for depth in ("", "*/", "*/*/") for path in sorted(folder.glob(f"{depth}fold_*/*.pth"))]
+    return [path.relative_to(folder).as_posix() for path in found]
+
+
+def _models(files: Iterable[str]) -> dict[str, Folds]:
+    """The models that some files belong to, by their folders in order: "" or ending with a slash."""
+    models: dict[str, Folds] = {}
+    for file in files:
+        match = IN_FOLD.fullmatch(file)
+        if match and match["name"] in CHECKPOINTS:
+            models.setdefault(match["model"] or "", {}).setdefault(match["fold"], set()).add(match["name"])
+    return dict(sorted(models.items()))
+
+
+def _path(place: Path, model: str) -> str:
+    return model.rstrip("/") or place.name
+
+
+def _name(place: Path, model: str) -> str:
+    return PurePosixPath(_path(place, model)).name
+
+
+def _configuration(place: Path, model: str) -> str:
+    return _name(place, model).rpartition("__")[2]
+
+
+def _titles(place: Path, models: Collection[str]) -> dict[str, str]:
+    """For each model the shortest of its names that no other model has."""
+    kinds = ({model: name_of(place, model) for model in models} for name_of in (_configuration, _name, _path))
+    return next(titles for titles in kinds if len(set(titles.values())) == len(models))
+
+
 def _chosen_model(place: Path, models: Sequence[str], wanted: str | None) -> str:
-    """The folder of one model, as in `models`: "" or ending with a slash."""
-    paths = {model: model.rstrip("/") or place.name for model in models}
-    names = {model: PurePosixPath(path).name for model, path in paths.items()}
-    configurations = {model: name.rpartition("__")[2] for model, name in names.items()}
-    titles = next(
-        titles for titles in (configurations, names, paths) if len(set(titles.values())) == len(models)
-    )
+    """The folder of one model, as in `models`."""
+    titles = _titles(place, models)
     if wanted is not None:
-        fitting = [model for model in models if wanted in (configurations[model], names[model], paths[model])]
+        names_of = (_configuration, _name, _path)
+        fitting = [m for m in models if wanted in [name_of(place, m) for name_of in names_of]]
     elif len(models) == 1:
         return models[0]
     else:
-        fitting = [model for model in models if _is_supported(configurations[model])] or list(models)
+        fitting = [model for model in models if _is_supported(_configuration(place, model))] or list(models)
     if not fitting:
         raise InputError(f"{place} holds no model {wanted}; it holds {', '.join(titles.values())}.")
     if len(fitting) > 1:
