@@ -74,14 +74,18 @@ def keep_largest_of_unions(
 
 def _filter_components(scores: Tensor, step: PostprocessingStep, threshold: float) -> Tensor:
     mask = scores > threshold
+    if not mask.any():
+        return scores
     box = bounding_box(mask)
-    rejected = torch.from_numpy(_rejected_components(mask[box].cpu().numpy(), step))
+    rejected = torch.from_numpy(_rejected_components(mask[box].cpu().numpy(), step, scores[box]))
     filtered = scores.clone()
     filtered[box].masked_fill_(rejected.to(scores.device), 0)
     return filtered
 
 
-def _rejected_components(mask: np.ndarray, step: PostprocessingStep) -> np.ndarray:
+def _rejected_components(
+    mask: np.ndarray, step: PostprocessingStep, scores: Tensor | None = None
+) -> np.ndarray:
     """The voxels of the connected components that a step removes from a mask (z, y, x)."""
     neighborhood = ndimage.generate_binary_structure(3, _SHARED_COORDINATES[step.connectivity])
     components, count = ndimage.label(mask, neighborhood)
@@ -91,6 +95,9 @@ def _rejected_components(mask: np.ndarray, step: PostprocessingStep) -> np.ndarr
         rejected[np.argsort(-sizes, kind="stable")[step.count :]] = True  # equal sizes: the first found stays
     elif step.step == "keep_largest_of_union":
         rejected = sizes < sizes.max()
+    elif step.step == "drop_uncertain" and scores is not None:
+        highest = ndimage.maximum(scores.float().cpu().numpy(), components, np.arange(count + 1))
+        rejected = highest <= (step.score or 0)
     elif count > 1 or not step.only_if_several:
         rejected = sizes <= (step.voxels or 0)
     rejected[0] = False

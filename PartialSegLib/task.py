@@ -13,6 +13,7 @@ NEEDED_FIELD = {
     "mask_by": "other",
     "keep_largest": "count",
     "drop_small": "voxels",
+    "drop_uncertain": "score",
     "keep_largest_of_union": "others",
 }
 
@@ -29,7 +30,7 @@ class PostprocessingStep:
     Attributes:
         step: "include" adds `other` to `structure`; "mask_by" keeps what lies inside `other`; "keep_largest"
             keeps the `count` largest components; "drop_small" removes those of at most `voxels` voxels;
-            "keep_largest_of_union" keeps, of `structure` and `others` taken as one mask, the largest
+            "drop_uncertain" those whose highest score is at most `score`; "keep_largest_of_union" keeps, of `structure` and `others` taken as one mask, the largest
             component, or all of those that are equally large. What it removes becomes background, so it is
             removed from every structure of the task (nnU-Net version 2's step).
         structure: the mask that changes.
@@ -37,23 +38,28 @@ class PostprocessingStep:
         others: the masks that are taken as one with it; may be none.
         count: number of components kept.
         voxels: size of the largest component that is dropped, in voxels of the network's grid.
+        score: that a component has to exceed somewhere: a probability for sigmoid, above the 0.5 that makes a
+            voxel part of the mask; for softmax the lead over the best other channel.
         only_if_several: drop only while there is more than one component.
         connectivity: neighbours of a voxel: 6 (faces), 18 (edges) or 26 (corners).
     """
 
-    step: Literal["include", "keep_largest", "mask_by", "drop_small", "keep_largest_of_union"]
+    step: Literal[
+        "include", "keep_largest", "mask_by", "drop_small", "drop_uncertain", "keep_largest_of_union"
+    ]
     structure: str
     other: str | None = None
     others: tuple[str, ...] | None = None
     count: int | None = None
     voxels: int | None = None
+    score: float | None = None
     only_if_several: bool = False
     connectivity: Connectivity = 6
 
     def __post_init__(self) -> None:
         """Refuse a step without the number or structure it needs, or with one it does not use."""
         needed = NEEDED_FIELD[self.step]
-        for name in ("other", "others", "count", "voxels"):
+        for name in ("other", "others", "count", "voxels", "score"):
             given = getattr(self, name) is not None
             require(given or name != needed, f"{name}: missing; the step {self.step} needs it")
             require(name == needed or not given, f"{name}: the step {self.step} does not use it; remove it")
@@ -63,6 +69,7 @@ class PostprocessingStep:
         require(
             self.voxels is None or self.voxels >= 1, f"voxels: expected 1 voxel or more, got {self.voxels}"
         )
+        require(self.score is None or self.score > 0, f"score: expected more than 0, got {self.score}")
         require(len(set(self.union)) == len(self.union), "others: expected each structure once")
 
     @property

@@ -72,6 +72,26 @@ def test_drop_small(sizes, only_if_several, expected):
     assert bar_sizes(clean({"liver_tumor": blobs(*sizes)}, **step)["liver_tumor"]) == expected
 
 
+@pytest.mark.parametrize(
+    ("highest", "expected"), [(0.85, [3, 5, 2]), (0.95, [0, 5, 0]), (0.9, [0, 5, 0]), (0.99, [0, 0, 0])]
+)
+def test_drop_uncertain_asks_for_one_voxel_of_a_high_score(highest, expected):
+    scores = blobs(3, 5, 2)
+    scores[1, 2, 4] = 0.97
+    result = clean(
+        {"lung_tumor": scores},
+        step="drop_uncertain",
+        structure="lung_tumor",
+        score=float(np.float32(highest)),
+    )
+    assert bar_sizes(result["lung_tumor"])[:3] == expected
+
+
+def test_nothing_found_has_nothing_uncertain():
+    nothing = {"lung_tumor": torch.zeros(SHAPE)}
+    assert not clean(nothing, step="drop_uncertain", structure="lung_tumor", score=0.9)["lung_tumor"].any()
+
+
 @pytest.mark.parametrize(("connectivity", "kept"), [(6, 1), (18, 2), (26, 3)])
 def test_connectivity(connectivity, kept):
     scores = torch.zeros(SHAPE)
