@@ -54,30 +54,40 @@ def restore(scores: Tensor, prepared: PreparedImage, threshold: float) -> Restor
 def restore_winners(scores: Tensor, prepared: PreparedImage, channels: Sequence[int]) -> Iterator[Restored]:
     """Bring the scores of all channels back to the input grid, where the highest one takes the voxel.
 
-    That is nnU-Net's order: interpolate, then compare, and the first of equals wins. What is interpolated is
-    by how much a channel exceeds channel 0, the background; it cannot win where it does so at none of the
-    voxels around. So each channel is computed in the box around those of its voxels, slab by slab: the cost
-    grows with the boxes of what is there, not with the number of channels.
+    That is nnU-Net's order: interpolate, then compare. What is interpolated is by how much a channel exceeds
+    the background, the first channel that is not wanted; it cannot win where it does so at none of the voxels
+    around. So each channel is computed in the box around those of its voxels, slab by slab: the cost grows
+    with the boxes of what is there, not with the number of channels. Of equal scores that of the background
+    wins, then that of the first channel.
 
     Args:
         scores: (C, D, H, W), of the shape of `prepared.tensor`.
         prepared: what `preprocess` returned.
-        channels: those whose masks are wanted, not the background.
+        channels: those whose masks are wanted; if these are all, channel 0 is what is left over.
 
     Yields:
         For each channel the box on the input grid (z, y, x) and the boolean mask within it.
     """
     scores = scores.permute([0, *(axis.network_axis + 1 for axis in prepared.axes)])
-    rivals = [_Rival.of_channel(channel, scores, prepared) for channel in range(1, len(scores))]
+    background = next((channel for channel in range(len(scores)) if channel not in channels), 0)
+    rivals = [
+        _Rival.of_channel(channel, background, scores, prepared)
+        for channel in range(len(scores))
+        if channel != background
+    ]
     box = reduce(box_around, (rival.box for rival in rivals), EMPTY_BOX)
+    if background in channels:
+        everything = slice(0, scores.shape[1]), slice(0, scores.shape[2]), slice(0, scores.shape[3])
+        box = _way_back(prepared, everything, scores.device)[0]
     winners = np.zeros([extent.stop - extent.start for extent in box], np.min_scalar_type(len(scores)))
     for planes in slabs(box[0], max(1, SLAB_VOXELS // max(winners[:1].size, 1))):
         slab = (planes, *box[1:])
         winners[index_within(box, slab)[0]] = _winners_of_slab(rivals, slab, scores.device).cpu().numpy()
     found = ndimage.find_objects(winners, len(scores))
     for channel in channels:
-        inside = found[channel - 1] or EMPTY_BOX
-        yield placed_in(box, inside), winners[inside] == channel
+        number = 0 if channel == background else channel + 1
+        inside = (found[number - 1] or EMPTY_BOX) if number else index_within(box, box)
+        yield placed_in(box, inside), winners[inside] == number
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,7 +95,7 @@ class _Rival:
     """A channel that exceeds the background in places, and its way back to the input grid.
 
     Attributes:
-        number: of the channel.
+        number: the channel, counted from 1.
         box: of the input grid (z, y, x), where it may win.
         read: returns planes of what it exceeds the background by, float32.
         resampler: brings them to the box.
@@ -97,27 +107,27 @@ class _Rival:
     resampler: Resampler
 
     @classmethod
-    def of_channel(cls, number: int, scores: Tensor, prepared: PreparedImage) -> _Rival:
+    def of_channel(cls, channel: int, background: int, scores: Tensor, prepared: PreparedImage) -> _Rival:
         """From scores (C, D, H, W), the axes in the input's order."""
-        extent = bounding_box(scores[number] > scores[0])
+        extent = bounding_box(scores[channel] > scores[background])
         box, source, matrices = _way_back(prepared, extent, scores.device)
-        own, background = scores[number][source], scores[0][source]
+        own, others = scores[channel][source], scores[background][source]
 
         def read(planes: slice) -> Tensor:
-            return own[planes].float() - background[planes].float()
+            return own[planes].float() - others[planes].float()
 
-        return cls(number, box, read, Resampler(matrices))
+        return cls(channel + 1, box, read, Resampler(matrices))
 
 
 def _winners_of_slab(rivals: Sequence[_Rival], slab: Box, device: torch.device) -> Tensor:
-    """The numbers of the channels that win in a box of the input grid; 0 is the background.
+    """The numbers of the rivals that win in a box of the input grid; 0 where none does.
 
     Channel by channel, so that the slab is compared while it is in the cache. Bytes are compared instead of
     filled, which would take four times as long.
     """
     size = [extent.stop - extent.start for extent in slab]
     highest = torch.zeros(size, device=device)
-    winners = torch.zeros(size, device=device, dtype=torch.uint8 if len(rivals) < 256 else torch.int32)
+    winners = torch.zeros(size, device=device, dtype=torch.uint8 if len(rivals) < 255 else torch.int32)
     for rival in rivals:
         shared = common_box(rival.box, (slab[0], *rival.box[1:]))
         if is_empty(shared):

@@ -30,9 +30,10 @@ class PostprocessingStep:
     Attributes:
         step: "include" adds `other` to `structure`; "mask_by" keeps what lies inside `other`; "keep_largest"
             keeps the `count` largest components; "drop_small" removes those of at most `voxels` voxels;
-            "drop_uncertain" those whose highest score is at most `score`; "keep_largest_of_union" keeps, of `structure` and `others` taken as one mask, the largest
-            component, or all of those that are equally large. What it removes becomes background, so it is
-            removed from every structure of the task (nnU-Net version 2's step).
+            "drop_uncertain" those whose highest score is at most `score`; "keep_largest_of_union" keeps, of
+            `structure` and `others` taken as one mask, the largest component, or all of those that are
+            equally large. What it removes becomes background, so it is removed from every structure of the
+            task (nnU-Net version 2's step).
         structure: the mask that changes.
         other: the mask it is combined with.
         others: the masks that are taken as one with it; may be none.

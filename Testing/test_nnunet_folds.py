@@ -15,8 +15,8 @@ from torch import Tensor
 from PartialSegLib import __main__
 from PartialSegLib.errors import InputError
 from PartialSegLib.importers import import_checkpoint
-from PartialSegLib.nnunet_files import Choice, chosen_checkpoints
 from PartialSegLib.model import load_model
+from PartialSegLib.nnunet_files import Choice, chosen_checkpoints
 from PartialSegLib.package_files import file_sha256
 
 PLAIN = "nnunet_v2_plain"

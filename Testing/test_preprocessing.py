@@ -249,7 +249,7 @@ def test_a_large_ct_is_never_held_in_floating_point():
 
 
 @pytest.mark.parametrize("shape", [(9, 12, 10), (20, 30, 25)])
-@pytest.mark.parametrize("channels", [[3, 1, 2], [2]])
+@pytest.mark.parametrize("channels", [[3, 1, 2], [2], [0, 1], [2, 0, 3, 1]])
 def test_winners_are_the_argmax_of_the_interpolated_scores(shape, channels):
     """As nnU-Net does; and a structure that is second everywhere may win between two others."""
     prepared = preprocess(volume_of(shape), recipe(resampling="cubic"), CPU)
