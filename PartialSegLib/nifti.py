@@ -31,7 +31,7 @@ _HEADER = np.dtype([
 _DATATYPES = {
     2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8", 256: "i1", 512: "u2", 768: "u4", 1024: "i8", 1280: "u8",
 }  # fmt: skip
-_VECTOR_AXIS = 4
+_CHANNEL_AXIS, _VECTOR_AXIS = 3, 4
 _COMPONENTS = {32: 2, 128: 3, 1792: 2, 2304: 4}
 _MILLIMETRES_PER_UNIT = {1: 1000.0, 3: 0.001}
 _MILLIMETRE_UNIT = 2
@@ -56,15 +56,23 @@ def read_nifti(path: Path) -> tuple[np.ndarray, np.ndarray]:
         InputError: When the file is not NIfTI-1, is truncated, holds anything but one scalar 3-D volume, or
             states no usable geometry.
     """
-    try:
-        with _open(path) as stream:
-            header = _read_header(stream)
-            shape = _volume_shape(header)
-            affine = _affine(header)
-            voxels = _read_voxels(stream, header, shape)
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise InputError("The file is truncated or damaged; copy or download it again.") from error
-    return _scaled(voxels, header), affine[:, [2, 1, 0, 3]]
+    (voxels,), affine = _read(path, one_volume=True)
+    return voxels, affine
+
+
+def read_nifti_channels(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Read one NIfTI-1 file whose fourth axis, if it has one, counts the channels of one image.
+
+    Args:
+        path: A .nii or .nii.gz file, of either byte order.
+
+    Returns:
+        As `read_nifti`, but the voxels are (channels, z, y, x).
+
+    Raises:
+        InputError: As `read_nifti`; any number of scalar volumes will do.
+    """
+    return _read(path, one_volume=False)
 
 
 def write_nifti(path: Path, array: np.ndarray, affine: np.ndarray) -> None:
@@ -85,6 +93,19 @@ def write_nifti(path: Path, array: np.ndarray, affine: np.ndarray) -> None:
         for slice_2d in array:
             stream.write(slice_2d.astype(slice_2d.dtype.newbyteorder("<"), copy=False).tobytes())
         stream.close()
+
+
+def _read(path: Path, one_volume: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Voxels (channels, z, y, x), scaled, and the affine (4, 4) from (k, j, i, 1) to RAS mm."""
+    try:
+        with _open(path) as stream:
+            header = _read_header(stream)
+            shape = _shape(header, one_volume)
+            affine = _affine(header)
+            voxels = _read_voxels(stream, header, shape)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise InputError("The file is truncated or damaged; copy or download it again.") from error
+    return _scaled(voxels, header), affine[:, [2, 1, 0, 3]]
 
 
 def _open(path: Path) -> BinaryIO:
@@ -109,12 +130,14 @@ def _read_header(stream: BinaryIO) -> np.void:
     )
 
 
-def _volume_shape(header: np.void) -> tuple[int, int, int]:
-    """Size (z, y, x) of the one volume in the file."""
+def _shape(header: np.void, one_volume: bool) -> tuple[int, int, int, int]:
+    """Number of volumes in the file and their size (z, y, x)."""
     sizes = [int(size) for size in header["dim"][1:]][: max(0, int(header["dim"][0]))]
     vector_length = sizes[_VECTOR_AXIS] if len(sizes) > _VECTOR_AXIS else 1
-    check_one_scalar_volume(sizes, _COMPONENTS.get(int(header["datatype"]), vector_length))
-    return sizes[2], sizes[1], sizes[0]
+    count = sizes[_CHANNEL_AXIS] if len(sizes) > _CHANNEL_AXIS else 1
+    checked = sizes if one_volume or count < 1 else [*sizes[:_CHANNEL_AXIS], *sizes[_VECTOR_AXIS:]]
+    check_one_scalar_volume(checked, _COMPONENTS.get(int(header["datatype"]), vector_length))
+    return count, sizes[2], sizes[1], sizes[0]
 
 
 def _affine(header: np.void) -> np.ndarray:
@@ -158,7 +181,7 @@ def _rotation(header: np.void) -> np.ndarray:
     return rotation * (1, 1, -1 if header["pixdim"][0] < 0 else 1)
 
 
-def _read_voxels(stream: BinaryIO, header: np.void, shape: tuple[int, int, int]) -> np.ndarray:
+def _read_voxels(stream: BinaryIO, header: np.void, shape: tuple[int, int, int, int]) -> np.ndarray:
     code = int(header["datatype"])
     if code not in _DATATYPES:
         raise InputError(f"The voxels are of NIfTI datatype {code}; save the image as 16-bit integers.")

@@ -1,6 +1,8 @@
 """A volume: voxels with their place on the patient; reading, writing and turning it."""
 
 import itertools
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -140,9 +142,16 @@ def read_volume(path: str | Path, *, any_modality: bool = False) -> Volume:
         InputError: With one sentence that begins with the path, for everything that is not a usable volume.
     """
     path = Path(path).expanduser()
-    try:
+    with explained_reading_errors(path):
         array, affine = _read(path, any_modality)
         return Volume(compact(array), affine)
+
+
+@contextmanager
+def explained_reading_errors(path: Path) -> Iterator[None]:
+    """Turn what is wrong with a file into an InputError, one sentence that begins with its path."""
+    try:
+        yield
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
     except OSError as error:

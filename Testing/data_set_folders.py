@@ -49,7 +49,7 @@ def spot_label(affine: np.ndarray, value: int = 1) -> np.ndarray:
 
 
 def save(path: Path, array: np.ndarray, affine: np.ndarray) -> Path:
-    """Write an array (i, j, k) by nibabel, or by SimpleITK if it is no NIfTI file."""
+    """Write an array (i, j, k), by nibabel also (i, j, k, channel), or by SimpleITK if it is no NIfTI."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if ".nii" in path.name:
         nibabel.save(nibabel.Nifti1Image(array, affine), path)
@@ -139,6 +139,60 @@ def structseg(root: Path) -> Path:
     return root / "Thoracic_OAR"
 
 
+BRAIN_AFFINE = affine_towards((-1, 0, 0), (0, -1, 0), (0, 0, 1))
+
+
+def brain_channels(affine: np.ndarray = BRAIN_AFFINE) -> dict[str, np.ndarray]:
+    """FLAIR, T1, T1 with contrast and T2 of a head without skull: 0 outside, each brighter in a region."""
+    distance = distances(affine)
+    rng = np.random.default_rng(0)
+    channels = {}
+    for name, radius in {"flair": 8, "t1": 0, "t1ce": 3, "t2": 8}.items():
+        tissue = 300 + 200 * (distance < radius) + rng.integers(-20, 20, SHAPE)
+        channels[name] = np.where(distance < 11, tissue, 0).astype(np.int16)
+    return channels
+
+
+def brain_label(values: tuple[int, int, int], affine: np.ndarray = BRAIN_AFFINE) -> np.ndarray:
+    """Values for the oedema, the core that does not enhance and the enhancing core, from outside inwards."""
+    distance = distances(affine)
+    edema, core, enhancing = values
+    radii = [distance < 3, distance < 5, distance < 8]
+    return np.select(radii, [enhancing, core, edema], 0).astype(np.uint8)
+
+
+def brats(root: Path) -> Path:
+    patient = root / "BraTS" / "HGG" / "Brats18_A_1"
+    for name, channel in brain_channels().items():
+        save(patient / f"{patient.name}_{name}.nii.gz", channel, BRAIN_AFFINE)
+    save(patient / f"{patient.name}_seg.nii.gz", brain_label((2, 1, 4)), BRAIN_AFFINE)
+    return root / "BraTS"
+
+
+def decathlon_brain(root: Path) -> Path:
+    folder = root / "Task01_BrainTumour"
+    write_json(
+        folder / "dataset.json",
+        modality={"0": "FLAIR", "1": "T1w", "2": "t1gd", "3": "T2w"},
+        labels={"0": "background", "1": "edema", "2": "non-enhancing tumor", "3": "enhancing tumour"},
+    )
+    save(folder / "imagesTr/BRATS_1.nii.gz", np.stack([*brain_channels().values()], -1), BRAIN_AFFINE)
+    save(folder / "labelsTr/BRATS_1.nii.gz", brain_label((1, 2, 3)), BRAIN_AFFINE)
+    return folder
+
+
+def nnunet_brain(root: Path) -> Path:
+    folder = root / "Dataset137_BraTS"
+    labels = {"background": 0, "whole tumor": [1, 2, 3], "tumor core": [2, 3], "enhancing tumor": 3}
+    names = {"0": "T1", "1": "T1ce", "2": "T2", "3": "Flair"}
+    write_json(folder / "dataset.json", channel_names=names, labels=labels, file_ending=".nii.gz")
+    for number, name in names.items():
+        path = folder / f"imagesTr/BraTS_1_000{number}.nii.gz"
+        save(path, brain_channels()[name.lower()], BRAIN_AFFINE)
+    save(folder / "labelsTr/BraTS_1.nii.gz", brain_label((1, 2, 3)), BRAIN_AFFINE)
+    return folder
+
+
 def pair(root: Path) -> Path:
     folder = root / "mine"
     save_pair(folder / "images/p.nrrd", folder / "labels/p.nii.gz", OBLIQUE, 7)
@@ -153,6 +207,13 @@ LAYOUT_FOLDERS: dict[str, Callable[[Path], Path]] = {
     "segthor": segthor,
     "structseg": structseg,
     "pair": pair,
+}
+
+
+BRAIN_FOLDERS: dict[str, Callable[[Path], Path]] = {
+    "brats": brats,
+    "decathlon": decathlon_brain,
+    "nnunet": nnunet_brain,
 }
 
 

@@ -42,6 +42,26 @@ def test_a_collection_of_each_layout_is_made_and_passes_the_check(data, layout, 
     assert data_set in out
 
 
+@pytest.mark.parametrize("layout", folders.BRAIN_FOLDERS)
+def test_images_of_several_channels_are_collected_and_pass_the_check(data, layout, tmp_path):
+    folder, output = folders.BRAIN_FOLDERS[layout](tmp_path), tmp_path / "collection.json"
+    code, out, err = data(layout, folder, "-o", output)
+    assert (code, err) == (0, "")
+    assert "whole_tumor=" in out
+    collection = read_collection(output)
+    assert all(not path.startswith("/") for case in collection.cases for path in case.images)
+    assert data("check", output) == (0, "1 cases, no faults.\n", "")
+
+
+def test_a_protocol_names_regions_and_dataset_json_the_channels(data, tmp_path):
+    folder, output = folders.nnunet_brain(tmp_path), tmp_path / "collection.json"
+    code, _, err = data("nnunet", folder, "-o", output, "--protocol", "msd-brain-tumour")
+    assert (code, err) == (0, "")
+    data_set = read_collection(output).data_sets["msd-brain-tumour"]
+    assert data_set.channels == ("t1", "t1ce", "t2", "flair")
+    assert data_set.task == "brain tumour"
+
+
 def test_a_folder_pair_needs_names_for_its_labels(data, tmp_path, caplog):
     folder, output = folders.pair(tmp_path), tmp_path / "c.json"
     code, _, err = data("pair", folder, "-o", output)

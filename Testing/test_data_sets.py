@@ -156,8 +156,8 @@ def test_labels_of_other_tasks_are_known_by_name(tmp_path):
 @pytest.mark.parametrize(
     ("values", "sentence"),
     [
-        ({"labels": {"0": "background"}, "modality": {"0": "MRI"}}, "channels MRI; this library is for CT"),
-        ({"labels": {"a": 1}, "channel_names": {"0": "CT", "1": "PET"}}, "channels CT, PET"),
+        ({"labels": {"0": "background"}}, 'names no channels; expected "channel_names" .or "modality"'),
+        ({"labels": {"a": 1}, "channel_names": {"first": "CT"}}, "names no channels; expected"),
         ({"modality": {"0": "CT"}}, "names no labels"),
         ({"labels": {"liver": "tumor"}, "modality": {"0": "CT"}}, "expected labels as name: value"),
     ],

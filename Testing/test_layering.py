@@ -10,11 +10,11 @@ import pytest
 
 LIBRARY = Path(__file__).parents[1] / "PartialSegLib"
 LAYERS = {
-    0: "affine archive batch batch_images decision_spec dicom_series errors evaluation failures image_header"
-    " itk_image json_fields label_maps manifest nifti nrrd output_files overview overview_scene package_files"
-    " package_installation package_sources packages phantom protocol region report seg_nrrd"
-    " batch_pipeline segmentation structures surface_distance surface_view system_memory task task_request"
-    " volume voxel_type",
+    0: "affine archive batch batch_images batch_pipeline boxes decision_spec dicom_series errors evaluation"
+    " failures image_channel image_header itk_image json_fields label_maps manifest nifti nnunet_files"
+    " nrrd output_files overview overview_scene package_files package_installation package_sources"
+    " packages packed_mask phantom protocol region report seg_nrrd segmentation structures"
+    " surface_distance surface_view system_memory task task_request volume voxel_type",
     1: "networks",
     2: "devices feature_cache mask_combination nearest_voxels patch_choice postprocessing preprocessing"
     " resampling restoration session_image slice_selection sliding_window visit_plan",

@@ -24,7 +24,7 @@ SIZES = st.tuples(*[st.integers(1, 40)] * 3)
 def case_with_box(shape, low, high) -> PreparedCase:
     """A case whose value 1 fills a box; nothing is on disk."""
     voxels = int(np.prod(np.subtract(high, low)))
-    return PreparedCase(Path(), CaseSummary("", shape, -1.0, (LabelValue(1, voxels, low, high),)))
+    return PreparedCase(Path(), CaseSummary("", shape, (-1.0,), (LabelValue(1, voxels, low, high),)))
 
 
 def test_each_case_or_each_data_set_by_the_root_of_its_size():
@@ -85,7 +85,7 @@ def test_parts_around_voxels_of_random_structures(tmp_path):
     labels[2:22, 2:22, 2:22] = 1  # 8000 voxels
     labels[30, 31, 32] = 2
     labels[33, 31, 32] = 3
-    write_case(tmp_path / "a", np.zeros((1, 40, 40, 40), np.float32), labels, -1.0, "")
+    write_case(tmp_path / "a", np.zeros((1, 40, 40, 40), np.float32), labels, (-1.0,), "")
     case = read_case(tmp_path / "a")
     assert case is not None
     rng = np.random.default_rng(0)

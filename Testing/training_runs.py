@@ -20,6 +20,10 @@ PREPROCESSING = {
     "pad_value": -1000,
 }  # fmt: skip
 DODNET = {"widths": [8, 8, 8, 8, 8], "depths": [1, 1, 1, 1, 1], "groups": 4}
+TRANSDODNET = {
+    "width": 24, "encoder_layers": 1, "decoder_layers": 1, "num_heads": 4, "planes": [8, 8, 8, 8],
+    "depths": [1, 1, 1, 1], "decoder_widths": [8, 8, 8, 8, 8],
+}  # fmt: skip
 
 
 def tiny_values(output: Path | str, **changes: Any) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from ..structures import load_structures
 from ..training.case_check import Fault, check_cases, fault_rows
 from ..training.collection import Case, Collection, DataSet, read_collection, write_collection
 from ..training.data_sets import LAYOUTS, MOTS, MULTITALENT
-from ..training.data_sets.dataset_json import data_set_of, read_dataset_json
+from ..training.data_sets.dataset_json import FILE, channels_of, data_set_of, read_dataset_json
 from ..training.data_sets.joining import joined
 from ..training.data_sets.label_rules import parse_label_rules
 from ..training.data_sets.mask_merging import merge_cases
@@ -41,6 +41,7 @@ PROTOCOL_OF_LAYOUT = {
     "btcv-pelvis": "btcv-pelvis",
     "segthor": "segthor",
     "structseg": "structseg",
+    "brats": "brats",
 }
 
 
@@ -130,7 +131,7 @@ def _data_set(options: Namespace, folder: Path) -> DataSet:
     if protocol is not None and protocol not in PROTOCOLS:
         raise InputError(f"Unknown protocol '{protocol}'; {suggestion(protocol, PROTOCOLS)}.")
     if protocol is not None:
-        data_set = PROTOCOLS[protocol]
+        data_set = dataclasses.replace(PROTOCOLS[protocol], channels=_channels(options, folder, protocol))
     elif options.what in ("decathlon", "nnunet"):
         data_set = data_set_of(folder, read_dataset_json(folder))
     elif options.label:
@@ -148,6 +149,13 @@ def _data_set(options: Namespace, folder: Path) -> DataSet:
         structures=structures or data_set.structures,
         ignore=tuple(options.ignore or data_set.ignore),
     )
+
+
+def _channels(options: Namespace, folder: Path, protocol: str) -> tuple[str, ...]:
+    """Those that dataset.json names, where the layout has one; else those of the protocol."""
+    if options.what in ("decathlon", "nnunet") and (folder / FILE).exists():
+        return channels_of(read_dataset_json(folder), folder / FILE)
+    return PROTOCOLS[protocol].channels
 
 
 def _write(options: Namespace, collections: Sequence[Collection]) -> None:

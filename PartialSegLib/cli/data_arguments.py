@@ -14,6 +14,7 @@ LAYOUTS = {
     "btcv-pelvis": "The pelvic part of BTCV: img/NUMBER-Image.nii.gz and label/NUMBER-Label.nii.gz.",
     "segthor": "SegTHOR: Patient_NN/Patient_NN.nii.gz and GT.nii.gz.",
     "structseg": "StructSeg 2019, task 3: N/data.nii.gz and label.nii.gz.",
+    "brats": "BraTS until 2021: NAME/NAME_flair.nii.gz, NAME_t1ce, NAME_t1, NAME_t2 and NAME_seg.",
     "pair": "Any two folders: images/NAME and labels/NAME, with --label for each structure.",
 }
 RECIPES = {

@@ -6,7 +6,7 @@ from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..manifest import MANIFEST_FILE, Manifest, read_manifest
+from ..manifest import MANIFEST_FILE, Manifest, Preprocessing, read_manifest
 from ..packages import find_package, installed_packages
 from ..segmentation import read_segmentation
 from ..volume import check_hounsfield, read_volume
@@ -93,7 +93,7 @@ def _describe_package(folder: Path) -> None:
         "size": f"{_megabytes(manifest):.1f} MB",
         "orientation (z, y, x)": preprocessing.orientation,
         "spacing (z, y, x)": f"{_product(preprocessing.spacing)} mm",
-        "HU": "{:g} to {:g}".format(*preprocessing.clip),
+        **_intensity_facts(preprocessing),
         "patch (z, y, x)": f"{_product(inference.patch_size)} voxels, overlap {inference.overlap:g}",
         **{f"source: {key}": value for key, value in manifest.source.items()},
         **{f"training: {key}": str(value) for key, value in manifest.training.items() if key != "held_out"},
@@ -102,6 +102,16 @@ def _describe_package(folder: Path) -> None:
     write_table(["TASK", "STRUCTURES"], [[task.name, ", ".join(task.structures)] for task in manifest.tasks])
     if "held_out" in manifest.training:
         _write_held_out(manifest.training["held_out"])
+
+
+def _intensity_facts(preprocessing: Preprocessing) -> dict[str, str]:
+    """What becomes of the intensities: the window of a CT, or how each of several channels is normalised."""
+    window = "{:g} to {:g} HU".format(*preprocessing.clip)
+    if preprocessing.channels is None:
+        return {"HU": window.removesuffix(" HU")}
+    ways = {"HU": window, "z-score": "z-score"}
+    listed = (f"{channel.name} ({ways[channel.normalization]})" for channel in preprocessing.channels)
+    return {"channels": ", ".join(listed)}
 
 
 def _write_held_out(held_out: dict[str, Any]) -> None:

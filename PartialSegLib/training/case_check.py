@@ -10,13 +10,12 @@ import numpy as np
 
 from ..errors import InputError
 from ..volume import Volume, read_volume, reorient
+from .case_images import case_image, on_one_grid, placement, product
 from .collection import Case, Collection, DataSet
 from .threads import mapped
 
 SPACING_RANGE_MM = (0.2, 10.0)
 """Distances of voxels that CTs of public data sets have; what lies outside is a header in other units."""
-GRID_TOLERANCE = 0.1
-"""Largest distance of the corners of an image and its label map, in voxels of the image's finest axis."""
 SHOWN_VALUES = 8
 NO_FOREGROUND = "no foreground"
 """Kind of fault of a label map without any annotated structure, which a patient without tumour may have."""
@@ -46,10 +45,11 @@ def check_cases(
 ) -> list[Fault]:
     """Read every image and label map of a collection and list what is wrong.
 
-    Found are: files that cannot be read, images without contents, spacings outside `SPACING_RANGE_MM`, label
-    maps of another shape or place than their image, values that are not whole numbers or that no rule of the
-    data set knows, label maps without any annotated structure, and images that occur in two splits, whatever
-    their file, orientation or compression. One image for two data sets of the same split is no fault.
+    Found are: files that cannot be read, more or fewer channels than the data set names, channels on
+    different grids or without contents, spacings outside `SPACING_RANGE_MM`, label maps of another shape or
+    place than their image, values that are not whole numbers or that no rule of the data set knows, label
+    maps without any annotated structure, and images that occur in two splits, whatever their file,
+    orientation or compression. One image for two data sets of the same split is no fault.
 
     Args:
         collection: cases without a label map are checked for their image alone.
@@ -78,47 +78,56 @@ def fault_rows(faults: Sequence[Fault]) -> tuple[list[str], list[list[str]]]:
     return header, [[fault.case, fault.data_set, fault.kind, fault.text] for fault in faults]
 
 
-def image_content(image: Volume) -> str:
+def image_content(channels: Sequence[Volume]) -> str:
     """Hash of the voxels of an image, the same for every order and direction of its axes."""
-    upright = reorient(image, "SAR").array
-    digest = hashlib.sha256(str((upright.shape, upright.dtype.name)).encode())
-    for plane in upright:
-        digest.update(plane.tobytes())
+    digest = hashlib.sha256()
+    for channel in channels:
+        upright = reorient(channel, "SAR").array
+        digest.update(str((upright.shape, upright.dtype.name)).encode())
+        for plane in upright:
+            digest.update(plane.tobytes())
     return digest.hexdigest()
 
 
 def _check_case(collection: Collection, case: Case) -> tuple[list[Fault], str]:
     """What is wrong with a case, and the hash of its image, empty if that is unreadable."""
+    image = case_image(collection, case)
     try:
-        image = read_volume(collection.path(case.image))
+        channels = image.read()
     except InputError as error:
         return [Fault(case.name, case.data_set, "image unreadable", str(error))], ""
-    found = [*_image_faults(image)]
+    found = [*image.faults(channels), *_spacing_faults(channels[0])]
+    found += _empty_faults(channels, image.channels)
     if case.label is not None:
         try:
-            label = read_volume(collection.path(case.label))
+            label = read_volume(collection.path(case.label), any_modality=True)
         except InputError as error:
             found.append(("label map unreadable", str(error)))
         else:
-            found += [*_grid_faults(image, label)]
+            found += [*_grid_faults(channels[0], label)]
             found += [*_value_faults(label, collection.data_sets[case.data_set])]
-    return [Fault(case.name, case.data_set, kind, text) for kind, text in found], image_content(image)
+    return [Fault(case.name, case.data_set, kind, text) for kind, text in found], image_content(channels)
 
 
-def _image_faults(image: Volume) -> Iterator[tuple[str, str]]:
-    lowest, highest = image.array.min(), image.array.max()
-    if lowest == highest:
-        yield "image empty", f"every voxel is {lowest:g}"
+def _empty_faults(channels: Sequence[Volume], names: Sequence[str]) -> Iterator[tuple[str, str]]:
+    for number, channel in enumerate(channels):
+        lowest, highest = channel.array.min(), channel.array.max()
+        if lowest == highest:
+            which = f"{names[number]}: " if len(channels) == len(names) > 1 else ""
+            yield "image empty", f"{which}every voxel is {lowest:g}"
+
+
+def _spacing_faults(image: Volume) -> Iterator[tuple[str, str]]:
     low, high = SPACING_RANGE_MM
     if min(image.spacing) < low or max(image.spacing) > high:
-        yield "spacing out of range", f"{_product(image.spacing)} mm; expected {low:g} to {high:g} mm"
+        yield "spacing out of range", f"{product(image.spacing)} mm; expected {low:g} to {high:g} mm"
 
 
 def _grid_faults(image: Volume, label: Volume) -> Iterator[tuple[str, str]]:
     if image.shape != label.shape:
-        yield "shapes differ", f"image {_product(image.shape)}, label map {_product(label.shape)} (z, y, x)"
-    elif not image.same_geometry(label, GRID_TOLERANCE * min(image.spacing)):
-        yield "affines differ", f"image {_placement(image)}, label map {_placement(label)}"
+        yield "shapes differ", f"image {product(image.shape)}, label map {product(label.shape)} (z, y, x)"
+    elif not on_one_grid(image, label):
+        yield "affines differ", f"image {placement(image)}, label map {placement(label)}"
 
 
 def _value_faults(label: Volume, data_set: DataSet) -> Iterator[tuple[str, str]]:
@@ -133,16 +142,6 @@ def _value_faults(label: Volume, data_set: DataSet) -> Iterator[tuple[str, str]]
         yield "label values unknown", f"{_listed(unknown)}; known are 0 and {_listed(sorted(annotated))}"
     if not values & annotated:
         yield NO_FOREGROUND, f"none of the values {_listed(sorted(annotated))}"
-
-
-def _placement(volume: Volume) -> str:
-    """Direction of the axes (z, y, x), spacing and first voxel, which tell two grids apart."""
-    origin = ", ".join(f"{value:.1f}" for value in volume.affine[:3, 3])
-    return f"{volume.orientation} {_product(volume.spacing)} mm from ({origin})"
-
-
-def _product(values: Sequence[float]) -> str:
-    return " × ".join(f"{value:g}" for value in values)
 
 
 def _listed(values: Sequence[float]) -> str:

@@ -34,7 +34,7 @@ class Cases:
     """Cases that share one image, each labelled for one task only.
 
     Attributes:
-        image: (C, D, H, W) float32, normalised; C is 1 for CT.
+        image: (C, D, H, W) float32, normalised; one channel for CT, several for MR such as BraTS.
         tasks: (N), the index of each case's task.
         target: (N, K, D, H, W) bool.
         annotated: (N, K) bool; which channels of the task have labels at all.
@@ -65,7 +65,7 @@ class SyntheticCases(Dataset[Cases]):
         seed: further numbers after the configuration's give other images.
 
     Raises:
-        InputError: the configuration has no synthetic data.
+        InputError: the configuration has no synthetic data, or a model that does not read one CT.
     """
 
     def __init__(
@@ -73,6 +73,11 @@ class SyntheticCases(Dataset[Cases]):
     ) -> None:
         if config.synthetic is None:
             raise InputError("synthetic: the configuration has no synthetic data; add this field.")
+        if config.preprocessing.channels is not None:
+            raise InputError(
+                "preprocessing.channels: synthetic images are CT with one channel; leave this field out, or "
+                "train on a collection."
+            )
         self.config = config
         self.data = config.synthetic
         self.tasks = tasks

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Literal
 
@@ -33,6 +34,7 @@ class DataSet:
         ignore: values of voxels that nobody has labelled; no structure is trained there.
         source: where the data come from.
         license: of the data.
+        channels: of its images, in the order of their files; a model finds its own among them by name.
     """
 
     name: str
@@ -41,10 +43,15 @@ class DataSet:
     ignore: tuple[int, ...] = ()
     source: str = ""
     license: str = ""
+    channels: tuple[str, ...] = ("CT",)
 
     def __post_init__(self) -> None:
-        """Refuse a data set without labels."""
+        """Refuse a data set without a name or channels, and values that are no labels."""
         require(bool(self.name.strip()), "name: expected the name of the data set, got an empty text")
+        require(
+            len(set(self.channels)) == len(self.channels) > 0,
+            f"channels: expected at least one, each with a name of its own, got {list(self.channels)}",
+        )
         for structure, values in self.structures.items():
             require(
                 len(values) > 0 and 0 not in values,
@@ -54,14 +61,15 @@ class DataSet:
 
 @dataclass(frozen=True)
 class Case:
-    """One CT.
+    """One image and its labels.
 
     Attributes:
         name: unique in the collection; also the name of its files after preprocessing.
         data_set: name of its data set.
-        image: path of the CT.
+        image: path of the CT, or of the first channel; a NIfTI file of four axes holds all channels.
         label: path of its label map; None for a case without labels, which waits for pseudo-labels.
         split: what the case is for.
+        other_channels: paths of the second and further channels, where each has a file of its own.
     """
 
     name: str
@@ -69,6 +77,18 @@ class Case:
     image: str
     label: str | None = None
     split: Literal["training", "validation", "test"] = "training"
+    other_channels: tuple[str, ...] = ()
+
+    @property
+    def images(self) -> tuple[str, ...]:
+        """Paths of all channels."""
+        return self.image, *self.other_channels
+
+    def with_paths(self, moved: Callable[[str], str]) -> Case:
+        """The same case with every path as a function gives it."""
+        label = None if self.label is None else moved(self.label)
+        others = tuple(moved(path) for path in self.other_channels)
+        return replace(self, image=moved(self.image), label=label, other_channels=others)
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ TASK_PARTS: dict[str, tuple[str, ...]] = {
     "CondNONetwork": ("head",),
     "DoDNet": ("controller",),
     "MedDANet": ("bank.networks.*.head",),
+    "MedDANetV2": ("unet.head", "crop_head", "whole_head"),
     "MultiHeadNetwork": ("decoders",),
     "ResidualEncoderUNet": ("heads",),
     "STUNet": ("heads",),

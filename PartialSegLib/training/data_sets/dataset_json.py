@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,26 @@ from .protocols import PROTOCOLS
 
 FILE = "dataset.json"
 IGNORE_LABEL = "ignore"
+CHANNELS = {
+    "flair": "flair",
+    "t2f": "flair",
+    "t1": "t1",
+    "t1w": "t1",
+    "t1n": "t1",
+    "t1ce": "t1ce",
+    "t1gd": "t1ce",
+    "t1c": "t1ce",
+    "t2": "t2",
+    "t2w": "t2",
+}
+"""What the Decathlon and the years of BraTS call their sequences, in small letters, and one name for each."""
 
 
 def read_dataset_json(folder: Path) -> dict[str, Any]:
     """Its contents.
 
     Raises:
-        InputError: the file is missing or damaged, or the images are anything but CT with one channel.
+        InputError: the file is missing or damaged, or names no labels.
     """
     path = folder / FILE
     try:
@@ -33,14 +47,27 @@ def read_dataset_json(folder: Path) -> dict[str, Any]:
         raise InputError(f"{path} is not valid JSON ({error}); unpack the data set again.") from None
     if not isinstance(contents, dict) or not isinstance(contents.get("labels"), dict):
         raise InputError(f"{path} names no labels; expected an object with 'labels', as nnU-Net writes it.")
-    channels = contents.get("channel_names", contents.get("modality"))
-    names = list(channels.values()) if isinstance(channels, dict) else []
-    if len(names) != 1 or "CT" not in str(names[0]).upper():
-        raise InputError(
-            f"{path} describes images with the channels {', '.join(map(str, names)) or 'unknown'}; "
-            "this library is for CT with one channel."
-        )
     return contents
+
+
+def channels_of(contents: dict[str, Any], path: Path) -> tuple[str, ...]:
+    """The channels of the images, in the order of their numbers; the sequences of BraTS by one name each.
+
+    The Decathlon and nnU-Net version 1 have them under "modality", version 2 under "channel_names".
+
+    Raises:
+        InputError: they are not there, or not numbered.
+    """
+    channels = contents.get("channel_names", contents.get("modality"))
+    if not isinstance(channels, dict) or not channels or not all(str(key).isdecimal() for key in channels):
+        raise InputError(
+            f'{path} names no channels; expected "channel_names" (or "modality") with numbers and names, '
+            'as in {"0": "CT"}.'
+        )
+    names = [str(channels[number]).strip() for number in sorted(channels, key=int)]
+    if len(names) == 1 and "CT" in names[0].upper():
+        return ("CT",)
+    return tuple(CHANNELS.get(re.sub("[^a-z0-9]", "", name.lower()), name) for name in names)
 
 
 def data_set_of(folder: Path, contents: dict[str, Any], name: str | None = None) -> DataSet:
@@ -55,16 +82,14 @@ def data_set_of(folder: Path, contents: dict[str, Any], name: str | None = None)
         name: of the data set in the collection; None makes one from the folder's name.
 
     Raises:
-        InputError: labels are not numbered.
+        InputError: labels or channels are not numbered.
     """
     title = re.sub(r"^(Task|Dataset)\d+_", "", folder.name)
-    labels = labels_of(contents, folder / FILE)
+    labels, channels = labels_of(contents, folder / FILE), channels_of(contents, folder / FILE)
     ignore = labels.pop(IGNORE_LABEL, ())
     protocol = PROTOCOLS.get(f"msd-{_dashed(title)}")
     if protocol is not None and _values(labels) == _values(protocol.structures) and not ignore:
-        return DataSet(
-            name or protocol.name, protocol.task, protocol.structures, (), protocol.source, protocol.license
-        )
+        return replace(protocol, name=name or protocol.name, channels=channels)
     return DataSet(
         name or _dashed(title),
         title.replace("_", " "),
@@ -72,6 +97,7 @@ def data_set_of(folder: Path, contents: dict[str, Any], name: str | None = None)
         ignore,
         str(contents.get("reference", "")),
         str(contents.get("licence", contents.get("license", ""))),
+        channels,
     )
 
 

@@ -1,7 +1,8 @@
 """Medical Segmentation Decathlon: TaskNN_Name with dataset.json, imagesTr, labelsTr and imagesTs.
 
 Antonelli et al.: The Medical Segmentation Decathlon, Nature Communications 2022. imagesTs have no public
-labels: they become cases that wait for pseudo-labels.
+labels: they become cases that wait for pseudo-labels. Images of several channels, as in Task01_BrainTumour,
+have them on the fourth axis of one file.
 """
 
 from __future__ import annotations

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -44,4 +43,4 @@ def _moved(case: Case, collection: Collection, folder: Path) -> Case:
         absolute = collection.path(path).expanduser().absolute()
         return (absolute.relative_to(folder) if absolute.is_relative_to(folder) else absolute).as_posix()
 
-    return dataclasses.replace(case, image=moved(case.image), label=case.label and moved(case.label))
+    return case.with_paths(moved)

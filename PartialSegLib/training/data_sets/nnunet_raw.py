@@ -1,5 +1,6 @@
 """nnU-Net raw data, versions 1 (TaskNNN_Name) and 2 (DatasetNNN_Name): imagesTr/NAME_0000, labelsTr/NAME.
 
+Further channels are NAME_0001 and so on, named in dataset.json.
 Isensee et al.: nnU-Net, Nature Methods 2021; documentation/dataset_format.md of its repository. labelsTs,
 which some version 1 folders have, makes imagesTs cases of the test split.
 """
@@ -7,6 +8,9 @@ which some version 1 folders have, makes imagesTs cases of the test split.
 from __future__ import annotations
 
 import dataclasses
+import re
+from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 
 from ...volume import image_suffix
@@ -17,7 +21,7 @@ CHANNEL = "_0000"
 
 
 def nnunet_cases(folder: Path, data_set: str) -> tuple[Case, ...]:
-    """Cases of one raw data set; further channels, which `dataset_json` refuses, are passed over.
+    """Cases of one raw data set, with the channels whose files are there.
 
     Raises:
         InputError: there is none.
@@ -31,14 +35,22 @@ def nnunet_cases(folder: Path, data_set: str) -> tuple[Case, ...]:
 
 
 def _pairs(folder: Path, data_set: str, suffix: str) -> tuple[Case, ...]:
-    images = {
-        name.removesuffix(CHANNEL): path
-        for name, path in images_in(folder / f"images{suffix}").items()
-        if name.endswith(CHANNEL)
-    }
+    images: dict[str, Path] = {}
+    others: dict[str, list[str]] = defaultdict(list)
+    for name, path in images_in(folder / f"images{suffix}").items():
+        if name.endswith(CHANNEL):
+            images[name.removesuffix(CHANNEL)] = path
+        elif re.fullmatch(r".+_\d{4}", name):
+            others[name[: -len(CHANNEL)]].append(str(path))
     labels = images_in(folder / f"labels{suffix}")
     cases = cases_of_pairs(data_set, images, labels, folder / f"images{suffix}")
-    return tuple(_with_channel(case) if not Path(case.image).exists() else case for case in cases)
+    return tuple(_with_channels(case, others[case.name.removeprefix(f"{data_set}-")]) for case in cases)
+
+
+def _with_channels(case: Case, others: Sequence[str]) -> Case:
+    """The case with all its channels."""
+    case = dataclasses.replace(case, other_channels=tuple(others))
+    return case if Path(case.image).exists() else _with_channel(case)
 
 
 def _with_channel(case: Case) -> Case:

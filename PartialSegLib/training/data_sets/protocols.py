@@ -1,9 +1,10 @@
 """Annotation protocols of public data sets: which value of their label maps means which structure.
 
 Organs include their tumours in LiTS, KiTS19 and the Decathlon's liver and pancreas: two structures share the
-tumour's value. Task names are those of DoDNet's and MultiTalent's packages. Values of the Decathlon are those
-of its dataset.json files, values of the other data sets those of their label maps as published; StructSeg,
-BTCV2 and the pelvic BTCV have the values of the folders that MultiTalent's official code converts.
+tumour's value. The regions of BraTS include each other, too: whole tumour, tumour core, enhancing tumour.
+Task names are those of DoDNet's and MultiTalent's packages. Values of the Decathlon are those of its
+dataset.json files, values of the other data sets those of their label maps as published; StructSeg, BTCV2 and
+the pelvic BTCV have the values of the folders that MultiTalent's official code converts.
 """
 
 from __future__ import annotations
@@ -24,8 +25,20 @@ def _with_tumor(organ: str) -> dict[str, tuple[int, ...]]:
     return {organ: (1, 2), f"{organ}_tumor": (2,)}
 
 
-def _decathlon(name: str, task: str, structures: dict[str, tuple[int, ...]]) -> DataSet:
-    return DataSet(name, task, structures, source=DECATHLON, license="CC BY-SA 4.0")
+def _brain_tumor(edema: int, other_core: int, enhancing: int) -> tuple[str, dict[str, tuple[int, ...]]]:
+    """Task and regions of BraTS; `other_core` is the core's part that does not enhance, with necrosis."""
+    core = (other_core, enhancing)
+    return "brain tumour", {
+        "whole_tumor": (edema, *core),
+        "tumor_core": core,
+        "enhancing_tumor": (enhancing,),
+    }
+
+
+def _decathlon(
+    name: str, task: str, structures: dict[str, tuple[int, ...]], channels: tuple[str, ...] = ("CT",)
+) -> DataSet:
+    return DataSet(name, task, structures, source=DECATHLON, license="CC BY-SA 4.0", channels=channels)
 
 
 _DATA_SETS = (
@@ -39,6 +52,15 @@ _DATA_SETS = (
     _decathlon("msd-colon", "colon", _numbered("colon_tumor")),
     _decathlon("msd-lung", "lung", _numbered("lung_tumor")),
     _decathlon("msd-spleen", "spleen", _numbered("spleen")),
+    _decathlon(
+        "msd-brain-tumour", *_brain_tumor(edema=1, other_core=2, enhancing=3), ("flair", "t1", "t1ce", "t2")
+    ),
+    DataSet(
+        "brats",
+        *_brain_tumor(edema=2, other_core=1, enhancing=4),
+        source="https://www.med.upenn.edu/cbica/brats2020/data.html",
+        channels=("flair", "t1ce", "t1", "t2"),
+    ),
     DataSet(
         "btcv",
         "abdomen BTCV",

@@ -11,6 +11,7 @@ from pathlib import Path
 from ...errors import InputError
 from ...importers.label_names import structures_of_labels
 from ..collection import Case, Collection, DataSet
+from .brats import brats_cases
 from .btcv import btcv_cases, btcv_pelvis_cases
 from .case_files import existing_folder
 from .dataset_json import FILE, IGNORE_LABEL, labels_of, read_dataset_json
@@ -35,6 +36,7 @@ LAYOUTS: dict[str, Layout] = {
     "btcv-pelvis": btcv_pelvis_cases,
     "segthor": segthor_cases,
     "structseg": structseg_cases,
+    "brats": brats_cases,
     "pair": folder_pair_cases,
 }
 """How the files of a data set may lie, by the name of the command that reads them."""

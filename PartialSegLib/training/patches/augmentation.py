@@ -26,8 +26,15 @@ class Augmentation:
         rotation: largest angle in degrees around each axis, drawn evenly from both directions.
         scale_probability: of another scale.
         scale: lowest and highest.
-        in_plane: turn around z alone and scale y and x alone, for patches with thick slices ("dummy 2-D").
-        interpolation: of rotated and scaled images, "linear" or "cubic" B-splines; labels take the nearest.
+        elastic_probability: of an elastic deformation, which is turned and scaled with the patch.
+        elastic: lowest and highest magnitude, see `elastic_field`; with the default sigmas 900 moves voxels
+            by 1.7 to 2.9 along each axis (root mean square), and in plane 200 by 2.5 to 3.6. The defaults
+            are those of nnU-Net version 1 before its "moreDA", which turned them off; for slices it had 200.
+        elastic_sigma: lowest and highest sigma in voxels of the Gaussian that makes it smooth.
+        in_plane: turn around z alone, scale and deform y and x alone, for patches with thick slices ("dummy
+            2-D").
+        interpolation: of images turned, scaled or deformed, "linear" or "cubic" B-splines; labels take the
+            nearest.
         mirror_probability: for each axis of `mirror_axes` on its own.
         mirror_axes: 0 = z, 1 = y, 2 = x.
         noise_probability, noise: white noise, and the range of its standard deviation.
@@ -45,6 +52,9 @@ class Augmentation:
     rotation: float = 30.0
     scale_probability: float = 0.0
     scale: Range = (0.7, 1.4)
+    elastic_probability: float = 0.0
+    elastic: Range = (0.0, 900.0)
+    elastic_sigma: Range = (9.0, 13.0)
     in_plane: bool = False
     interpolation: Literal["linear", "cubic"] = "linear"
     mirror_probability: float = 0.0
@@ -72,7 +82,7 @@ class Augmentation:
                 require(0 <= value <= 1, f"{name}: expected a probability from 0 to 1, got {value}")
             elif isinstance(value, tuple) and name != "mirror_axes":
                 low, high = value
-                positive = low >= 0 if name in ("noise", "blur") else low > 0
+                positive = low >= 0 if name in ("noise", "blur", "elastic") else low > 0
                 require(
                     positive and low <= high,
                     f"{name}: expected [lowest, highest] above 0, got {list(value)}",
@@ -86,7 +96,7 @@ class Augmentation:
 _BATCHGENERATORS = Augmentation(
     mirror_probability=0.5,
     noise_probability=0.1,
-    blur_probability=0.2 * 0.5,  # times 0.5 for each channel; CT has one
+    blur_probability=0.2 * 0.5,  # times 0.5 for each channel
     brightness_probability=0.15,
     contrast_probability=0.15,
     low_resolution_probability=0.25 * 0.5,
@@ -102,19 +112,25 @@ _NNUNET = replace(
     inverted_gamma_probability=0.1,
 )
 
+_TRANSDODNET = replace(_DODNET, scale=(0.85, 1.25))
+_FLARE23 = replace(_NNUNET, rotation=180.0, in_plane=True)
+
 PRESETS: Final[dict[str, Augmentation]] = {
     "none": Augmentation(),
     "dodnet": _DODNET,
-    "transdodnet": replace(_DODNET, scale=(0.85, 1.25)),
+    "transdodnet": _TRANSDODNET,
+    "transdodnet-paper": replace(_TRANSDODNET, rotation_probability=0.2, rotation=15.0),
     "nnunet": _NNUNET,
-    "flare23": replace(_NNUNET, rotation=180.0, in_plane=True),
+    "flare23": _FLARE23,
+    "flare23-paper": replace(_FLARE23, elastic_probability=0.2, elastic=(0.0, 200.0)),
 }
 """What the official codes do, with linear interpolation where TransDoDNet and nnU-Net take cubic splines.
 
-"dodnet": the paper names none. "transdodnet": the paper (section 4.1) adds rotation by an unstated angle, the
-code does not rotate. "nnunet": nnU-Net's "moreDA" without elastic deformation, as in MultiTalent's code.
-"flare23": what nnU-Net does with anisotropic patches; the paper (section 3.2) adds elastic deformation, which
-the code does not have.
+"dodnet": the paper names none. "transdodnet": the paper (section 4.1) adds rotation without an angle or a
+probability, the code does not rotate; "transdodnet-paper" takes those of the nnU-Net defaults that the code's
+range of scales is from. "nnunet": nnU-Net's "moreDA", which has no elastic deformation, as in MultiTalent's
+code. "flare23": what nnU-Net does with anisotropic patches; the paper (section 3.2) adds elastic deformation
+without numbers, the code has none; "flare23-paper" takes those of nnU-Net's defaults for slices.
 """
 
 

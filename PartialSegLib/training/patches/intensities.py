@@ -15,8 +15,12 @@ from .augmentation import Augmentation, monai_transforms
 def disturb_intensities(image: Tensor, augmentation: Augmentation, rng: np.random.Generator) -> Tensor:
     """Noise, blur, brightness, contrast, coarser sampling, gamma: each with its probability, in this order.
 
+    Where a step is taken, it is for all channels, each with numbers of its own; noise alone has one deviation
+    for all. So does batchgenerators, but that it leaves out each channel of blur, shift and coarser sampling
+    with a probability of a half, which is in the probabilities of `PRESETS`.
+
     Args:
-        image: (C, D, H, W) float32, normalised; all channels are treated alike.
+        image: (C, D, H, W) float32, normalised.
         augmentation: probabilities and ranges.
         rng: everything is drawn from it.
 
@@ -27,20 +31,21 @@ def disturb_intensities(image: Tensor, augmentation: Augmentation, rng: np.rando
         InputError: MONAI is missing.
     """
     a = augmentation
+    if rng.random() < a.noise_probability:
+        image = _noisy(image, rng.uniform(*a.noise), rng)
     steps: tuple[tuple[float, Callable[[Tensor], Tensor]], ...] = (
-        (a.noise_probability, lambda image: _noisy(image, rng.uniform(*a.noise), rng)),
-        (a.blur_probability, lambda image: _blurred(image, rng.uniform(*a.blur))),
-        (a.brightness_probability, lambda image: image * rng.uniform(*a.brightness)),
-        (a.shift_probability, lambda image: image + rng.normal(0, a.shift)),
-        (a.contrast_probability, lambda image: _with_contrast(image, rng.uniform(*a.contrast))),
-        (a.low_resolution_probability, lambda image: _coarse(image, rng.uniform(*a.low_resolution))),
-        (a.inverted_gamma_probability, lambda image: _gamma(image, rng.uniform(*a.gamma), True)),
-        (a.gamma_probability, lambda image: _gamma(image, rng.uniform(*a.gamma), False)),
+        (a.blur_probability, lambda channel: _blurred(channel, rng.uniform(*a.blur))),
+        (a.brightness_probability, lambda channel: channel * rng.uniform(*a.brightness)),
+        (a.shift_probability, lambda channel: channel + rng.normal(0, a.shift)),
+        (a.contrast_probability, lambda channel: _with_contrast(channel, rng.uniform(*a.contrast))),
+        (a.low_resolution_probability, lambda channel: _coarse(channel, rng.uniform(*a.low_resolution))),
+        (a.inverted_gamma_probability, lambda channel: _gamma(channel, rng.uniform(*a.gamma), True)),
+        (a.gamma_probability, lambda channel: _gamma(channel, rng.uniform(*a.gamma), False)),
     )
     for probability, step in steps:
         if rng.random() < probability:
-            image = step(image)
-    return image.as_subclass(Tensor)
+            image = torch.cat([step(channel).as_subclass(Tensor) for channel in image.split(1)])
+    return image
 
 
 def _noisy(image: Tensor, deviation: float, rng: np.random.Generator) -> Tensor:

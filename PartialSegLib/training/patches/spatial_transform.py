@@ -1,4 +1,4 @@
-"""Rotation, scale and mirroring of a patch and its labels.
+"""Rotation, scale, elastic deformation and mirroring of a patch and its labels.
 
 They are drawn before anything is read, because they say how large a part of the volume the patch is made
 from: corners that turn into the patch are real voxels, not an invented border.
@@ -6,19 +6,20 @@ from: corners that turn into the patch are real voxels, not an invented border.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
 from typing import Literal
 
 import numpy as np
 import torch
+from scipy import ndimage
 from scipy.spatial.transform import Rotation
 from torch import Tensor
 from torch.nn import functional
 
 from .augmentation import Augmentation, monai_transforms
-
-Size = tuple[int, int, int]
+from .elastic_field import ElasticField, Size
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,11 +31,13 @@ class SpatialTransform:
             of the crop, the part of the volume that is read.
         mirrored: axes (0 = z) flipped afterwards.
         interpolation: of the image.
+        elastic: displaces the voxels of the patch before the matrix moves them; None leaves them.
     """
 
     matrix: np.ndarray
     mirrored: tuple[int, ...] = ()
     interpolation: Literal["linear", "cubic"] = "linear"
+    elastic: ElasticField | None = None
 
     def scaled_size(self, patch_size: Size) -> Size:
         """Voxels (z, y, x) of the volume that the patch covers, before it is turned."""
@@ -43,15 +46,16 @@ class SpatialTransform:
         return z, y, x
 
     def crop_size(self, patch_size: Size) -> Size:
-        """Voxels (z, y, x) of the crop that the whole turned patch lies in."""
-        if self._only_scales:
+        """Voxels (z, y, x) of the crop that the whole turned and deformed patch lies in."""
+        if self._only_scales and self.elastic is None:
             return self.scaled_size(patch_size)
-        extents = np.abs(self.matrix) @ (np.array(patch_size) - 1)
+        reach = np.zeros(3) if self.elastic is None else self.elastic.reach(patch_size)
+        extents = np.abs(self.matrix) @ (np.array(patch_size) - 1 + 2 * reach)
         z, y, x = (ceil(extent - 1e-6) + 1 for extent in extents)
         return z, y, x
 
     def apply(self, image: Tensor, labels: Tensor, patch_size: Size) -> tuple[Tensor, Tensor]:
-        """Make the patch.
+        """Make the patch; every voxel is interpolated once.
 
         Args:
             image: (C, *crop) float32.
@@ -64,7 +68,11 @@ class SpatialTransform:
         Raises:
             InputError: MONAI, which rotates, is missing.
         """
-        if not np.array_equal(self.matrix, np.eye(3)):
+        if self.elastic is not None:
+            places = self._places(self.elastic.displacement(patch_size), labels.shape)
+            image = _sampled(image, places, self.interpolation)
+            labels = _sampled(labels[None].float(), places, "nearest")[0].to(labels.dtype)
+        elif not np.array_equal(self.matrix, np.eye(3)):
             image = self._resampled(image, patch_size, self.interpolation)
             labels = self._resampled(labels[None].float(), patch_size, "nearest")[0].to(labels.dtype)
         if self.mirrored:
@@ -74,6 +82,15 @@ class SpatialTransform:
     @property
     def _only_scales(self) -> bool:
         return np.array_equal(self.matrix, np.diag(np.diag(self.matrix)))
+
+    def _places(self, displacement: Tensor, crop: Sequence[int]) -> Tensor:
+        """Where in the crop each voxel of the patch comes from: (3, *patch), z, y, x in voxels."""
+        axes = [torch.arange(float(n)) - (n - 1) / 2 for n in displacement.shape[1:]]
+        offsets = torch.stack(torch.meshgrid(*axes, indexing="ij")) + displacement
+        middle = torch.tensor([(n - 1) / 2 for n in crop])
+        return (
+            torch.tensordot(torch.from_numpy(self.matrix).float(), offsets, 1) + middle[:, None, None, None]
+        )
 
     def _resampled(self, image: Tensor, size: Size, interpolation: str) -> Tensor:
         if self._only_scales and interpolation != "cubic":
@@ -100,8 +117,21 @@ def _affine(image: Tensor, matrix: np.ndarray, size: tuple[int, ...], mode: str 
     return moved.as_subclass(Tensor)
 
 
+def _sampled(image: Tensor, places: Tensor, interpolation: str) -> Tensor:
+    """Image (C, *size) at places (3, *patch), z, y, x in voxels; beyond the border is what is at it."""
+    if interpolation == "cubic":
+        channels = [
+            ndimage.map_coordinates(c, places.numpy(), order=3, mode="nearest") for c in image.numpy()
+        ]
+        return torch.from_numpy(np.stack(channels))
+    last = torch.tensor([max(1, n - 1) for n in image.shape[1:]])
+    grid = (2 * places / last[:, None, None, None] - 1).flip(0).movedim(0, -1)
+    mode = "bilinear" if interpolation == "linear" else "nearest"
+    return functional.grid_sample(image[None], grid[None], mode, "border", align_corners=True)[0]
+
+
 def draw_spatial_transform(augmentation: Augmentation, rng: np.random.Generator) -> SpatialTransform:
-    """A random rotation, scale and set of mirrored axes."""
+    """A random rotation, scale, set of mirrored axes and elastic deformation."""
     matrix = np.eye(3)
     if rng.random() < augmentation.rotation_probability:
         angles = rng.uniform(-augmentation.rotation, augmentation.rotation, 3)
@@ -114,4 +144,15 @@ def draw_spatial_transform(augmentation: Augmentation, rng: np.random.Generator)
         matrix = matrix @ np.diag([1.0 if augmentation.in_plane else scale, scale, scale])
     flips = rng.random(len(augmentation.mirror_axes)) < augmentation.mirror_probability
     mirrored = tuple(axis for axis, flip in zip(augmentation.mirror_axes, flips, strict=True) if flip)
-    return SpatialTransform(matrix, mirrored, augmentation.interpolation)
+    return SpatialTransform(
+        matrix, mirrored, augmentation.interpolation, _draw_elastic_field(augmentation, rng)
+    )
+
+
+def _draw_elastic_field(augmentation: Augmentation, rng: np.random.Generator) -> ElasticField | None:
+    """A random deformation, or none; nothing is drawn where there is never one."""
+    probability = augmentation.elastic_probability
+    if probability == 0 or rng.random() >= probability:
+        return None
+    magnitude, sigma = rng.uniform(*augmentation.elastic), rng.uniform(*augmentation.elastic_sigma)
+    return ElasticField(int(rng.integers(2**63)), magnitude, sigma, augmentation.in_plane)

@@ -59,13 +59,13 @@ class CaseSummary:
     Attributes:
         settings: hash of everything that the case was made from.
         shape: voxels (z, y, x).
-        background: the scaled intensity outside the image.
+        background: the scaled intensity outside the image, for each channel.
         values: of the label map, ascending.
     """
 
     settings: str
     shape: Size
-    background: float
+    background: tuple[float, ...]
     values: tuple[LabelValue, ...]
 
 
@@ -91,11 +91,12 @@ class PreparedCase:
         Raises:
             InputError: the file is missing or damaged.
         """
-        return self._read(IMAGE_FILE, start, size, self.summary.background).astype(np.float32)
+        outside = np.array(self.summary.background)[:, None, None, None]
+        return self._read(IMAGE_FILE, start, size, outside).astype(np.float32)
 
     def read_labels(self, start: Size, size: Size) -> np.ndarray:
         """Part of the label map, uint8 or int32 (*size); voxels outside the image are 0, as `read_image`."""
-        labels = self._read(LABELS_FILE, start, size, 0)
+        labels = self._read(LABELS_FILE, start, size, np.array(0))
         return labels if labels.dtype == np.uint8 else labels.astype(np.int32)  # torch knows little of uint16
 
     def voxels_of(self, value: int) -> np.ndarray:
@@ -104,7 +105,7 @@ class PreparedCase:
             voxels: np.ndarray = kept[str(value)]
         return voxels.astype(np.int64)
 
-    def _read(self, name: str, start: Size, size: Size, fill: float) -> np.ndarray:
+    def _read(self, name: str, start: Size, size: Size, outside: np.ndarray) -> np.ndarray:
         path, blosc2 = self.folder / name, _blosc2()
         bounds = list(zip(start, size, self.summary.shape, strict=True))
         inside = [slice(min(max(s, 0), m), min(max(s + n, 0), m)) for s, n, m in bounds]
@@ -114,7 +115,8 @@ class PreparedCase:
             raise InputError(f"{path} cannot be read ({error}); delete its folder and start again.") from None
         if part.shape[-3:] == tuple(size):
             return part
-        result = np.full((*part.shape[:-3], *size), fill, part.dtype)
+        result = np.empty((*part.shape[:-3], *size), part.dtype)
+        result[:] = outside
         place = [slice(i.start - s, i.stop - s) for i, s in zip(inside, start, strict=True)]
         result[..., place[0], place[1], place[2]] = part
         return result
@@ -141,14 +143,16 @@ def remove_case(folder: Path) -> None:
         shutil.rmtree(folder)
 
 
-def write_case(folder: Path, image: np.ndarray, labels: np.ndarray, background: float, settings: str) -> None:
+def write_case(
+    folder: Path, image: np.ndarray, labels: np.ndarray, background: tuple[float, ...], settings: str
+) -> None:
     """Write a case in one stroke.
 
     Args:
         folder: of the case; nothing is there yet.
         image: (C, D, H, W), scaled; kept as float16.
         labels: (D, H, W) uint8 or uint16.
-        background: scaled intensity outside the image.
+        background: scaled intensity outside the image, for each channel.
         settings: see `CaseSummary`.
 
     Raises:
@@ -160,7 +164,7 @@ def write_case(folder: Path, image: np.ndarray, labels: np.ndarray, background: 
     summary = CaseSummary(settings, (depth, height, width), background, values)
     with replacing(folder) as temporary:
         temporary.mkdir()
-        (temporary / IMAGE_FILE).write_bytes(_compressed(image.astype(np.float16)))
+        (temporary / IMAGE_FILE).write_bytes(_compressed(image.astype(np.float16, copy=False)))
         (temporary / LABELS_FILE).write_bytes(_compressed(labels))
         with (temporary / VOXELS_FILE).open("wb") as file:
             np.savez(file, **voxels)

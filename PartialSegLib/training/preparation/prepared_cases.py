@@ -21,13 +21,15 @@ import torch
 from ...errors import InputError
 from ...json_fields import to_json
 from ...manifest import Preprocessing
+from ..case_images import CaseImage, case_image
 from ..collection import Case, Collection
 from .case_store import PreparedCase, read_case, remove_case
+from .channels import check_channels
 from .preparing import LabelRule, prepare_case
 
-STORE_VERSION: Final = 1
+STORE_VERSION: Final = 2
 SLICE_THICKNESS: Final = "0018|0050"  # DICOM
-BYTES_PER_VOXEL: Final = 1.5  # image and labels compressed; 3 without compression
+BYTES_PER_VOXEL: Final = 1.5  # a channel and labels compressed; 3 without compression
 
 Progress = Callable[[int, int], None]
 
@@ -37,7 +39,7 @@ class Job:
     """A case that is still to be prepared: the arguments of `prepare_case`."""
 
     folder: Path
-    image: Path
+    image: CaseImage
     label: Path
     preprocessing: Preprocessing
     rule: LabelRule
@@ -75,7 +77,8 @@ def prepare_collection(
         on_progress: called with the numbers of finished and of all cases; what it raises ends it all.
 
     Raises:
-        InputError: a case cannot be used, the folder cannot be written to, or its disk is too small.
+        InputError: a case cannot be used, a data set lacks a channel of the model, the folder cannot be
+            written to, or its disk is too small.
     """
     cases = labelled_cases(collection)
     jobs = [job for case in cases if (job := _missing(collection, case, preprocessing, folder, rule))]
@@ -116,12 +119,18 @@ def find_case(folder: Path, case: Case) -> PreparedCase:
 
 
 def predicted_bytes(jobs: Sequence[Job]) -> int:
-    """Disk that cases will take, from the extent of their images: 1.5 bytes for each voxel.
+    """Disk that cases will take, from the extent of their images: 1.5 bytes for each voxel of a channel.
 
     Images of a chest and an abdomen took 0.4 to 1.4 bytes, depending on clipping, spacing and noise.
     """
     return sum(
-        int(BYTES_PER_VOXEL * _volume_mm3(job.image) / prod(job.preprocessing.spacing)) for job in jobs
+        int(
+            len(job.preprocessing.image_channels)
+            * BYTES_PER_VOXEL
+            * _volume_mm3(job.image.paths[0])
+            / prod(job.preprocessing.spacing)
+        )
+        for job in jobs
     )
 
 
@@ -130,12 +139,14 @@ def _missing(
 ) -> Job | None:
     """What there is to do for a case; None if it is prepared with these settings."""
     assert case.label is not None
-    image, label = collection.path(case.image), collection.path(case.label)
+    check_channels(collection.data_sets[case.data_set], preprocessing.image_channels)
+    image, label = case_image(collection, case), collection.path(case.label)
     made_from = {
         "version": STORE_VERSION,
         "preprocessing": to_json(preprocessing),
         "rule": rule,
-        "image": _stamps(image, case),
+        "image": [stamp for path in image.paths for stamp in _stamps(path, case)],
+        "channels": image.channels,
         "label": _stamps(label, case),
     }
     settings = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()

@@ -12,13 +12,15 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
+from ...boxes import Box
 from ...errors import InputError
 from ...manifest import Preprocessing
-from ...preprocessing import PreparedImage, preprocess
+from ...preprocessing import PreparedImage
 from ...resampling import Matrices, resample_by_slabs, used_rows
-from ...segmentation import Box
 from ...volume import Volume, read_volume
+from ..case_images import CaseImage, on_one_grid
 from .case_store import write_case
+from .channels import preprocess_channels, read_model_channels
 
 LabelRule = Literal["linear", "nearest"]
 
@@ -26,13 +28,18 @@ LARGEST_VALUE = 65535
 
 
 def prepare_case(
-    folder: Path, image: Path, label: Path, preprocessing: Preprocessing, rule: LabelRule, settings: str
+    folder: Path,
+    image: CaseImage,
+    label: Path,
+    preprocessing: Preprocessing,
+    rule: LabelRule,
+    settings: str,
 ) -> None:
     """Preprocess a case and write it in one stroke, see `case_store`.
 
     Args:
         folder: where the case is written; nothing is there yet.
-        image: the CT.
+        image: whose channels the model reads, see `check_channels`.
         label: its label map.
         preprocessing: of the model; the image passes through the very code of inference.
         rule: see `resample_labels`.
@@ -41,15 +48,17 @@ def prepare_case(
     Raises:
         InputError: image or label map cannot be used, do not lie on one grid, or the disk is full.
     """
-    volume, labels = read_volume(image), read_volume(label, any_modality=True)
-    if not volume.same_geometry(labels, tolerance=0.1 * min(volume.spacing)):  # headers are rounded
+    volumes = read_model_channels(image, preprocessing.image_channels)
+    labels = read_volume(label, any_modality=True)
+    if not on_one_grid(volumes[0], labels):
         raise InputError(
-            f"{label}: The label map (shape {labels.shape}) does not lie on the grid of its image {image} "
-            f"(shape {volume.shape}); resample it to that grid, or leave the case out."
+            f"{label}: The label map (shape {labels.shape}) does not lie on the grid of its image "
+            f"{image.paths[0]} (shape {volumes[0].shape}); resample it to that grid, or leave the case out."
         )
-    prepared = preprocess(volume, preprocessing, torch.device("cpu"), preprocessing.crop_to_body)
-    on_grid = resample_labels(_label_values(labels, label), prepared, rule)
-    write_case(folder, prepared.tensor[None].numpy(), on_grid, prepared.background, settings)
+    channels = preprocess_channels(volumes, preprocessing)
+    on_grid = resample_labels(_label_values(labels, label), channels[0], rule)
+    array = torch.stack([channel.tensor.half() for channel in channels]).numpy()
+    write_case(folder, array, on_grid, tuple(channel.background for channel in channels), settings)
 
 
 def resample_labels(labels: np.ndarray, prepared: PreparedImage, rule: LabelRule) -> np.ndarray:

@@ -157,7 +157,7 @@ class PseudoLabelling:
         if self.output.suffix.lower() != ".json" or self.output.is_dir():
             raise InputError(f"{self.output} is no name for a collection; choose one that ends with .json.")
         cases = self.source.cases
-        inputs = [self.source.path(path) for case in cases for path in (case.image, case.label) if path]
+        inputs = [self.source.path(path) for case in cases for path in (*case.images, case.label) if path]
         given = {path.resolve() for path in [source.expanduser(), record_path(source.expanduser()), *inputs]}
         outputs = [self.output, record_path(self.output), *map(self.label_path, self.planned)]
         for path in outputs:
@@ -177,11 +177,11 @@ class PseudoLabelling:
         return Collection(self.output.stem, self.output.parent, data_sets, cases)
 
     def _merged_case(self, case: Case, planned: PlannedCase | None) -> Case:
-        image = self._moved(case.image)
+        moved = case.with_paths(self._moved)
         if planned is None:
-            return replace(case, image=image, label=self._moved(case.label) if case.label else None)
+            return moved
         label = self.label_path(planned).relative_to(self.output.parent).as_posix()
-        return Case(case.name, planned.merging.data_set.name, image, label, case.split)
+        return replace(moved, data_set=planned.merging.data_set.name, label=label)
 
     def _moved(self, path: str) -> str:
         """A path of the source as seen from the output; whole where it was, or is on another drive."""

@@ -105,6 +105,11 @@ def plan_cases(collection: Collection, request: PseudoLabelRequest) -> list[Plan
         is_chosen = request.data_sets is None or case.data_set in request.data_sets
         if not added or not is_chosen or (is_labelled and request.unlabelled_only):
             continue
+        if data_set.channels != ("CT",):
+            raise InputError(
+                f"{data_set.name}: pseudo-labels are made for CT, its images have the channels "
+                f"{', '.join(data_set.channels)}; leave this data set out."
+            )
         if Path(case.name).name != case.name or "\\" in case.name:
             raise InputError(f"The case name {case.name!r} cannot be a file's; rename the case.")
         kind = case.data_set, is_labelled
