@@ -15,6 +15,7 @@ from typing import Any, Final, Literal
 
 from .decision_spec import DecisionSpec
 from .errors import InputError
+from .image_channel import ONE_CT, ImageChannel
 from .json_fields import from_json, require, to_json
 from .structures import load_structures
 from .task import PostprocessingStep, Task
@@ -22,6 +23,7 @@ from .task import PostprocessingStep, Task
 __all__ = [
     "DecisionSpec",
     "FileEntry",
+    "ImageChannel",
     "Inference",
     "Manifest",
     "NetworkSpec",
@@ -92,6 +94,8 @@ class Preprocessing:
             taken, there and back (nnU-Net: 3). None interpolates always.
         pad_value: HU outside the image.
         crop_to_body: look only at the box around the body unless told otherwise.
+        channels: of the image, in the order of the network; None is one CT. Clipping, scaling and `pad_value`
+            are those of the channels in HU; outside the image the others are 0.
     """
 
     orientation: str
@@ -105,6 +109,7 @@ class Preprocessing:
     separate_above: float | None = None
     pad_value: float = 0.0
     crop_to_body: bool = False
+    channels: tuple[ImageChannel, ...] | None = None
 
     def __post_init__(self) -> None:
         """Refuse values that no package can mean."""
@@ -123,6 +128,20 @@ class Preprocessing:
             self.separate_above is None or self.separate_above >= 1,
             f"separate_above: expected a ratio of 1 or more, got {self.separate_above}",
         )
+        names = [channel.name for channel in self.image_channels]
+        require(
+            len(set(names)) == len(names) > 0,
+            f"channels: expected at least one, each with a name of its own, got {', '.join(names) or 'none'}",
+        )
+        require(
+            self.channels is None or not self.crop_to_body,
+            "crop_to_body: the body is found in one CT; leave this out where channels are listed",
+        )
+
+    @property
+    def image_channels(self) -> tuple[ImageChannel, ...]:
+        """The channels of the image, also where it is one CT."""
+        return ONE_CT if self.channels is None else self.channels
 
 
 @dataclass(frozen=True)
@@ -138,6 +157,12 @@ class Inference:
         patch_positions: "stride" places patches at multiples of the stride, the last one at the border;
             "even" at equal distances of at most the stride, as nnU-Net does.
         padding: where an axis shorter than the patch is filled up: at its "end", or on "both sides".
+        weighting: what the voxels of a patch count where patches overlap: those in its middle more, as a
+            "gaussian" says, or all the same ("constant").
+        mirroring: what is flipped: "patches", whose mirrored scores are blended like those of further
+            patches; or "images", on which patches are placed anew, and whose blended scores are averaged.
+        second_softmax: whether the blended scores of each image go through a softmax once more, as in
+            Med-DANet version 2.
     """
 
     patch_size: tuple[int, int, int]
@@ -147,6 +172,9 @@ class Inference:
     mirror_axes: tuple[int, ...] = ()
     patch_positions: Literal["stride", "even"] = "stride"
     padding: Literal["end", "both sides"] = "end"
+    weighting: Literal["gaussian", "constant"] = "gaussian"
+    mirroring: Literal["patches", "images"] = "patches"
+    second_softmax: bool = False
 
     def __post_init__(self) -> None:
         """Refuse values that no package can mean."""
@@ -155,6 +183,10 @@ class Inference:
         require(
             set(self.mirror_axes) <= {0, 1, 2} and len(set(self.mirror_axes)) == len(self.mirror_axes),
             f"mirror_axes: expected some of 0 (z), 1 (y), 2 (x), each once, got {list(self.mirror_axes)}",
+        )
+        require(
+            not self.second_softmax or (self.activation, self.blend) == ("softmax", "probabilities"),
+            "second_softmax: expected false, unless probabilities of the activation softmax are blended",
         )
 
 
@@ -177,7 +209,7 @@ class Manifest:
     name: str
     version: str
     title: str
-    modality: Literal["CT"] = "CT"
+    modality: Literal["CT", "MR"] = "CT"
     license: str
     citation: str = ""
     source: dict[str, str] = field(default_factory=dict)
@@ -206,6 +238,12 @@ class Manifest:
                 re.fullmatch("[a-z0-9][a-z0-9_]*", structure) is not None,
                 f"uncoded: expected names of lower-case letters, digits and '_', got {structure!r}",
             )
+        given, read = len(self.preprocessing.image_channels), self.network.arguments.get("in_channels", 1)
+        require(
+            given == read,
+            f"preprocessing.channels: expected one for each of the network's {read} image channels "
+            f"(network.arguments.in_channels), got {given}",
+        )
         for index, task in enumerate(self.tasks):
             try:
                 task.check_structures((*load_structures(), *self.uncoded))

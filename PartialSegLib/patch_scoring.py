@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from time import perf_counter
 from typing import Any
 
@@ -13,11 +15,14 @@ from torch import Tensor
 from .feature_cache import FeatureCache, Features
 from .network_runner import NetworkRunner
 from .session_image import SessionImage
-from .sliding_window import Patch, PatchBlender, gaussian_weight
+from .sliding_window import Patch, PatchBlender, mirrored_patches, patch_weight
 from .task import Task
-from .visit_plan import TaskView, visits
+from .visit_plan import TaskView, touching, visits
 
 STAGES = ("preprocess", "encode", "head", "restore")
+
+Flip = tuple[int, ...]
+"""Axes (of D, H, W) that are mirrored."""
 
 Progress = Callable[[int, int], object]
 """Called with the patches done and the patches in total; may raise `Cancelled`."""
@@ -28,7 +33,7 @@ class PatchScoring:
 
     Args:
         runner: of the network.
-        flips: axes (of D, H, W) along which each patch is mirrored, one entry for each time it is encoded.
+        flips: how patches or the image are mirrored, as the manifest says, one entry for each time.
         cache_bytes: budget for features.
 
     Attributes:
@@ -37,11 +42,13 @@ class PatchScoring:
         patches_encoded: forward passes since `forget`.
     """
 
-    def __init__(self, runner: NetworkRunner, flips: Sequence[tuple[int, ...]], cache_bytes: int) -> None:
+    def __init__(self, runner: NetworkRunner, flips: Sequence[Flip], cache_bytes: int) -> None:
         self.runner = runner
         self.flips = flips
         self.cache = FeatureCache(cache_bytes)
-        self._weight = gaussian_weight(runner.inference.patch_size).to(runner.device)
+        inference = runner.inference
+        self._weight = patch_weight(inference.patch_size, inference.weighting).to(runner.device)
+        self._finish = partial(torch.softmax, dim=0) if inference.second_softmax else None
         self.forget()
 
     def forget(self) -> None:
@@ -71,23 +78,51 @@ class PatchScoring:
         Returns:
             Per task number a blender with the scores of all of its patches; none for a task without patches.
         """
+        passes = self._passes(image, views)
+        total, done = sum(len(plan) for _, plan in passes), 0
+        start = partial(self._start_blender, image.tensor.shape, scores_device, len(passes))
         blenders: dict[int, PatchBlender] = {}
-        plan = visits(views)
-        for done, (patch, numbers) in enumerate(plan, start=1):
-            for flip in self.flips:
-                features = self._features(image, patch, flip)
-                with self.stage("head"):
-                    wanted = {number: tasks[number] for number in numbers}
-                    for number, scores in zip(numbers, self.runner.score(features, wanted), strict=True):
-                        if number not in blenders:
-                            blenders[number] = PatchBlender(
-                                image.tensor.shape, len(scores), self._weight, scores_device
-                            )
-                        if flip:
-                            scores = scores.flip([axis + 1 for axis in flip])
-                        blenders[number].add(patch, scores)
-            on_progress(done, len(plan))
+        for flips, plan in passes:
+            for blender in blenders.values():
+                blender.begin_pass()
+            for patch, numbers in plan:
+                wanted = {number: tasks[number] for number in numbers}
+                for flip in flips:
+                    features = self._features(image, patch, flip)
+                    with self.stage("head"):
+                        for number, scores in zip(numbers, self.runner.score(features, wanted), strict=True):
+                            if number not in blenders:
+                                blenders[number] = start(len(scores))
+                            if flip:
+                                scores = scores.flip([axis + 1 for axis in flip])
+                            blenders[number].add(patch, scores)
+                done += 1
+                on_progress(done, total)
         return blenders
+
+    def _start_blender(
+        self, shape: Sequence[int], keep_on: torch.device, passes: int, channels: int
+    ) -> PatchBlender:
+        return PatchBlender(shape, channels, self._weight, keep_on, passes, self._finish)
+
+    def _passes(
+        self, image: SessionImage, views: Mapping[int, TaskView]
+    ) -> list[tuple[Sequence[Flip], list[tuple[Patch, list[int]]]]]:
+        """How patches are flipped in each pass over the image, and which are visited, see `visits`.
+
+        A mirrored image has patches of its own; of these a task visits all that hold a kept voxel.
+        """
+        if self.runner.inference.mirroring == "patches":
+            return [(self.flips, visits(views))]
+        passes: list[tuple[Sequence[Flip], list[tuple[Patch, list[int]]]]] = []
+        for flip in self.flips:
+            patches = mirrored_patches(image.patches, image.tensor.shape, flip)
+            of_flip = {
+                number: replace(view, patches=touching(patches, view.kept)) if flip else view
+                for number, view in views.items()
+            }
+            passes.append(([flip], visits(of_flip)))
+        return passes
 
     def describe_decisions(self) -> dict[str, Any]:
         """What the network decided about the patches, as plain JSON; empty for those that decide nothing."""
@@ -105,7 +140,7 @@ class PatchScoring:
         finally:
             self.seconds[name] += perf_counter() - start
 
-    def _features(self, image: SessionImage, patch: Patch, flip: tuple[int, ...]) -> Features:
+    def _features(self, image: SessionImage, patch: Patch, flip: Flip) -> Features:
         def encode() -> Features:
             self.patches_encoded += 1
             with self.stage("encode"):

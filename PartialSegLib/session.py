@@ -14,6 +14,7 @@ from . import __version__
 from .coarse_findings import CoarseFindings, uncertain_parts
 from .devices import choose_device, choose_precision, explained_memory_errors
 from .errors import InputError
+from .image_channel import check_one_ct
 from .mask_restoration import restore_masks
 from .memory_estimate import MemoryEstimate, MemoryEstimator
 from .model import Model, load_model
@@ -63,8 +64,8 @@ class InferenceSession:
 
     Raises:
         InputError: unknown device, precision, engine or selection, an engine that cannot run the network,
-            wrong overlap, mirroring a model without mirror axes, or selecting slices with a model without
-            decision network.
+            wrong overlap, mirroring a model without mirror axes, selecting slices with a model without
+            decision network, or a model whose images are not one CT.
         DeviceError: the device is missing or out of memory.
     """
 
@@ -82,6 +83,7 @@ class InferenceSession:
         skip_air: bool = False,
         region_from: CoarsePass | Model | None = None,
     ) -> None:
+        check_one_ct(model.manifest.name, model.manifest.preprocessing.image_channels)
         inference = model.manifest.inference
         self.model = model
         self.device = choose_device(device)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
 from math import ceil
@@ -77,6 +77,24 @@ def _even_positions(length: int, size: int, overlap: float) -> list[int]:
     return sorted({round(step * last / max(steps, 1)) for step in range(steps + 1)})
 
 
+def mirrored_patches(patches: Sequence[Patch], shape: Sequence[int], axes: Sequence[int]) -> list[Patch]:
+    """Where the patches of a mirrored image lie in the image itself, in ascending order of their start.
+
+    Args:
+        patches: as `plan_patches` lays them.
+        shape: voxels of the image (z, y, x), none fewer than a patch has.
+        axes: along which it is mirrored (0 = z, 1 = y, 2 = x).
+    """
+    starts = [
+        tuple(
+            shape[axis] - patch.size[axis] - first if axis in axes else first
+            for axis, first in enumerate(patch.start)
+        )
+        for patch in patches
+    ]
+    return [Patch((z, y, x), patches[0].size) for z, y, x in sorted(starts)]
+
+
 def missing_voxels(shape: Sequence[int], patch_size: Size) -> Size:
     """How many voxels an image lacks along (z, y, x) to hold a patch."""
     z, y, x = (max(0, size - length) for size, length in zip(patch_size, shape, strict=True))
@@ -95,6 +113,11 @@ def pad_to_patch(image: Tensor, patch_size: Size, value: float, before: Size = (
     missing = missing_voxels(image.shape, patch_size)
     widths = [n for axis in (2, 1, 0) for n in (before[axis], missing[axis] - before[axis])]
     return functional.pad(image, widths, value=value) if any(missing) else image
+
+
+def patch_weight(patch_size: Size, weighting: str) -> Tensor:
+    """How much each voxel of a patch counts: float32 (D, H, W), "gaussian" or "constant"."""
+    return gaussian_weight(patch_size) if weighting == "gaussian" else torch.ones(patch_size)
 
 
 def gaussian_weight(patch_size: Size) -> Tensor:
@@ -119,21 +142,32 @@ class PatchBlender:
     """The weighted mean of overlapping patches of scores.
 
     Patches come in the order of `plan_patches`, each any number of times. Sums are held for one patch depth
-    only; slices that no further patch reaches are divided by their weights and kept in float16.
+    only; slices that no further patch reaches are divided by their weights and kept in float16. Where there
+    are several passes over the image the result is the plain mean of these.
 
     Args:
         shape: voxels of the image (D, H, W), none fewer than the patch has.
         channels: number of score maps.
         weight: (D, H, W) of a patch, on the device of the scores that are added.
         keep_on: where the means are kept; None for the same device.
+        passes: how often the image is gone through, see `begin_pass`.
+        finish: what the means (channels, d, H, W) of each pass go through before they are kept.
     """
 
     def __init__(
-        self, shape: Sequence[int], channels: int, weight: Tensor, keep_on: torch.device | None = None
+        self,
+        shape: Sequence[int],
+        channels: int,
+        weight: Tensor,
+        keep_on: torch.device | None = None,
+        passes: int = 1,
+        finish: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         depth, height, width = shape
         window = weight.shape[0]
         self._weight = weight
+        self._passes = passes
+        self._finish = finish
         self._start = 0
         self._weights = weight.new_zeros(window, height, width)
         self._sums = weight.new_zeros(channels, window, height, width)
@@ -149,6 +183,11 @@ class PatchBlender:
         self._weights[:, rows, columns] += self._weight
         self._sums[:, :, rows, columns].addcmul_(scores, self._weight)
 
+    def begin_pass(self) -> None:
+        """Close the sums of one pass over the image, and take patches from its first slice on again."""
+        self._advance(self._start + self._sums.shape[1])
+        self._start = 0
+
     def scores(self) -> Tensor:
         """Close the sums; float16 means (channels, D, H, W), 0 where no patch was added."""
         self._advance(self._start + self._sums.shape[1])
@@ -161,7 +200,14 @@ class PatchBlender:
         window = self._sums.shape[1]
         done = min(start - self._start, window)
         weights = self._weights[:done].clamp_min(torch.finfo(torch.float32).tiny)
-        self._scores[:, self._start : self._start + done] = self._sums[:, :done] / weights
+        means = self._sums[:, :done] / weights
+        if self._finish is not None:
+            means = self._finish(means)
+        kept = self._scores[:, self._start : self._start + done]
+        if self._passes == 1:
+            kept.copy_(means)
+        else:
+            kept.add_(means.to(kept.device), alpha=1 / self._passes)
         for sums in (self._weights[None], self._sums):
             sums[:, : window - done] = sums[:, done:].clone()
             sums[:, window - done :] = 0

@@ -29,7 +29,7 @@ def reference_decision_network(input_size: int) -> DecisionNetwork:
 
 def reference_v2() -> MedDANetV2:
     """Our version 2 with the reference weights."""
-    return with_official_weights(MedDANetV2(), official_weights(V2), V2_NAMES)
+    return with_official_weights(MedDANetV2(in_channels=4), official_weights(V2), V2_NAMES)
 
 
 def v2_outputs(network: MedDANetV2, slices: Tensor) -> dict[str, Tensor]:

@@ -30,7 +30,7 @@ def test_the_decision_network_has_the_official_size(choices: int, count: int) ->
 
 
 def test_version_2_has_the_official_size() -> None:
-    network = MedDANetV2()
+    network = MedDANetV2(in_channels=4)
     assert parameters(network) == 1_750_908
     assert parameters(network.unet) == 1_610_204
 
@@ -42,7 +42,7 @@ def test_the_decision_network_costs_what_the_official_one_does(size: int, flops:
 
 
 def test_the_u_net_of_version_2_costs_what_the_official_one_does() -> None:
-    network = MedDANetV2().eval()
+    network = MedDANetV2(in_channels=4).eval()
     assert count_flops(network.unet.features, torch.zeros(1, 4, 128, 128)) == 1_883_505_728
 
 
@@ -149,7 +149,7 @@ def test_version_2_obeys_its_decision_network(monkeypatch: pytest.MonkeyPatch) -
     )
     slices = torch.randn(4, 1, 128, 128)
     with torch.inference_mode():
-        result = network(slices)
+        result = network.segment(slices)
         whole, crop = network.segment_whole(slices), network.segment_crop(slices)
     assert torch.equal(result.choices, choices)
     assert not result.scores[1].any()

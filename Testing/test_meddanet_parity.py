@@ -40,7 +40,7 @@ def test_the_whole_system_does_what_its_decision_says() -> None:
     network = parity_meddanet.reference_v2()
     slices = reference_vectors(parity_meddanet.V2)[1]
     with torch.inference_mode():
-        result = network(slices)
+        result = network.segment(slices)
         crop = network.segment_crop(slices)
     assert result.choices.tolist() == [1]
     assert torch.equal(result.scores, crop.logits.softmax(dim=1))

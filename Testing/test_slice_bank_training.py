@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from slice_bank_config import TASK, VALUES, tiny_config
 from torch import Tensor
 
 from PartialSegLib import load_model, segment
@@ -25,7 +26,11 @@ from PartialSegLib.phantom import make_phantom
 from PartialSegLib.training.collection import Case, Collection, DataSet, write_collection
 from PartialSegLib.training.med_danet.__main__ import main
 from PartialSegLib.training.med_danet.choice_metric import choose_candidates, slice_dice
-from PartialSegLib.training.med_danet.collection_slices import open_slices
+from PartialSegLib.training.med_danet.collection_slices import (
+    open_slices,
+    open_validation_slices,
+    prepare_slices,
+)
 from PartialSegLib.training.med_danet.comparison import compare_with_candidates
 from PartialSegLib.training.med_danet.comparison import main as compare
 from PartialSegLib.training.med_danet.config import (
@@ -40,7 +45,7 @@ from PartialSegLib.training.med_danet.losses import (
     decision_loss,
     softmax_dice_loss,
 )
-from PartialSegLib.training.med_danet.run import start_slice_bank_run
+from PartialSegLib.training.med_danet.run import SliceBankRun
 from PartialSegLib.training.med_danet.slices import (
     PhantomSlices,
     Slice,
@@ -49,57 +54,16 @@ from PartialSegLib.training.med_danet.slices import (
     load_batches,
     steps_per_epoch,
 )
-from PartialSegLib.training.med_danet.training import (
-    learning_rate_factor,
-    train_bank,
-    train_decision_network,
-    train_slice_bank,
-)
+from PartialSegLib.training.med_danet.training import train_slice_bank
+from PartialSegLib.training.optimization import learning_rate
+from PartialSegLib.training.run_log import read_rows
+from PartialSegLib.training.workers import Workers
 from PartialSegLib.volume import Volume, write_volume
 
-TASK = {"name": "liver", "structures": {"liver": 1, "liver_tumor": 2}}
-VALUES: dict[str, Any] = {
-    "package": {
-        "name": "tiny-slices",
-        "version": "0.0.1",
-        "title": "Tiny",
-        "license": "CC0-1.0",
-        "tasks": [TASK],
-    },
-    "preprocessing": {
-        "orientation": "SAR",
-        "spacing": [24.0, 12.0, 12.0],
-        "clip": [-250, 300],
-        "subtract": 50,
-        "divide": 100,
-        "pad_value": -1000,
-    },
-    "input_size": 32,
-    "candidates": [
-        {"name": "A", "architecture": "UNet2d", "arguments": {"base_width": 2}, "epochs": 2, "weight": 1.1},
-        {
-            "name": "B",
-            "architecture": "TransBTS2d",
-            "arguments": {"base_width": 2, "num_layers": 1, "width": 8, "hidden_width": 8},
-            "epochs": 3,
-            "weight": 1.2,
-        },
-    ],
-    "decision_arguments": {"stem_width": 4, "stage_widths": [8, 16, 24], "depths": [1, 1, 1]},
-    "decision_epochs": 2,
-    "batch_size": 8,
-    "bank_learning_rate": 0.01,
-    "phantoms": {"count": 2, "shape": [8, 32, 36]},
-    "checkpoint_every": 3,
-}  # 16 slices, two steps an epoch, 6 steps of the bank and 4 of the decision network
 
-
-def tiny_config(output: Path, **changes: Any) -> SliceBankConfig:
-    return from_json(SliceBankConfig, {"output": str(output), **VALUES, **changes})
-
-
-def log_of(output: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (output / "log.jsonl").read_text().splitlines()]
+def tiny_run(config: SliceBankConfig) -> SliceBankRun:
+    """Of 16 slices, two steps an epoch."""
+    return SliceBankRun(config, slice_bank_manifest(config), 16, 2, Workers())
 
 
 # The choice metric, equation 4. With F = 1, 2, 4 the softmax of 1, 1/2, 1/4 is 0.4810, 0.2918, 0.2272.
@@ -301,6 +265,7 @@ def test_slices_are_those_of_a_collection(tmp_path: Path) -> None:
         "prepared": str(tmp_path / "prepared"),
     }
     config = tiny_config(tmp_path, collection=where)
+    prepare_slices(config)
     source = open_slices(config, slice_bank_manifest(config))
     assert len(source) == 12
     tumours = 0
@@ -340,13 +305,20 @@ def test_a_collection_that_leaves_pixels_unknown_is_refused(
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The package of a whole run."""
-    return train_slice_bank(tiny_config(tmp_path_factory.mktemp("run")))
+    return train_slice_bank(tiny_config(tmp_path_factory.mktemp("run"), validate_every=5))
+
+
+def filled(row: dict[str, str]) -> set[str]:
+    """Columns of a step beside those of every run."""
+    return {name for name, value in row.items() if value and ("/" in name or name == "right")}
 
 
 def test_a_run_from_end_to_end(finished: Path) -> None:
-    log = log_of(finished.parent)
-    assert [line["step"] for line in log] == list(range(1, 11))
-    assert [sorted(set(line) & {"A", "B"}) for line in log] == [["A", "B"]] * 4 + [["B"]] * 2 + [[]] * 4
+    log = read_rows(finished.parent / "log.csv")
+    assert [row["step"] for row in log] == [str(step) for step in range(1, 11)]
+    choices = {"right", "choice/skip", "choice/A", "choice/B"}
+    losses = [{"loss/A", "loss/B"}] * 4 + [{"loss/B"}] * 2
+    assert [filled(row) for row in log] == [*losses, *[choices] * 4]
 
     model = load_model(finished)
     assert isinstance(model.network, MedDANet)
@@ -356,6 +328,27 @@ def test_a_run_from_end_to_end(finished: Path) -> None:
     segmentation = segment(phantom.volume, model, device="cpu")
     assert segmentation.keys() == [("liver", "liver"), ("liver", "liver_tumor")]
     assert segmentation.shape == (8, 32, 36)
+
+
+def test_candidates_and_bank_are_validated(finished: Path) -> None:
+    """The last figures are those of the last checkpoint, on slices of other patients."""
+    config = tiny_config(finished.parent)
+    rows = read_rows(finished.parent / "validation.csv")
+    assert [row["step"] for row in rows] == ["5"] * 6 + ["10"] * 6
+    slices = open_validation_slices(config, slice_bank_manifest(config))
+    assert slices is not None
+    assert len(slices) == 8
+    run = tiny_run(config)
+    run.resume(finished.parent / "checkpoint.pt")
+    expected = compare_with_candidates(run.network, slices, config, TASK["structures"])
+    found = {(row["task"], row["structure"]): float(row["dice"]) for row in rows[6:]}
+    assert found == {
+        (f"liver, {name}", structure): dice
+        for name, row in expected.items()
+        for structure, dice in row.dice.items()
+    }
+    assert any(0 < dice < 1 for dice in found.values())
+    assert "| liver, bank | liver |" in (finished.parent / "report.md").read_text(encoding="utf-8")
 
 
 def weights_of(run: Any) -> dict[str, Tensor]:
@@ -371,41 +364,39 @@ def changed(before: dict[str, Tensor], after: dict[str, Tensor]) -> set[str]:
 
 
 def test_members_leave_when_told_and_stay_as_they_are(tmp_path: Path) -> None:
-    config = tiny_config(tmp_path)
-    run = start_slice_bank_run(config, slice_bank_manifest(config), 16, "cpu")
+    run = tiny_run(tiny_config(tmp_path))
     torch.manual_seed(0)
     batch = Slice(torch.randn(4, 1, 32, 32), torch.randint(3, (4, 32, 32)))
-    for epoch, expected in ((1, {"networks.0", "networks.1"}), (2, {"networks.1"})):
+    for step, expected in ((2, {"networks.0", "networks.1"}), (4, {"networks.1"}), (6, {"decision_network"})):
+        run.step = step
         before = weights_of(run)
-        train_bank(run, batch, config, epoch, 1.0)
+        run.take_step(batch)
         assert changed(before, weights_of(run)) == expected
-    before = weights_of(run)
-    train_decision_network(run, batch, config, 1.0)
-    assert changed(before, weights_of(run)) == {"decision_network"}
 
 
 def test_slices_without_foreground_shall_be_skipped(tmp_path: Path) -> None:
-    config = tiny_config(tmp_path)
-    run = start_slice_bank_run(config, slice_bank_manifest(config), 16, "cpu")
+    run = tiny_run(tiny_config(tmp_path))
     torch.manual_seed(0)
     labels = torch.zeros(10, 32, 32, dtype=torch.int64)
     labels[6:, 10:20, 10:20] = 1
-    figures = train_decision_network(run, Slice(torch.randn(10, 1, 32, 32), labels), config, 1.0)
-    assert figures["choices"][0] == 6
-    assert sum(figures["choices"]) == 10
+    run.step = 6
+    figures = run.take_step(Slice(torch.randn(10, 1, 32, 32), labels)).figures
+    assert figures["choice/skip"] == pytest.approx(0.6)
+    assert sum(figures[f"choice/{option}"] for option in ("skip", "A", "B")) == pytest.approx(1)
 
 
 def test_the_decision_network_learns_to_skip(tmp_path: Path) -> None:
     """Bright slices have the structure, dark ones nothing."""
-    config = tiny_config(tmp_path)
-    run = start_slice_bank_run(config, slice_bank_manifest(config), 16, "cpu")
+    run = tiny_run(tiny_config(tmp_path, decision_epochs=20, warm_up_epochs=0))
     torch.manual_seed(0)
     bright = torch.arange(8) % 2
     labels = torch.zeros(8, 32, 32, dtype=torch.int64)
     labels[:, 8:24, 8:24] = bright[:, None, None]
+    random = torch.Generator().manual_seed(0)
+    run.step = 6
     for _ in range(15):
-        image = 0.1 * torch.randn(8, 1, 32, 32) + bright[:, None, None, None]
-        figures = train_decision_network(run, Slice(image, labels), config, 1.0)
+        image = 0.1 * torch.randn(8, 1, 32, 32, generator=random) + bright[:, None, None, None]
+        figures = run.take_step(Slice(image, labels)).figures
     assert figures["right"] == 1.0
 
 
@@ -432,10 +423,14 @@ def test_an_interrupted_run_continues_bit_for_bit(tmp_path: Path, finished: Path
         with pytest.raises(InputError, match="stop here"):
             train_slice_bank(tiny_config(tmp_path), Failing(8 * steps))
     package = train_slice_bank(tiny_config(tmp_path), Failing(math.inf))
-    assert [line["step"] for line in log_of(tmp_path)] == [1, 2, 3, 4, *range(4, 9), *range(7, 11)]
     weights = [(folder / "weights.safetensors").read_bytes() for folder in (package, finished)]
     assert weights[0] == weights[1]
-    assert log_of(tmp_path)[-4:] == log_of(finished.parent)[-4:]
+    logs = [read_rows(folder / "log.csv") for folder in (tmp_path, finished.parent)]
+    for log in logs:
+        assert [row.pop("seconds") and row.pop("waited") and row["step"] for row in log] == [
+            str(step) for step in range(1, 11)
+        ]
+    assert logs[0] == logs[1]
 
 
 def test_a_run_is_not_continued_with_other_settings(finished: Path) -> None:
@@ -476,9 +471,12 @@ def test_the_comparison_of_a_run_is_printed(
     assert compare([str(path)]) == 2
 
 
-def test_learning_rate_warms_up_and_decays_with_power_0_9() -> None:
-    assert learning_rate_factor(0, 100, 9) == pytest.approx(0.1)
-    assert learning_rate_factor(50, 100, 9) == pytest.approx(0.5**0.9)
+def test_learning_rates_warm_up_and_decay_with_power_0_9(tmp_path: Path) -> None:
+    bank, decision = tiny_config(tmp_path, decision_epochs=10).phases(10)
+    assert (bank.iterations, decision.iterations) == (30, 100)
+    assert learning_rate(bank, 0) == pytest.approx(0.01 / 11)
+    assert learning_rate(bank, 15) == pytest.approx(0.01 * 0.5**0.9)
+    assert learning_rate(decision, 50) == pytest.approx(0.01 * 0.5**0.9)
 
 
 # Configuration

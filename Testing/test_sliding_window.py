@@ -3,7 +3,15 @@ import pytest
 import torch
 from scipy import ndimage
 
-from PartialSegLib.sliding_window import Patch, PatchBlender, gaussian_weight, pad_to_patch, plan_patches
+from PartialSegLib.sliding_window import (
+    Patch,
+    PatchBlender,
+    gaussian_weight,
+    mirrored_patches,
+    pad_to_patch,
+    patch_weight,
+    plan_patches,
+)
 
 SHAPES = [(16, 16, 16), (17, 20, 31), (40, 9, 24), (5, 7, 3), (1, 1, 1)]
 PATCH_SIZES = [(16, 16, 16), (8, 16, 4), (5, 7, 9)]
@@ -147,3 +155,33 @@ def test_padding_on_both_sides_has_the_odd_voxel_behind():
     assert padded.shape == (6, 4, 6)
     assert torch.equal(padded[1:4, :, :5], image)
     assert float(padded.sum()) == image.numel() - (padded.numel() - image.numel())
+
+
+def test_mirrored_patches_lie_where_the_mirrored_image_has_them():
+    shape = (3, 240, 170)
+    patches = plan_patches(shape, (1, 128, 128), 1 - 42 / 128)
+    assert sorted({patch.start[1] for patch in patches}) == [0, 42, 84, 112]
+    image = torch.arange(3 * 240 * 170).view(shape)
+    for axes in ((), (1,), (2,), (1, 2), (0, 1)):
+        mirrored = mirrored_patches(patches, shape, axes)
+        assert mirrored == sorted(mirrored, key=lambda patch: patch.start)
+        there = sorted(image.flip(axes)[patch.slices].min().item() for patch in patches)
+        assert there == sorted(image[patch.slices].min().item() for patch in mirrored)
+
+
+def test_passes_over_an_image_are_averaged_after_their_last_step():
+    random = torch.Generator().manual_seed(0)
+    shape, size = (5, 4, 6), (2, 4, 4)
+    blender = PatchBlender(shape, 2, patch_weight(size, "constant"), None, 3, lambda means: means.square())
+    expected = torch.zeros(2, *shape)
+    for number in range(3):
+        if number:
+            blender.begin_pass()
+        sums, counts = torch.zeros(2, *shape), torch.zeros(shape)
+        for patch in plan_patches(shape, size, 0.5):
+            scores = torch.rand(2, *size, generator=random)
+            blender.add(patch, scores)
+            sums[:, *patch.slices] += scores
+            counts[patch.slices] += 1
+        expected += (sums / counts).square() / 3
+    assert torch.allclose(blender.scores().float(), expected, atol=1e-3)

@@ -1,8 +1,9 @@
-"""Med-DANet's official checkpoints and the official names of their weights.
+"""Med-DANet's official checkpoints, the official names of their weights, and how version 2 runs over slices.
 
 https://github.com/Rubics-Xuan/Med-DANet, whose code is under Apache-2.0; it holds version 2 and its decision
-network, nothing of version 1. The networks segment slices of MR images with four modalities (BraTS). Model
-packages are for CT, so these readers give networks rather than packages, and are not in `IMPORTERS`.
+network, nothing of version 1. Its networks segment slices of MR images with four modalities (BraTS), which
+sessions do not read. A checkpoint tells neither what its classes are nor how images were prepared, so
+`import_meddanet_v2` has to be told, and is not in `IMPORTERS`.
 """
 
 from __future__ import annotations
@@ -15,9 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
+from ..json_fields import from_json, to_json
+from ..manifest import Inference, Manifest
 from ..networks.decision_network import DecisionNetwork
-from ..networks.meddanet_v2 import MedDANetV2
+from ..networks.meddanet_v2 import SIZE, MedDANetV2
+from ..package_files import file_sha256
 from .checkpoint import (
+    ImportedModel,
     named_weights,
     read_checkpoint,
     refuse_unknown_keys,
@@ -26,6 +31,34 @@ from .checkpoint import (
 )
 
 Network = TypeVar("Network", bound=nn.Module)
+
+SOURCE_URL = "https://github.com/Rubics-Xuan/Med-DANet"
+
+LICENSE_TEXT = f"""\
+The weights in this package were converted from a checkpoint of Med-DANet version 2 ({SOURCE_URL}).
+The conversion changes names and container only. The terms under which the authors of the checkpoint gave
+it away still hold; the official code is published under the Apache License, version 2.0.
+"""
+
+STRIDE = 42  # pixels between windows
+
+V2_INFERENCE = Inference(
+    patch_size=(1, SIZE, SIZE),
+    overlap=1 - STRIDE / SIZE,
+    activation="softmax",
+    mirror_axes=(1, 2),
+    weighting="constant",
+    mirroring="images",
+    second_softmax=True,
+)
+"""How the official test script runs version 2 over a slice, if mirroring is asked for, as it always does.
+
+It takes a window of 128 x 128 pixels every 42 pixels, the last one at the border, and the plain mean of their
+scores; then a second softmax, and the mean over the slice and its three mirror images; the highest channel
+wins. What differs here: a slice smaller than a window is surrounded with air, where the script fails; scores
+are rounded to float16; classes become structures by name, where the script writes class 3 as BraTS's label 4;
+dropout is off, where the script leaves it on.
+"""
 
 CONTAINER_KEYS = {"epoch", "state_dict", "optim_dict"}
 
@@ -119,6 +152,34 @@ def read_meddanet_v2(path: Path) -> MedDANetV2:
         return with_official_weights(network, weights, V2_NAMES)
     except InputError as error:
         raise InputError(f"{path} is not an official checkpoint of Med-DANet version 2: {error}") from None
+
+
+def import_meddanet_v2(path: Path, description: Mapping[str, Any]) -> ImportedModel:
+    """Read a checkpoint of version 2 for a model package that runs as the official test script does.
+
+    Args:
+        path: the file as the official training code saves it.
+        description: fields of the manifest that no checkpoint tells: name, version, title, license,
+            preprocessing and tasks; one task, whose channel 0 is background. Networks for BraTS have four
+            `preprocessing.channels`; sessions refuse their packages, because they read one CT.
+
+    Raises:
+        InputError: not such a checkpoint, or a field of the description is missing or wrong.
+    """
+    network = read_meddanet_v2(path)
+    stem = network.unet.encoder.stem
+    arguments = {
+        "in_channels": stem.in_channels,
+        "num_classes": network.num_classes,
+        "base_width": stem.out_channels,
+    }
+    fields = {
+        "source": {"url": SOURCE_URL, "checkpoint": path.name, "sha256": file_sha256(path)},
+        **description,
+        "network": {"architecture": "MedDANetV2", "arguments": arguments},
+        "inference": to_json(V2_INFERENCE),
+    }
+    return ImportedModel(from_json(Manifest, fields), network.state_dict(), LICENSE_TEXT)
 
 
 def with_official_weights(network: Network, weights: Mapping[str, Any], names: Mapping[str, str]) -> Network:

@@ -6,6 +6,7 @@ from .conditional import CondDecNetwork, CondInputNetwork, CondNONetwork
 from .dodnet import DoDNet
 from .ensemble import Ensemble
 from .meddanet import MedDANet
+from .meddanet_v2 import MedDANetV2
 from .multi_head import MultiHeadNetwork
 from .partial_label_network import PartialLabelNetwork
 from .residual_encoder_unet import ResidualEncoderUNet
@@ -24,6 +25,7 @@ __all__ = [
     "DoDNet",
     "Ensemble",
     "MedDANet",
+    "MedDANetV2",
     "MultiHeadNetwork",
     "PartialLabelNetwork",
     "ResidualEncoderUNet",

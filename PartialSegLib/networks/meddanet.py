@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import accumulate
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from .decision_network import DecisionNetwork
 from .flop_count import count_flops
-from .partial_label_network import PartialLabelNetwork, require_choice
+from .partial_label_network import require_choice
 from .slice_bank import Candidate, CaseReport, SliceBank
+from .slice_network import SliceNetwork, by_patch, slices_of
 from .transbts2d import TransBTS2d
 from .unet2d import UNet2d
 
@@ -46,13 +46,11 @@ class SliceLogits(NamedTuple):
     choices: Tensor
 
 
-class MedDANet(PartialLabelNetwork):
+class MedDANet(SliceNetwork):
     """The defaults are the paper's bank for CT and two classes; for BraTS it has four image channels.
 
     A task is a softmax over its channels, background first. A slice is skipped for all tasks or for none;
-    then background gets the logit 20 and everything else 0. Slices do not know of each other, so patches one
-    slice deep compute no slice twice, whatever their overlap. Everything runs in float32, so that choices,
-    and with them the cost, are the same in every precision.
+    then background gets the logit 20 and everything else 0.
 
     Args:
         task_channels: number of output channels of each task with its background, in their order.
@@ -67,8 +65,6 @@ class MedDANet(PartialLabelNetwork):
         ValueError: an unknown architecture, or a size or names that are not as they should be.
     """
 
-    can_be_exported = False  # what runs depends on the image
-
     def __init__(
         self,
         task_channels: Sequence[int] = (2,),
@@ -77,12 +73,7 @@ class MedDANet(PartialLabelNetwork):
         candidates: Sequence[Mapping[str, Any]] = MED_DANET_CANDIDATES,
         decision_arguments: Mapping[str, Any] | None = None,
     ) -> None:
-        super().__init__()
-        self.num_tasks = len(task_channels)
-        self.num_structures = max(task_channels)
-        self.feature_channels = sum(task_channels)
-        self.patch_multiple = (1, input_size, input_size)
-        self.task_starts = (0, *accumulate(task_channels))
+        super().__init__(task_channels, input_size)
         slice_of_zeros = torch.empty(1, in_channels, input_size, input_size, device="meta")
         built = [_build(spec, in_channels, self.feature_channels, input_size) for spec in candidates]
         decision_network = DecisionNetwork(
@@ -104,7 +95,7 @@ class MedDANet(PartialLabelNetwork):
         Raises:
             ValueError: the patch has another height or width.
         """
-        slices = patch.transpose(1, 2).flatten(0, 1)
+        slices = slices_of(patch)
         if patch.is_meta:
             choices = self.bank.choose(slices)
             costliest = max(range(len(self.bank.networks)), key=self.bank.flops[1:].__getitem__)
@@ -114,13 +105,7 @@ class MedDANet(PartialLabelNetwork):
                 logits, report = self.bank(slices)
             choices = torch.tensor(report.choices, device=patch.device)
             self._be_sure_of_background(logits, choices == 0)
-        shape = (len(patch), patch.shape[2])
-        return SliceLogits(logits.unflatten(0, shape).transpose(1, 2), choices.view(shape))
-
-    def forward_head(self, features: SliceLogits, task_index: int) -> Tensor:
-        """Logits (B, channels of the task, D, H, W), float32: nothing is left to compute."""
-        start, end = self.task_starts[task_index : task_index + 2]
-        return features.logits[:, start:end].float()
+        return SliceLogits(by_patch(logits, patch).transpose(1, 2), by_patch(choices, patch))
 
     def initialize_head(self, logit: float) -> None:
         """Let the untrained candidates start from about this logit everywhere."""
@@ -153,19 +138,7 @@ class MedDANet(PartialLabelNetwork):
 
     def describe_decisions(self, decisions: Sequence[Tensor]) -> dict[str, Any]:
         """Share of the slices for each choice, and FLOPs in thousand millions, see `CaseReport`."""
-        report = self.choice_report(decisions)
-        return {
-            "choices": {option: round(share, 4) for option, share in report.ratios.items()},
-            "case_gflops": round(report.case_flops / 1e9, 3),
-            "mean_slice_gflops": round(report.mean_slice_flops / 1e9, 4),
-            "slice_choices": [report.options[choice] for choice in report.choices],
-        }
-
-    def to(self, *arguments: Any, **keywords: Any) -> Self:
-        """As of every module; the layout `channels_last_3d` becomes that of images with an axis less."""
-        if keywords.get("memory_format") == torch.channels_last_3d:
-            keywords["memory_format"] = torch.channels_last
-        return super().to(*arguments, **keywords)
+        return self.choice_report(decisions).describe()
 
     def _be_sure_of_background(self, logits: Tensor, skipped: Tensor) -> None:
         """Set logits (S, channels, H, W) where slices (S,) are skipped."""

@@ -1,23 +1,26 @@
 """Med-DANet version 2: skip a slice, segment a part of it, or all of it, with a quantised 2-D U-Net.
 
 Med-DANet V2, WACV 2024 (arXiv 2310.18656), as the official code has it
-(https://github.com/Rubics-Xuan/Med-DANet); version 1, of ECCV 2022, is in `slice_bank`. The slices are
-patches of 128 x 128 pixels of BraTS. The official test script takes one every 42 pixels, averages the scores,
-applies a second softmax, averages over mirrorings and takes the arg-max; that is not part of the network.
+(https://github.com/Rubics-Xuan/Med-DANet); version 1, of ECCV 2022, is in `slice_bank`. The network sees
+windows of 128 x 128 pixels. The official test script takes one every 42 pixels of a slice, averages the
+scores, applies a second softmax, averages over mirrored slices and takes the arg-max: that is not part of the
+network but of a manifest, see `importers.meddanet.V2_INFERENCE`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import IntEnum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from .decision_network import DecisionNetwork
 from .quantized_unet2d import STEM_BITS, QuantizedUNet2d
+from .slice_bank import CaseReport
+from .slice_network import SliceNetwork, by_patch, slices_of
 from .unet2d import segmentation_head
 
 SIZE = 128  # height and width of the slices
@@ -40,12 +43,32 @@ class SliceSegmentation(NamedTuple):
     """What version 2 makes of slices.
 
     Attributes:
-        scores: (B, num_classes, 128, 128), a softmax; all zeros, not background, where a slice is skipped.
+        logits: (B, num_classes, 128, 128), before the softmax; 0 where a slice is skipped.
         choices: (B,), see `Choice`.
         gflops: (B,), the official estimate of the arithmetic, less for fewer bits; 0 for skipped slices.
     """
 
-    scores: Tensor
+    logits: Tensor
+    choices: Tensor
+    gflops: Tensor
+
+    @property
+    def scores(self) -> Tensor:
+        """The official output: a softmax, but 0 for all classes, background too, where a slice is skipped."""
+        kept = self.choices != Choice.SKIP
+        return self.logits.softmax(dim=1) * kept[:, None, None, None]
+
+
+class JudgedSlices(NamedTuple):
+    """What is kept of a patch.
+
+    Attributes:
+        logits: (B, num_classes, D, 128, 128).
+        choices: (B, D), see `Choice`.
+        gflops: (B, D), estimated.
+    """
+
+    logits: Tensor
     choices: Tensor
     gflops: Tensor
 
@@ -64,8 +87,14 @@ class ChosenSegmentation(NamedTuple):
     gflops: Tensor
 
 
-class MedDANetV2(nn.Module):
-    """The defaults are the official network (1,750,908 parameters).
+class MedDANetV2(SliceNetwork):
+    """With four image channels this is the official network (1,750,908 parameters).
+
+    Skipped slices have logits of 0. The official code gives them scores of 0, and a softmax of our logits the
+    same score to every class; in a mean with other windows that adds one number to all classes, which
+    neither the second softmax nor the arg-max sees.
+
+    For inference only: rounded kernels have no gradient.
 
     Args:
         in_channels: image channels (BraTS: FLAIR, T1 with contrast, T1, T2).
@@ -73,8 +102,8 @@ class MedDANetV2(nn.Module):
         base_width: channels of the U-Net at full resolution.
     """
 
-    def __init__(self, in_channels: int = 4, num_classes: int = 4, base_width: int = 16) -> None:
-        super().__init__()
+    def __init__(self, in_channels: int = 1, num_classes: int = 4, base_width: int = 16) -> None:
+        super().__init__([num_classes], SIZE)
         self.num_classes = num_classes
         self.decision_network = DecisionNetwork(in_channels, len(Choice), SIZE)
         self.action_network = DecisionNetwork(in_channels, 2, SIZE)
@@ -82,22 +111,59 @@ class MedDANetV2(nn.Module):
         self.crop_head = segmentation_head(base_width, num_classes)
         self.whole_head = segmentation_head(base_width, num_classes)
 
-    def forward(self, slices: Tensor) -> SliceSegmentation:
+    def forward_features(self, patch: Tensor) -> JudgedSlices:
+        """Judge and segment the slices of patch (B, in_channels, D, 128, 128).
+
+        On the "meta" device, where arithmetic is counted without an image, nothing can be chosen: every slice
+        is segmented whole, so the count is an upper bound.
+
+        Raises:
+            ValueError: the patch has another height or width, or the network is in training mode.
+        """
+        if self.training:
+            raise ValueError("version 2 is for inference only, rounded kernels have no gradient")
+        slices = slices_of(patch)
+        if patch.is_meta:
+            choices = self.decision_network(slices).argmax(dim=1)
+            whole = self.segment_whole(slices)
+            judged = SliceSegmentation(whole.logits, choices, whole.gflops)
+        else:
+            with torch.autocast(patch.device.type, enabled=False):
+                judged = self.segment(slices)
+        logits, choices, gflops = (by_patch(values, patch) for values in judged)
+        return JudgedSlices(logits.transpose(1, 2), choices, gflops)
+
+    def decisions(self, features: JudgedSlices) -> Tensor:
+        """Choice and estimated arithmetic (B, D, 2) for the slices of a patch."""
+        return torch.stack([features.choices.float(), features.gflops.float()], dim=-1)
+
+    def describe_decisions(self, decisions: Sequence[Tensor]) -> dict[str, Any]:
+        """Share of the windows for each choice, and FLOPs in thousand millions, see `CaseReport`.
+
+        FLOPs are twice the official estimate, which counts multiply-adds, without those of decision and
+        action network. Windows of mirrored slices count too; the official code leaves these out.
+        """
+        rows = torch.cat([patch.flatten(0, -2) for patch in decisions]).float()
+        choices, gflops = rows.unbind(dim=1)
+        options = tuple(choice.name.lower() for choice in Choice)
+        return CaseReport(options, tuple(choices.int().tolist()), tuple((2e9 * gflops).tolist())).describe()
+
+    def segment(self, slices: Tensor) -> SliceSegmentation:
         """Judge and segment slices (B, in_channels, 128, 128).
 
         Raises:
             ValueError: the slices have another height or width.
         """
         choices = self.decision_network(slices).argmax(dim=1)
-        scores = slices.new_zeros(len(slices), self.num_classes, SIZE, SIZE)
+        logits = slices.new_zeros(len(slices), self.num_classes, SIZE, SIZE)
         gflops = slices.new_zeros(len(slices))
         for choice, segment in ((Choice.CROP, self.segment_crop), (Choice.WHOLE, self.segment_whole)):
             chosen = choices == choice
             if chosen.any():
                 result = segment(slices[chosen])
-                scores[chosen] = result.logits.softmax(dim=1)
+                logits[chosen] = result.logits
                 gflops[chosen] = result.gflops
-        return SliceSegmentation(scores, choices, gflops)
+        return SliceSegmentation(logits, choices, gflops)
 
     def segment_whole(self, slices: Tensor) -> ChosenSegmentation:
         """Segment all of slices (B, in_channels, 128, 128)."""

@@ -73,6 +73,8 @@ class QuantizedUNet2d(UNet2d):
 
 def _call_by_bits(module: nn.Module, x: Tensor, bits: Tensor) -> Tensor:
     """Call a module with every slice's own number of bits (B,)."""
+    if x.is_meta:  # nothing was chosen, and the arithmetic is the same
+        return call_quantized(module, x, BIT_CHOICES[-1])
     results = {}
     for count in cast("list[int]", bits.unique().tolist()):
         results[count] = call_quantized(module, x[bits == count], count)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from .conditional import CondDecNetwork, CondInputNetwork, CondNONetwork
 from .dodnet import DoDNet
 from .meddanet import MedDANet
+from .meddanet_v2 import MedDANetV2
 from .multi_head import MultiHeadNetwork
 from .partial_label_network import PartialLabelNetwork
 from .residual_encoder_unet import ResidualEncoderUNet
@@ -19,6 +20,7 @@ SINGLE_NETWORKS: dict[str, type[PartialLabelNetwork]] = {
     "CondNONetwork": CondNONetwork,
     "DoDNet": DoDNet,
     "MedDANet": MedDANet,
+    "MedDANetV2": MedDANetV2,
     "MultiHeadNetwork": MultiHeadNetwork,
     "ResidualEncoderUNet": ResidualEncoderUNet,
     "STUNet": STUNet,

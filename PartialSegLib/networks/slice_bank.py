@@ -14,14 +14,15 @@ What the paper leaves open, and what is done here:
       ours. Its figure of the decision network (0.078 in Table 5) is not that of the official code: 0.004 for
       128 x 128 pixels, 0.015 for 240 x 240.
     * Neither the paper's sliding window of 128 x 128 pixels (its setting 1, 16 inferences for a slice of
-      240 x 240) nor mirroring belongs to the bank: its slices are what one inference sees.
+      240 x 240) nor mirroring belongs to the bank: its slices are what one inference sees. In the session
+      they are patches, blended as the manifest says.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -81,6 +82,15 @@ class CaseReport:
     def mean_slice_flops(self) -> float:
         """FLOPs of a slice on average."""
         return self.case_flops / len(self.slice_flops)
+
+    def describe(self) -> dict[str, Any]:
+        """Plain JSON: the share of every option, FLOPs in thousand millions, and each slice's option."""
+        return {
+            "choices": {option: round(share, 4) for option, share in self.ratios.items()},
+            "case_gflops": round(self.case_flops / 1e9, 3),
+            "mean_slice_gflops": round(self.mean_slice_flops / 1e9, 4),
+            "slice_choices": [self.options[choice] for choice in self.choices],
+        }
 
 
 class BankSegmentation(NamedTuple):

@@ -43,13 +43,16 @@ class UNetEncoder2d(nn.Module):
         in_channels: image channels.
         base_width: channels at full resolution; the stages have 1, 2, 4 and 8 times as many.
         depths: blocks of the stages.
+        dropout: share of the first convolution's outputs that training leaves out.
     """
 
-    def __init__(self, in_channels: int, base_width: int, depths: Sequence[int] = DEPTHS) -> None:
+    def __init__(
+        self, in_channels: int, base_width: int, depths: Sequence[int] = DEPTHS, dropout: float = DROPOUT
+    ) -> None:
         super().__init__()
         self.widths = [base_width * factor for factor in WIDTH_FACTORS]
         self.stem = nn.Conv2d(in_channels, base_width, 3, padding=1, bias=False)
-        self.dropout = nn.Dropout(DROPOUT)
+        self.dropout = nn.Dropout(dropout)
         self.stages = nn.ModuleList(
             nn.Sequential(*(PreActivationBlock2d(width, bias=False) for _ in range(depth)))
             for width, depth in zip(self.widths, depths, strict=True)
@@ -124,11 +127,14 @@ class UNet2d(nn.Module):
         in_channels: image channels.
         num_classes: output channels, the first of them background.
         base_width: channels at full resolution.
+        dropout: see `UNetEncoder2d`.
     """
 
-    def __init__(self, in_channels: int = 4, num_classes: int = 4, base_width: int = 16) -> None:
+    def __init__(
+        self, in_channels: int = 4, num_classes: int = 4, base_width: int = 16, dropout: float = DROPOUT
+    ) -> None:
         super().__init__()
-        self.encoder = UNetEncoder2d(in_channels, base_width)
+        self.encoder = UNetEncoder2d(in_channels, base_width, dropout=dropout)
         self.decoder = UNetDecoder2d(self.encoder.widths)
         self.head = segmentation_head(base_width, num_classes)
 

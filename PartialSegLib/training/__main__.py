@@ -8,6 +8,7 @@ import sys
 
 from .config_files import read_config
 from .exit_codes import exit_code_of
+from .loop import INTERRUPTED
 from .train import train
 
 
@@ -24,7 +25,7 @@ def main(arguments: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     return exit_code_of(
         lambda: train(read_config(options.config, options.change), options.device),
-        "Interrupted; start the same command again to go on from the last checkpoint.",
+        INTERRUPTED,
     )
 
 

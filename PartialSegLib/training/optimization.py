@@ -19,7 +19,7 @@ class Phase:
 
     Attributes:
         iterations: steps.
-        optimizer: SGD with Nesterov momentum, or AdamW.
+        optimizer: SGD with Nesterov momentum, AdamW, or Adam, whose weight decay is part of the gradient.
         learning_rate: at the start; see `decay`.
         decay: "polynomial" multiplies by (1 - e/E)^0.9 (DoDNet, section 4.2; nnU-Net), "rising" by e/E,
             "constant" by 1; e is the epoch of the phase, E their number.
@@ -27,6 +27,7 @@ class Phase:
         warm_up: first epochs, in which the learning rate rises linearly from `warm_up_start` of it instead.
         warm_up_start: fraction.
         momentum: of SGD.
+        amsgrad: of Adam and AdamW: steps by the largest second moment so far.
         weight_decay: of all weights.
         gradient_clip: largest norm of the gradient; None does not clip.
         only: trains only parameters whose name starts with one of these, such as heads; empty trains all.
@@ -34,13 +35,14 @@ class Phase:
     """
 
     iterations: int
-    optimizer: Literal["sgd", "adamw"] = "sgd"
+    optimizer: Literal["sgd", "adamw", "adam"] = "sgd"
     learning_rate: float = 0.01
     decay: Literal["polynomial", "rising", "constant"] = "polynomial"
     epoch: int = 1
     warm_up: int = 0
     warm_up_start: float = 0.0
     momentum: float = 0.99
+    amsgrad: bool = False
     weight_decay: float = 3e-5
     gradient_clip: float | None = None
     only: tuple[str, ...] = ()
@@ -102,8 +104,10 @@ def make_optimizer(phase: Phase, modules: Iterable[nn.Module]) -> torch.optim.Op
     if not groups:
         raise InputError(f"phases: no parameter's name starts with {' or '.join(phase.only)}.")
     options = [{"params": parameters, "factor": factor} for factor, parameters in groups.items()]
-    if phase.optimizer == "adamw":
-        return torch.optim.AdamW(options, phase.learning_rate, weight_decay=phase.weight_decay)
+    if phase.optimizer != "sgd":
+        adam = torch.optim.AdamW if phase.optimizer == "adamw" else torch.optim.Adam
+        decay = phase.weight_decay
+        return adam(options, phase.learning_rate, weight_decay=decay, amsgrad=phase.amsgrad)
     return torch.optim.SGD(
         options, phase.learning_rate, phase.momentum, weight_decay=phase.weight_decay, nesterov=True
     )

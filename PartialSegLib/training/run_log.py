@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -31,18 +31,25 @@ class RunLog:
         step: finished steps.
         iterations: steps of the whole run.
         leads: whether this process writes; the others of the run say nothing.
+        figures: further columns of `log.csv`.
     """
 
-    def __init__(self, folder: Path, step: int, iterations: int, leads: bool) -> None:
+    def __init__(
+        self, folder: Path, step: int, iterations: int, leads: bool, figures: Sequence[str] = ()
+    ) -> None:
         self.iterations = iterations
         self.leads = leads
         self._first_step = step
+        self._figures = tuple(figures)
         self._started = self._spoken = time.monotonic()
         if not leads:
             return
         self._files = [
             _opened(folder / name, columns, step)
-            for name, columns in ((LOG_FILE, LOG_COLUMNS), (VALIDATION_FILE, VALIDATION_COLUMNS))
+            for name, columns in (
+                (LOG_FILE, LOG_COLUMNS + self._figures),
+                (VALIDATION_FILE, VALIDATION_COLUMNS),
+            )
         ]
         self._log, self._validation = (csv.writer(file) for file in self._files)
         self._board = _tensorboard(folder, step)
@@ -64,7 +71,15 @@ class RunLog:
         for file in self._files if self.leads else ():
             file.flush()
 
-    def add_step(self, step: int, loss: float, rate: float, norm: float, waited: float) -> None:
+    def add_step(
+        self,
+        step: int,
+        loss: float,
+        rate: float,
+        norm: float,
+        waited: float,
+        figures: Mapping[str, float] | None = None,
+    ) -> None:
         """One finished step.
 
         Args:
@@ -73,17 +88,20 @@ class RunLog:
             rate: learning rate.
             norm: of the gradient, before clipping.
             waited: seconds for which the step waited for data.
+            figures: for further columns; those that are missing stay empty.
         """
         if not self.leads:
             return
         now = time.monotonic()
         seconds = now - self._started
+        figures = figures or {}
+        further = (f"{figures[name]:.6g}" if name in figures else "" for name in self._figures)
         self._log.writerow(
-            (step, repr(loss), f"{rate:.6g}", f"{norm:.6g}", f"{seconds:.2f}", f"{waited:.3f}")
+            (step, repr(loss), f"{rate:.6g}", f"{norm:.6g}", f"{seconds:.2f}", f"{waited:.3f}", *further)
         )
         if self._board is not None:
-            self._board.add_scalar("loss", loss, step)
-            self._board.add_scalar("learning rate", rate, step)
+            for name, value in {"loss": loss, "learning rate": rate, **figures}.items():
+                self._board.add_scalar(name, value, step)
         if now - self._spoken > MESSAGE_SECONDS or step == self.iterations:
             self._spoken = now
             left = seconds / (step - self._first_step) * (self.iterations - step)

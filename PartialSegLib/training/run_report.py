@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
@@ -12,14 +13,24 @@ from ..json_fields import to_json
 from ..manifest import Manifest
 from ..model import build_network
 from ..output_files import replacing
-from .config import TrainingConfig
 from .run_log import LOG_FILE, VALIDATION_FILE, duration, read_rows
 from .validation import PICTURE_FILE
 
 REPORT_FILE, CURVES_FILE = "report.md", "curves.png"
 
 
-def write_report(folder: Path, config: TrainingConfig, manifest: Manifest) -> Path:
+class ReportedConfig(Protocol):
+    """What the report reads of a configuration, a dataclass that becomes JSON.
+
+    Attributes:
+        batch_size: images a step, of all processes together.
+    """
+
+    @property
+    def batch_size(self) -> int: ...  # noqa: D102
+
+
+def write_report(folder: Path, config: ReportedConfig, manifest: Manifest) -> Path:
     """Write the report of a finished run from its logs, and return its path.
 
     Args:
@@ -47,7 +58,7 @@ def write_report(folder: Path, config: TrainingConfig, manifest: Manifest) -> Pa
     return folder / REPORT_FILE
 
 
-def _summary(config: TrainingConfig, manifest: Manifest, steps: list[dict[str, str]]) -> str:
+def _summary(config: ReportedConfig, manifest: Manifest, steps: list[dict[str, str]]) -> str:
     """A table of what was trained, and how long it took."""
     parameters = sum(p.numel() for p in build_network(manifest.network).parameters())
     losses = [float(row["loss"]) for row in steps]
@@ -56,7 +67,7 @@ def _summary(config: TrainingConfig, manifest: Manifest, steps: list[dict[str, s
         end - max(0.0, begin) for begin, end in zip([0.0, *ends], ends, strict=False) if end > begin
     )
     rows = {
-        "network": f"{config.network}, {parameters:,} parameters",
+        "network": f"{manifest.network.architecture}, {parameters:,} parameters",
         "steps": f"{len(steps):,} of {config.batch_size} images",
         "time": duration(seconds),
         "waiting for data": f"{np.mean(waits):.3f} s a step, {100 * sum(waits) / max(seconds, 1e-9):.0f} %",

@@ -1,4 +1,4 @@
-"""The training loop, in the open: batch, loss, gradient, step, checkpoint, package.
+"""Training from a configuration to a package; the steps are those of `loop`.
 
 python -m PartialSegLib.training CONFIG.json
 torchrun --nproc-per-node 4 -m PartialSegLib.training CONFIG.json --device cuda
@@ -7,9 +7,7 @@ torchrun --nproc-per-node 4 -m PartialSegLib.training CONFIG.json --device cuda
 from __future__ import annotations
 
 import copy
-import logging
-import math
-import time
+from functools import partial
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -17,8 +15,7 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset
 
-from ..devices import explained_memory_errors
-from ..errors import InputError, OutOfMemoryError
+from ..errors import InputError
 from ..json_fields import from_json, suggestion, to_json
 from ..manifest import Manifest
 from ..model import build_network, check_tasks_served, save_model
@@ -26,16 +23,12 @@ from ..networks import NETWORKS, PartialLabelNetwork
 from .cases import Cases
 from .config import TrainingConfig
 from .data import batches, prepare, training_cases, validation_cases
-from .losses import SUMMED
+from .loop import CHECKPOINT_FILE, PACKAGE_FOLDER, check_batch, explained_exhaustion, run_steps
 from .run import Run
 from .run_log import RunLog
 from .run_report import write_report
 from .validation import PICTURE_FILE, validate
 from .workers import Workers, joined_workers
-
-logger = logging.getLogger(__name__)
-
-CHECKPOINT_FILE, PACKAGE_FOLDER = "checkpoint.pt", "package"
 
 
 def train(config: TrainingConfig, device: str = "cpu") -> Path:
@@ -54,16 +47,12 @@ def train(config: TrainingConfig, device: str = "cpu") -> Path:
     """
     manifest = make_manifest(config)
     with joined_workers(device) as workers:
-        _check_batch(config, workers)
-        try:
-            with explained_memory_errors(workers.device):
-                return _train(config, manifest, workers)
-        except OutOfMemoryError as error:
-            raise InputError(
-                f"Out of memory on {workers.device} with patches of {list(config.patch_size)} and "
-                f"{config.batch_size // workers.size // config.accumulate} at a time; raise `accumulate` or "
-                "choose a smaller `inference.patch_size`."
-            ) from error
+        check_batch(config.batch_size, "images", workers, config.accumulate)
+        at_a_time = config.batch_size // workers.size // config.accumulate
+        work = f"patches of {list(config.patch_size)} and {at_a_time} at a time"
+        advice = "raise `accumulate` or choose a smaller `inference.patch_size`"
+        with explained_exhaustion(workers, work, advice):
+            return _train(config, manifest, workers)
 
 
 def _train(config: TrainingConfig, manifest: Manifest, workers: Workers) -> Path:
@@ -77,33 +66,9 @@ def _train(config: TrainingConfig, manifest: Manifest, workers: Workers) -> Path
     channels = run.network.num_structures
     feed = batches(training_cases(config, manifest, channels), config, workers, run.step)
     watched = validation_cases(config, manifest, channels) if workers.leads else None
-    with RunLog(output, run.step, config.iterations, workers.leads) as log:
-        while run.step < config.iterations:
-            rate = run.begin_step()
-            asked = time.monotonic()
-            batch = next(feed)
-            waited = time.monotonic() - asked
-            share = 1.0 if config.loss.kind in SUMMED else 1 / config.accumulate
-            size = len(batch) // config.accumulate
-            loss = 0.0
-            for part in range(config.accumulate):
-                cases = batch[part * size : (part + 1) * size]
-                loss += run.add_gradient(cases, share, last=part == config.accumulate - 1)
-            norm = run.finish_step()
-            if not math.isfinite(loss) or not (math.isfinite(norm) or run.scaler.is_enabled()):
-                raise InputError(
-                    f"The loss ({loss:.3g}) or its gradient ({norm:.3g}) is no longer finite at step "
-                    f"{run.step}; lower the learning rate and start again: the run goes on from its last "
-                    "checkpoint."
-                )
-            log.add_step(run.step, workers.mean(loss), rate, norm, waited)
-            done = run.step == config.iterations
-            if done or (config.validate_every and run.step % config.validate_every == 0):
-                _validate(run, watched, manifest, log, output)
-            if done or run.step % config.checkpoint_every == 0:
-                log.flush()
-                if workers.leads:
-                    run.save(output / CHECKPOINT_FILE)
+    with RunLog(output, run.step, run.iterations, workers.leads) as log:
+        validation = partial(_validate, run, watched, manifest, log, output)
+        run_steps(run, feed, log, output, config.checkpoint_every, config.validate_every, validation)
     if workers.leads:
         save_package(config, manifest, run.weights, output / PACKAGE_FOLDER)
         write_report(output, config, manifest)
@@ -173,13 +138,3 @@ def save_package(
     license_text = f"SPDX-License-Identifier: {config.package['license']}\n\nTrained on: {data}\n"
     dtype = torch.float16 if config.store_float16 else None
     save_model(folder, manifest, weights, license_text, dtype)
-
-
-def _check_batch(config: TrainingConfig, workers: Workers) -> None:
-    """Refuse a batch that processes and parts cannot share equally."""
-    parts = workers.size * config.accumulate
-    if config.batch_size % parts:
-        raise InputError(
-            f"batch_size: {config.batch_size} images cannot be shared by {workers.size} processes in "
-            f"{config.accumulate} parts; choose a multiple of {parts}."
-        )

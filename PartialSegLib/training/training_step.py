@@ -15,10 +15,9 @@ from ..networks import PartialLabelNetwork
 from .cases import Cases
 from .config import TrainingConfig
 from .losses import LOSSES, Prediction
+from .phased_run import mixed_precision
 from .tissue_head import TissueHead
 from .workers import Workers
-
-PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 class TrainingStep(nn.Module):
@@ -83,10 +82,7 @@ class TrainingStep(nn.Module):
 
     def _autocast(self, enabled: bool) -> torch.autocast:
         """Convolutions in the precision of the run."""
-        dtype = PRECISIONS[self.config.precision]
-        return torch.autocast(
-            self.workers.device.type, dtype, enabled=enabled and self.config.precision != "float32"
-        )
+        return mixed_precision(self.config.precision, self.workers.device, enabled)
 
     def _tissue_loss(self, features: Any, batch: Sequence[Cases]) -> Tensor:
         """Mean over the images of the auxiliary loss."""

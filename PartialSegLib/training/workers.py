@@ -10,8 +10,9 @@ from datetime import timedelta
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.nn.functional import all_reduce
+from torch.nn.parallel import DistributedDataParallel
 
 from ..errors import InputError
 
@@ -63,6 +64,17 @@ class Workers:
         table = torch.stack([rows.get(key, zero.expand(2)) for key in keys])
         return list(self.summed(table))
 
+    def parallel(self, module: nn.Module, has_unused: bool = False) -> nn.Module:
+        """The module, so wrapped that its gradient becomes the mean over all processes.
+
+        Args:
+            module: with parameters that require gradients.
+            has_unused: whether a step may leave some of these out.
+        """
+        if self.size == 1:
+            return module
+        return DistributedDataParallel(module, find_unused_parameters=has_unused)
+
     def wait(self) -> None:
         """Until all processes have come here."""
         if self.size > 1:
@@ -75,6 +87,9 @@ class Workers:
         tensor = torch.tensor(value, dtype=torch.float64, device=self.device)
         dist.all_reduce(tensor)
         return float(tensor) / self.size
+
+
+ALONE = Workers()
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Command line: `python -m PartialSegLib.training.med_danet CONFIG.json`."""
+"""Command line: `python -m PartialSegLib.training.med_danet CONFIG.json`, alone or by `torchrun`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from ...devices import choose_device
 from ..exit_codes import exit_code_of
+from ..loop import INTERRUPTED
 from .config import read_slice_bank_config
 from .training import train_slice_bank
 
@@ -23,7 +24,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return exit_code_of(
         lambda: train_slice_bank(
             read_slice_bank_config(options.config), device=str(choose_device(options.device))
-        )
+        ),
+        INTERRUPTED,
     )
 
 

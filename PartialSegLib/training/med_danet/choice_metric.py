@@ -9,8 +9,29 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ...networks import MedDANet
+from .slices import Slice
+
 ALPHA = 0.001  # Table 4
 SKIP = 0
+
+
+@torch.no_grad()
+def best_choices(network: MedDANet, batch: Slice, alpha: float = ALPHA) -> Tensor:
+    """What equation 4 says (B) of the candidates on slices, see `choose_candidates`.
+
+    Args:
+        network: is in evaluation mode afterwards.
+        batch: slices with labels, on the network's device.
+        alpha: weight of the cost.
+    """
+    bank = network.eval().bank
+    predictions = [candidate(batch.image).argmax(dim=1) for candidate in bank.networks]
+    dice = [slice_dice(prediction, batch.labels, bank.num_classes) for prediction in predictions]
+    decision, *costs = network.multiply_adds
+    gigaflops = torch.tensor([cost - decision for cost in costs], device=batch.labels.device)
+    foreground = (batch.labels > 0).sum(dim=(1, 2))
+    return choose_candidates(torch.stack(dice, dim=1), gigaflops, foreground, alpha)
 
 
 def choose_candidates(

@@ -1,13 +1,17 @@
-"""The slices of a collection's cases, for Med-DANet: every pixel has one label."""
+"""The slices that a configuration of Med-DANet names; of a collection's, every pixel has one label."""
 
 from __future__ import annotations
 
 from bisect import bisect_right
+from dataclasses import replace
 from itertools import accumulate
+from math import ceil
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
+from torch.utils.data import Subset
 
 from ...errors import InputError
 from ...manifest import Manifest, Task
@@ -17,9 +21,11 @@ from ..preparation.prepared_cases import find_case, labelled_cases, prepare_coll
 from .config import SliceBankConfig
 from .slices import PhantomSlices, Slice, SliceSource
 
+VALIDATION_SEED = 10_000_000_033  # of patients that no training has seen
+
 
 class CollectionSlices:
-    """The axial slices of the training cases of those data sets that train the task.
+    """The axial slices of the cases of those data sets that train the task.
 
     A softmax needs a class for every pixel: all structures of the task are labelled in all of these data
     sets. Of structures that overlap the one with the higher channel is the label: an organ comes before its
@@ -29,22 +35,29 @@ class CollectionSlices:
         collection: whose cases.
         prepared: folder where they lie preprocessed, see `prepare_collection`.
         task: the structures and their channels.
+        split: of the cases.
 
     Raises:
         InputError: there is no case, one is not prepared, or a data set leaves structures or voxels unknown.
     """
 
-    def __init__(self, collection: Collection, prepared: Path, task: Task) -> None:
+    def __init__(
+        self,
+        collection: Collection,
+        prepared: Path,
+        task: Task,
+        split: Literal["training", "validation"] = "training",
+    ) -> None:
         self.task = task
         self.cases: list[tuple[PreparedCase, DataSet]] = []
-        for case in labelled_cases(collection, "training"):
+        for case in labelled_cases(collection, split):
             data_set = collection.data_sets[case.data_set]
             if data_set.task == task.name:
                 _check_labels(data_set, task)
                 self.cases.append((find_case(prepared, case), data_set))
         if not self.cases:
             raise InputError(
-                f"The collection {collection.name} has no labelled training case for the task {task.name}; "
+                f"The collection {collection.name} has no labelled {split} case for the task {task.name}; "
                 "name the task of one of its data sets."
             )
         self.ends = list(accumulate(case.summary.shape[0] for case, _ in self.cases))
@@ -65,24 +78,55 @@ class CollectionSlices:
         return Slice(torch.from_numpy(image[:, 0]), torch.from_numpy(labels))
 
 
-def open_slices(config: SliceBankConfig, manifest: Manifest) -> SliceSource:
-    """The slices that a configuration names; cases of a collection are preprocessed if they are not yet.
+def prepare_slices(config: SliceBankConfig) -> None:
+    """Preprocess the cases of a collection that are not yet.
 
     Raises:
-        InputError: see `CollectionSlices` and `prepare_collection`.
+        InputError: see `prepare_collection`.
+    """
+    if config.collection is not None:
+        prepare_collection(
+            read_collection(config.collection.collection),
+            config.preprocessing,
+            Path(config.collection.prepared),
+            rule=config.collection.label_resampling,
+            processes=max(1, config.workers),
+        )
+
+
+def open_slices(config: SliceBankConfig, manifest: Manifest) -> SliceSource:
+    """The slices to train on; `prepare_slices` comes before.
+
+    Raises:
+        InputError: see `CollectionSlices` and `PhantomSlices`.
     """
     (task,) = manifest.tasks
     if config.collection is None:
         return PhantomSlices(config.phantoms, config.preprocessing, task, config.seed)
-    collection, prepared = read_collection(config.collection.collection), Path(config.collection.prepared)
-    prepare_collection(
-        collection,
-        config.preprocessing,
-        prepared,
-        rule=config.collection.label_resampling,
-        processes=max(1, config.workers),
-    )
-    return CollectionSlices(collection, prepared, task)
+    collection = read_collection(config.collection.collection)
+    return CollectionSlices(collection, Path(config.collection.prepared), task)
+
+
+def open_validation_slices(config: SliceBankConfig, manifest: Manifest) -> SliceSource | None:
+    """The slices to validate on, evenly spaced; None if there are none.
+
+    Raises:
+        InputError: as of `open_slices`.
+    """
+    (task,), wanted = manifest.tasks, config.validation_slices
+    if wanted == 0:
+        return None
+    slices: SliceSource
+    if config.collection is None:
+        phantoms = replace(config.phantoms, count=ceil(wanted / config.phantoms.shape[0]))
+        slices = PhantomSlices(phantoms, config.preprocessing, task, VALIDATION_SEED)
+    else:
+        collection = read_collection(config.collection.collection)
+        if not labelled_cases(collection, "validation"):
+            return None
+        slices = CollectionSlices(collection, Path(config.collection.prepared), task, "validation")
+    numbers = np.linspace(0, len(slices) - 1, min(wanted, len(slices))).round().astype(int)
+    return Subset(slices, numbers.tolist())  # type: ignore[arg-type] # a source is as good as a data set
 
 
 def _check_labels(data_set: DataSet, task: Task) -> None:

@@ -10,6 +10,7 @@ from ...errors import InputError
 from ...json_fields import from_json, require, to_json
 from ...manifest import Inference, Manifest, Preprocessing
 from ..config_files import read_json
+from ..optimization import Phase
 
 
 @dataclass(frozen=True)
@@ -76,12 +77,13 @@ class CollectionSlicesConfig:
 class SliceBankConfig:
     """Everything that decides a training; defaults are those of Med-DANet, section 4.1.
 
-    Where the paper is silent they are those of the official code of version 2: power 0.9 and one epoch of
-    warm-up of the learning rate, intensities shifted by up to 0.1. Version 2 also has AMSGrad, learning rates
-    of 0.0002 for everything and ten times that for its decision network, and 350 epochs.
+    Where the paper is silent they are those of the official code of version 2: polynomial decay with power
+    0.9 and one epoch of warm-up of the learning rate, intensities shifted by up to 0.1. Version 2 also has
+    AMSGrad, learning rates of 0.0002 for everything and ten times that for its decision network, and 350
+    epochs.
 
     Attributes:
-        output: folder of the run: checkpoint, log.jsonl, and the finished package in `package/`.
+        output: folder of the run: checkpoint, log, report, and the finished package in `package/`.
         package: fields of the manifest that describe the model: name, version, title, license, citation and
             one task, whose structures have the channels from 1 on; channel 0 is background.
         preprocessing: of the package; its spacing is that of the slices.
@@ -93,7 +95,7 @@ class SliceBankConfig:
         decision_epochs: after those of the bank.
         skip_weight: of slices that shall be skipped, see `CandidateConfig.weight`.
         alpha: weight of the cost in the choice metric, equation 4.
-        batch_size: slices a step.
+        batch_size: slices a step, of all processes together.
         bank_learning_rate, decision_learning_rate: of Adam, at their highest.
         weight_decay: L2 regularisation, part of Adam's gradient.
         amsgrad: as version 2.
@@ -103,7 +105,11 @@ class SliceBankConfig:
         intensity_shift: largest, in normalised intensity.
         phantoms: what to train on unless there is a collection.
         collection: cases to train on; None trains on phantoms.
-        checkpoint_every: steps between checkpoints.
+        validation_slices: on which the run is validated, evenly spaced among those of a collection's
+            validation cases, or of synthetic patients that training never sees; 0 for no validation.
+        precision: of the candidates' convolutions, whose choices are taught in float32. float16 scales the
+            loss.
+        checkpoint_every, validate_every: steps; 0 never validates before the end.
         seed: of everything.
         workers: processes that prepare slices.
     """
@@ -129,7 +135,10 @@ class SliceBankConfig:
     intensity_shift: float = 0.1
     phantoms: PhantomConfig = PhantomConfig()
     collection: CollectionSlicesConfig | None = None
+    validation_slices: int = 256
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
     checkpoint_every: int = 100
+    validate_every: int = 0
     seed: int = 0
     workers: int = 0
 
@@ -139,6 +148,8 @@ class SliceBankConfig:
         for number, candidate in enumerate(self.candidates):
             place = f"candidates[{number}].epochs"
             require(candidate.epochs >= 1, f"{place}: expected 1 or more, got {candidate.epochs}")
+        for name in ("decision_epochs", "checkpoint_every"):
+            require(getattr(self, name) > 0, f"{name}: expected 1 or more, got {getattr(self, name)}")
         require(0 <= self.alpha <= 1, f"alpha: expected a weight from 0 to 1, got {self.alpha}")
         require(self.batch_size >= 2, f"batch_size: expected 2 or more slices, got {self.batch_size}")
         require(set(self.mirror_axes) <= {0, 1}, "mirror_axes: expected some of 0 (y) and 1 (x)")
@@ -147,6 +158,25 @@ class SliceBankConfig:
     def bank_epochs(self) -> int:
         """Until the last candidate leaves."""
         return max(candidate.epochs for candidate in self.candidates)
+
+    def phases(self, steps_per_epoch: int) -> tuple[Phase, Phase]:
+        """Of the bank, and then of the decision network."""
+        warm_up = self.warm_up_epochs * steps_per_epoch
+
+        def phase(part: str, epochs: int, learning_rate: float) -> Phase:
+            return Phase(
+                iterations=epochs * steps_per_epoch,
+                optimizer="adam",
+                learning_rate=learning_rate,
+                warm_up=warm_up,
+                warm_up_start=1 / (warm_up + 1),
+                amsgrad=self.amsgrad,
+                weight_decay=self.weight_decay,
+                only=(f"bank.{part}.",),
+            )
+
+        bank = phase("networks", self.bank_epochs, self.bank_learning_rate)
+        return bank, phase("decision_network", self.decision_epochs, self.decision_learning_rate)
 
     @property
     def air(self) -> float:

@@ -9,10 +9,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ..workers import ALONE, Workers
+
 EPSILON = 1e-5  # of the official code of version 2; the paper has none
 
 
-def softmax_dice_loss(logits: Tensor, labels: Tensor) -> Tensor:
+def softmax_dice_loss(logits: Tensor, labels: Tensor, workers: Workers = ALONE) -> Tensor:
     """Equation 5: the sum over the classes but background of 1 - 2 |P and T| / (|P| + |T|).
 
     The paper counts "the number of segmentation classes" C; the official code of version 2 leaves background
@@ -22,15 +24,18 @@ def softmax_dice_loss(logits: Tensor, labels: Tensor) -> Tensor:
     Args:
         logits: (B, C, H, W), background first; P is their softmax.
         labels: T (B, H, W) int64, class of each pixel.
+        workers: processes that share the batch.
     """
     probability = logits.softmax(dim=1).transpose(0, 1).flatten(1)
     truth = functional.one_hot(labels, logits.shape[1]).movedim(-1, 0).flatten(1).to(probability.dtype)
-    overlap = (probability * truth).sum(1)
-    total = probability.sum(1) + truth.sum(1)
+    pixels = [(probability * truth).sum(1), probability.sum(1) + truth.sum(1)]
+    overlap, total = workers.summed(torch.stack(pixels))
     return (1 - 2 * overlap / (total + EPSILON))[1:].sum()
 
 
-def candidate_loss(logits: Tensor, labels: Tensor, cross_entropy_weight: float = 0.0) -> Tensor:
+def candidate_loss(
+    logits: Tensor, labels: Tensor, cross_entropy_weight: float = 0.0, workers: Workers = ALONE
+) -> Tensor:
     """Loss of one candidate of the bank: the Dice loss, and a cross-entropy if it is asked for.
 
     The paper (section 4.1) has the Dice loss alone, so has the official code of version 2. On small batches
@@ -40,8 +45,9 @@ def candidate_loss(logits: Tensor, labels: Tensor, cross_entropy_weight: float =
         logits: (B, C, H, W), background first.
         labels: (B, H, W) int64, class of each pixel.
         cross_entropy_weight: of the cross-entropy; 0 is the paper's loss.
+        workers: processes that share the batch; the cross-entropy is that of this process.
     """
-    loss = softmax_dice_loss(logits, labels)
+    loss = softmax_dice_loss(logits, labels, workers)
     if cross_entropy_weight > 0:
         loss = loss + cross_entropy_weight * functional.cross_entropy(logits, labels)
     return loss

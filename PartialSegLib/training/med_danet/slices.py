@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from ...json_fields import require, suggestion
 from ...manifest import Preprocessing, Task
 from ...phantom import STRUCTURE_TISSUES, Phantom, make_phantom
+from ..workers import ALONE, Workers
 from .config import PhantomConfig, SliceBankConfig
 
 PHANTOM_ORIENTATION = "SAR"
@@ -162,27 +163,32 @@ def steps_per_epoch(source: SliceSource, batch_size: int) -> int:
     return max(1, len(source) // batch_size)
 
 
-def load_batches(source: SliceSource, config: SliceBankConfig, first: int, last: int) -> Iterator[Slice]:
-    """The batches of the steps from `first` to before `last`, each epoch in an order of its own."""
+def load_batches(
+    source: SliceSource, config: SliceBankConfig, first: int, last: int, workers: Workers = ALONE
+) -> Iterator[Slice]:
+    """What a process has of the batches of the steps from `first` to before `last`.
+
+    Each epoch has an order of its own; slice number `step * batch_size + n` is the same whoever reads it.
+    """
     loader = DataLoader(
         VariedSlices(source, config),
-        batch_sampler=_places(len(source), config, first, last),
+        batch_sampler=_places(len(source), config, first, last, workers),
         num_workers=config.workers,
     )
     return iter(loader)
 
 
 def _places(
-    num_slices: int, config: SliceBankConfig, first: int, last: int
+    num_slices: int, config: SliceBankConfig, first: int, last: int, workers: Workers
 ) -> Iterator[list[tuple[int, int]]]:
     """For each step what `VariedSlices` is asked for."""
     size = min(config.batch_size, num_slices)
-    per_epoch = num_slices // size
+    per_epoch, own = num_slices // size, size // workers.size
     order, epoch = np.empty(0, np.int64), -1
     for step in range(first, last):
         if step // per_epoch != epoch:
             epoch = step // per_epoch
             order = np.random.default_rng([config.seed, ORDER, epoch]).permutation(num_slices)
+        places = range(workers.rank * own, (workers.rank + 1) * own)
         start = step % per_epoch * size
-        chosen = order[start : start + size].tolist()
-        yield [(step * size + position, index) for position, index in enumerate(chosen)]
+        yield [(step * size + place, int(order[start + place])) for place in places]

@@ -1,0 +1,108 @@
+"""The training loop, in the open: batch, step, log, validation, checkpoint; and why a run stops early."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ..devices import explained_memory_errors
+from ..errors import InputError, OutOfMemoryError
+from .phased_run import PhasedRun, StepResult
+from .run_log import RunLog
+from .workers import Workers
+
+CHECKPOINT_FILE, PACKAGE_FOLDER = "checkpoint.pt", "package"
+INTERRUPTED = "Interrupted; start the same command again to go on from the last checkpoint."
+
+
+def run_steps(
+    run: PhasedRun,
+    feed: Iterator[Any],
+    log: RunLog,
+    folder: Path,
+    checkpoint_every: int,
+    validate_every: int,
+    validate: Callable[[], None],
+) -> None:
+    """Take all steps that are left.
+
+    Args:
+        run: at any step.
+        feed: what this process has of the batch of every step that is left.
+        log: of the run.
+        folder: of the run, for the checkpoint.
+        checkpoint_every: steps; the last one leaves a checkpoint too.
+        validate_every: steps; after the last one the run is validated too. 0 only then.
+        validate: sees how the network does.
+
+    Raises:
+        InputError: loss or gradient are no longer finite, or the disk is full.
+    """
+    while run.step < run.iterations:
+        asked = time.monotonic()
+        batch = next(feed)
+        waited = time.monotonic() - asked
+        result = run.take_step(batch)
+        _check_finite(result, run)
+        mean = run.workers.mean(result.loss)
+        log.add_step(run.step, mean, result.rate, result.norm, waited, result.figures)
+        done = run.step == run.iterations
+        if done or (validate_every and run.step % validate_every == 0):
+            validate()
+        if done or run.step % checkpoint_every == 0:
+            log.flush()
+            if run.workers.leads:
+                run.save(folder / CHECKPOINT_FILE)
+
+
+def _check_finite(result: StepResult, run: PhasedRun) -> None:
+    """Stop where nothing can be learned any more; a scaled gradient may overflow now and then."""
+    scaled = run.scaler.is_enabled()
+    if not math.isfinite(result.loss) or not (math.isfinite(result.norm) or scaled):
+        raise InputError(
+            f"The loss ({result.loss:.3g}) or its gradient ({result.norm:.3g}) is no longer finite at step "
+            f"{run.step}; lower the learning rate and start again: the run goes on from its last checkpoint."
+        )
+
+
+@contextmanager
+def explained_exhaustion(workers: Workers, work: str, advice: str) -> Iterator[None]:
+    """Say in one sentence that the memory does not suffice.
+
+    Args:
+        workers: the processes of the run.
+        work: what was too much, as in "patches of [64, 192, 192]".
+        advice: what to do, as in "choose smaller ones".
+
+    Raises:
+        InputError: out of memory.
+    """
+    try:
+        with explained_memory_errors(workers.device):
+            yield
+    except OutOfMemoryError as error:
+        raise InputError(f"Out of memory on {workers.device} with {work}; {advice}.") from error
+
+
+def check_batch(batch_size: int, items: str, workers: Workers, accumulate: int = 1) -> None:
+    """Refuse a batch that processes, and their parts of it, cannot share equally.
+
+    Args:
+        batch_size: of all processes together.
+        items: what a batch is made of, as in "images".
+        workers: the processes of the run.
+        accumulate: parts into which each process divides what it has.
+
+    Raises:
+        InputError: it is no multiple of processes times parts.
+    """
+    parts = workers.size * accumulate
+    if batch_size % parts:
+        raise InputError(
+            f"batch_size: {batch_size} {items} cannot be shared by {workers.size} processes in {accumulate} "
+            f"parts; choose a multiple of {parts}."
+        )
