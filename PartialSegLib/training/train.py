@@ -126,7 +126,7 @@ def _check_patch(network: PartialLabelNetwork, manifest: Manifest) -> None:
     except (ValueError, RuntimeError) as error:
         raise InputError(
             f"inference.patch_size: {manifest.network.architecture} cannot be trained on patches of "
-            f"{list(size)} voxels ({error}); choose another size."
+            f"{list(size)} voxels ({error}); choose another size, or another network."
         ) from None
 
 
