@@ -13,6 +13,12 @@ Box: TypeAlias = tuple[slice, slice, slice]
 EMPTY_BOX: Box = (slice(0, 0), slice(0, 0), slice(0, 0))
 
 
+def box_shape(box: Box) -> tuple[int, int, int]:
+    """Voxels (z, y, x) of a box."""
+    z, y, x = (extent.stop - extent.start for extent in box)
+    return z, y, x
+
+
 def is_empty(box: Box) -> bool:
     """Whether a box holds no voxel."""
     return any(extent.start >= extent.stop for extent in box)

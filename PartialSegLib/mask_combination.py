@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from .boxes import box_around, common_box, index_within
+from .boxes import box_around, box_shape, common_box, index_within
 from .restoration import Restored
 from .structures import structure_or_tissue
 
@@ -24,7 +24,7 @@ def combine_masks(fine: Restored, coarse: Restored, region: Restored) -> Restore
     """
     inside = common_box(coarse[0], region[0])
     box = box_around(fine[0], inside)
-    mask = np.zeros([extent.stop - extent.start for extent in box], bool)
+    mask = np.zeros(box_shape(box), bool)
     mask[index_within(box, fine[0])] = fine[1]
     clear_voxels((box, mask), region)
     there = region[1][index_within(region[0], inside)]
@@ -65,7 +65,7 @@ def unite_masks(masks: Sequence[Restored]) -> Restored:
     box = masks[0][0]
     for other, _ in masks[1:]:
         box = box_around(box, other)
-    united = np.zeros([extent.stop - extent.start for extent in box], bool)
+    united = np.zeros(box_shape(box), bool)
     for inner, mask in masks:
         united[index_within(box, inner)] |= mask
     return box, united

@@ -11,7 +11,7 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from .boxes import EMPTY_BOX, Box, box_around, common_box, index_within, is_empty, placed_in
+from .boxes import EMPTY_BOX, Box, box_around, box_shape, common_box, index_within, is_empty, placed_in
 from .preprocessing import PreparedImage
 from .resampling import (
     SLAB_VOXELS,
@@ -79,7 +79,7 @@ def restore_winners(scores: Tensor, prepared: PreparedImage, channels: Sequence[
     if background in channels:
         everything = slice(0, scores.shape[1]), slice(0, scores.shape[2]), slice(0, scores.shape[3])
         box = _way_back(prepared, everything, scores.device)[0]
-    winners = np.zeros([extent.stop - extent.start for extent in box], np.min_scalar_type(len(scores)))
+    winners = np.zeros(box_shape(box), np.min_scalar_type(len(scores)))
     for planes in slabs(box[0], max(1, SLAB_VOXELS // max(winners[:1].size, 1))):
         slab = (planes, *box[1:])
         winners[index_within(box, slab)[0]] = _winners_of_slab(rivals, slab, scores.device).cpu().numpy()
@@ -125,9 +125,10 @@ def _winners_of_slab(rivals: Sequence[_Rival], slab: Box, device: torch.device) 
     Channel by channel, so that the slab is compared while it is in the cache. Bytes are compared instead of
     filled, which would take four times as long.
     """
-    size = [extent.stop - extent.start for extent in slab]
-    highest = torch.zeros(size, device=device)
-    winners = torch.zeros(size, device=device, dtype=torch.uint8 if len(rivals) < 255 else torch.int32)
+    highest = torch.zeros(box_shape(slab), device=device)
+    winners = torch.zeros(
+        box_shape(slab), device=device, dtype=torch.uint8 if len(rivals) < 255 else torch.int32
+    )
     for rival in rivals:
         shared = common_box(rival.box, (slab[0], *rival.box[1:]))
         if is_empty(shared):

@@ -17,6 +17,7 @@ import numpy as np
 from .errors import InputError
 from .nrrd import nrrd_geometry, write_nrrd
 from .output_files import replacing
+from .packed_mask import PackedMask
 from .segmentation import Key, Segmentation
 from .structures import terminology_entry
 
@@ -106,24 +107,21 @@ def _read_segment(fields: dict[str, str], number: int) -> _Segment:
 
 def _assign_labels(segmentation: Segmentation) -> dict[Key, tuple[int, int]]:
     """Give each mask a layer, the first in which it overlaps no other, and a label value within it."""
-    counts: list[int] = []
-    filled: list[np.ndarray] = []
+    layers: list[list[PackedMask]] = []
     labels = {}
     for key in segmentation:
-        box, mask = segmentation.cropped(key)
-        free = (
-            layer
-            for layer, count in enumerate(counts)
-            if count < _LARGEST_LABEL and not np.any(filled[layer][box] & mask)
-        )
-        layer = next(free, len(counts))
-        if layer == len(counts):
-            counts.append(0)
-            filled.append(np.zeros(segmentation.shape, bool))
-        counts[layer] += 1
-        filled[layer][box] |= mask
-        labels[key] = (layer, counts[layer])
+        mask = segmentation.packed(key)
+        free = (n for n, taken in enumerate(layers) if _has_room(mask, taken))
+        layer = next(free, len(layers))
+        if layer == len(layers):
+            layers.append([])
+        layers[layer].append(mask)
+        labels[key] = (layer, len(layers[layer]))
     return labels
+
+
+def _has_room(mask: PackedMask, taken: list[PackedMask]) -> bool:
+    return len(taken) < _LARGEST_LABEL and not any(map(mask.overlaps, taken))
 
 
 def _planes(

@@ -168,8 +168,7 @@ class SelectedImage:
         uncertain = kept & found.uncertain_voxels(marked.keys, self.image)
         chosen = choose_patches(view.patches, uncertain, coarse.effort)
         covered = covered_voxels(chosen, kept.shape)
-        left = sorted({*view.patches} - {*chosen}, key=lambda patch: patch.start)
-        share = CoarseShare(kept & ~covered, marked.masks, left)
+        share = CoarseShare(kept & ~covered, marked.masks, frozenset(view.patches).difference(chosen))
         return TaskView(chosen, kept & covered, view.slices, marked.remark, share)
 
     def _plan(self, kept: list[np.ndarray | None]) -> list[Patch]:

@@ -18,6 +18,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
+from .boxes import bounding_box
+
 ROUNDING_MM = 1e-6
 """Distances above a tolerance by less than this count as within it: spacings are rounded numbers."""
 
@@ -57,17 +59,12 @@ def surface_distances(a: np.ndarray, b: np.ndarray, spacing: Sequence[float]) ->
         b: another of the same shape.
         spacing: voxel size (z, y, x), mm.
     """
-    box = _bounding_box(a | b)
+    box = bounding_box(a | b)
     (is_surface_a, areas_a), (is_surface_b, areas_b) = (
         _surface_elements(mask[box], spacing) for mask in (a, b)
     )
     to_a, to_b = (_distances_to(surface, spacing) for surface in (is_surface_a, is_surface_b))
     return SurfaceDistances((to_b[is_surface_a], to_a[is_surface_b]), (areas_a, areas_b))
-
-
-def _bounding_box(mask: np.ndarray) -> tuple[slice, ...]:
-    boxes = ndimage.find_objects(mask.view(np.int8), max_label=1)
-    return boxes[0] or (slice(0, 0),) * 3
 
 
 def _surface_elements(mask: np.ndarray, spacing: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:

@@ -30,7 +30,7 @@ class CoarseShare:
 
     voxels: np.ndarray
     masks: Mapping[str, Restored]
-    patches: Sequence[Patch]
+    patches: frozenset[Patch]
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,7 +107,7 @@ def _describe_patches(views: Collection[TaskView], planned: int) -> dict[str, An
     """Of all patches how many any of the views visits, leaves to the coarse model, or skips."""
     visited = {patch for view in views for patch in view.patches}
     shares = [view.coarse for view in views if view.coarse is not None]
-    coarse = {patch for share in shares for patch in share.patches} - visited
+    coarse = frozenset[Patch]().union(*(share.patches for share in shares)) - visited
     return _share(len(visited), planned, len(coarse) if shares else None)
 
 

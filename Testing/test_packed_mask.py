@@ -40,6 +40,17 @@ def test_unpacking_gives_the_mask_back_as_a_whole_and_slice_by_slice(seed, densi
             np.testing.assert_array_equal(plane, volume[z][packed.box[1:]])
 
 
+@given(BOXES, BOXES, st.integers(0, 2**32 - 1))
+def test_masks_overlap_where_a_voxel_belongs_to_both(first, second, seed):
+    rng = np.random.default_rng(seed)
+    masks = [rng.random([extent.stop - extent.start for extent in box]) < 0.2 for box in (first, second)]
+    whole = [np.zeros((12, 12, 12), bool) for _ in masks]
+    for volume, box, mask in zip(whole, (first, second), masks, strict=True):
+        volume[box] = mask
+    one, other = PackedMask(first, masks[0]), PackedMask(second, masks[1])
+    assert one.overlaps(other) == other.overlaps(one) == (whole[0] & whole[1]).any()
+
+
 def test_it_takes_an_eighth_of_the_memory():
     mask = np.ones((20, 40, 40), bool)
     packed = PackedMask((slice(0, 20), slice(0, 40), slice(0, 40)), mask)

@@ -11,9 +11,7 @@ from torch import Tensor
 
 from PartialSegLib.training.config import Loss
 from PartialSegLib.training.losses import LOSSES, Prediction, class_adaptive, dice_and_cross_entropy, softmax
-from PartialSegLib.training.workers import Workers
-
-ALONE = Workers()
+from PartialSegLib.training.workers import ALONE
 
 
 def prediction(

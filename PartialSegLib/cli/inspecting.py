@@ -106,10 +106,10 @@ def _describe_package(folder: Path) -> None:
 
 def _intensity_facts(preprocessing: Preprocessing) -> dict[str, str]:
     """What becomes of the intensities: the window of a CT, or how each of several channels is normalised."""
-    window = "{:g} to {:g} HU".format(*preprocessing.clip)
+    window = "{:g} to {:g}".format(*preprocessing.clip)
     if preprocessing.channels is None:
-        return {"HU": window.removesuffix(" HU")}
-    ways = {"HU": window, "z-score": "z-score"}
+        return {"HU": window}
+    ways = {"HU": f"{window} HU", "z-score": "z-score"}
     listed = (f"{channel.name} ({ways[channel.normalization]})" for channel in preprocessing.channels)
     return {"channels": ", ".join(listed)}
 
