@@ -64,7 +64,8 @@ class Appearance:
 
     Args:
         mean, texture: (256,) HU by tissue.
-        contents: for stomach, small bowel and colon the share of gas, and the HU of the rest (two kinds).
+        contents: for stomach, small bowel and colon the share of gas, and the HU of the rest (two kinds);
+            for the heart those of blood and wall.
         blur: standard deviation (z, y, x) of the point spread, mm.
         noise: standard deviation of white noise, HU; noise_grain that of correlated noise.
         shading: standard deviation of a slow drift over the image, HU.
@@ -106,15 +107,11 @@ def random_appearance(
     contents = {tissue: _content(rng) for tissue in (Tissue.STOMACH, Tissue.SMALL_BOWEL, Tissue.COLON)}
     contents[Tissue.COLON] = _content(rng, gas=0.45, stool=0.7)
     blur = rng.uniform(0.6, 2.2)
-    return Appearance(
-        mean,
-        texture,
-        contents,
-        (blur * rng.uniform(0.8, 1.4), blur, blur),
-        rng.uniform(2, 14),
-        rng.uniform(1, 8),
-        rng.uniform(0, 5),
-    )
+    blurs = blur * rng.uniform(0.8, 1.4), blur, blur
+    noise, grain, shading = rng.uniform(2, 14), rng.uniform(1, 8), rng.uniform(0, 5)
+    blood, muscle = mean[Tissue.HEART], mean[Tissue.MUSCLE]
+    contents[Tissue.HEART] = 0.0, blood, muscle + rng.uniform(0.1, 0.8) * (blood - muscle)
+    return Appearance(mean, texture, contents, blurs, noise, grain, shading)
 
 
 def _separate_lesions(mean: np.ndarray, rng: np.random.Generator, contrast: float) -> None:
@@ -175,7 +172,7 @@ def _fill_bowel(
     rng: np.random.Generator,
     appearance: Appearance,
 ) -> None:
-    """Give hollow organs gas in front, and patches of two kinds of content."""
+    """Give hollow organs gas in front, and patches of two kinds of content (to the heart of blood and wall)."""
     low, high = np.array([a.min() for a in axes]), np.array([a.max() for a in axes])
     front = axes[1][None, :, None]
     for tissue, (share, first, second) in appearance.contents.items():
@@ -186,6 +183,7 @@ def _fill_bowel(
         slow = SmoothField(rng, low, high, 70.0, 1.0)(*axes)
         height = slow + (front - front.mean()) / 45.0
         content = np.where(patches > 0, np.float32(first), np.float32(second))
-        level = np.quantile(height[inside][::17], 1 - min(share, 0.95)) if inside.sum() > 200 else np.inf
+        gas = share > 0 and inside.sum() > 200
+        level = np.quantile(height[inside][::17], 1 - min(share, 0.95)) if gas else np.inf
         content[height > level] = -950.0
         image[inside] = content[inside]

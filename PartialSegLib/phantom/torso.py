@@ -10,7 +10,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from .canvas import Canvas, Painter, paint
+from .canvas import Canvas, Painter, paint, tube
 from .shapes import capsule, ellipsoid, rotation
 from .tissues import Tissue
 
@@ -18,6 +18,7 @@ _LEVELS = np.array([-480, -300, -260, -200, -150, -60, 40, 120, 220, 320], float
 _HALF_WIDTH = np.array([150, 150, 152, 150, 145, 128, 132, 140, 142, 130], float)
 _HALF_DEPTH = np.array([80, 92, 98, 94, 90, 85, 91, 97, 92, 78], float)
 _VERTEBRA = 33.0  # height of a vertebra and its disc
+_NECK = 345.0  # where the shoulders end
 
 
 class Torso:
@@ -41,6 +42,8 @@ class Torso:
         self.lordosis = rng.uniform(0, 12)
         self.rng = np.random.default_rng(rng.integers(2**32))
         self.fixed = self._chest() + self._spine() + self._pelvis() + self._muscles() + self._arms_and_table()
+        self.apex = self.rng.uniform(262, 292)
+        self.fixed += self._great_vessels_of_the_chest() + self._neck_and_shoulders()
 
     def spine_y(self, z: float | np.ndarray) -> np.ndarray:
         """Front-back position of the middle of the vertebral bodies at height z."""
@@ -63,12 +66,15 @@ class Torso:
         inside = depth > ring
         below = canvas.z < self.diaphragm(canvas.x, canvas.y)
         canvas.fill(inside & ~below, Tissue.LUNG)
+        tips = self.apex - 0.009 * ((np.abs(canvas.x) - 58) ** 2 + canvas.y**2)
+        canvas.fill(inside & (canvas.z > tips), Tissue.MUSCLE)
         canvas.fill(inside & below, Tissue.VISCERAL_FAT)
         legs = canvas.z < -285
         canvas.fill(inside & legs, Tissue.MUSCLE)
         margin = np.where(angle < 0.62, -32, -32 + (angle - 0.62) * 300)
         rib = np.mod(canvas.z + 75 * angle, 27.0) < 10
-        canvas.fill((depth > 2) & (depth < 10) & rib & (canvas.z > margin), Tissue.BONE)
+        caged = (canvas.z > margin) & (canvas.z < self.apex + 15)
+        canvas.fill((depth > 2) & (depth < 10) & rib & caged, Tissue.BONE)
         for painter in self.fixed:
             painter(canvas)
 
@@ -83,6 +89,7 @@ class Torso:
         surface = np.hypot(canvas.x, canvas.y) * (1 / rho - 1)
         legs = 74 - np.hypot(np.abs(canvas.x) - 85, canvas.y)
         surface = np.where(z < -285, legs, surface)
+        surface = np.where(z > _NECK, 60 - np.hypot(canvas.x, canvas.y + 12), surface)
         ring = np.where(z > 30, np.float32(self.wall + 5), np.float32(self.wall))
         return surface, ring
 
@@ -108,10 +115,64 @@ class Torso:
         painters.append(paint(sternum, Tissue.BONE, [Tissue.MUSCLE, Tissue.FAT]))
         return painters
 
+    def _great_vessels_of_the_chest(self) -> list[Painter]:
+        """Ascending aorta and arch, superior vena cava, and the pulmonary arteries to both hila."""
+        heart = self.dome_left[2] + 50
+        top, back = heart + self.rng.uniform(75, 100), float(self.spine_y(250)) + 28
+        radius = self.rng.uniform(11, 16)
+        arch = [(8, 30, heart + 25), (12, 28, top - 20), (2, 14, top), (-14, back, top - 15)]
+        pulmonary = [(-14, 34, heart + 25), (-12, 18, heart + 50)]
+        over = [Tissue.LUNG, Tissue.VISCERAL_FAT, Tissue.MUSCLE]
+        painters = [
+            *tube(np.array(arch, float), np.full(4, radius), Tissue.ARTERY, over),
+            *tube(np.array(pulmonary, float), np.full(2, 13.0), Tissue.HEART, over),
+            paint(capsule((26, 18, heart + 20), (28, 16, 300), 9, 8), Tissue.VEIN, over),
+        ]
+        for side in (-1, 1):
+            hilum = (side * 42, -2, heart + 42 + self.rng.normal(0, 6))
+            painters += [
+                paint(capsule(pulmonary[1], hilum, 11, 8), Tissue.HEART, over),
+                paint(capsule((side * 12, 12, top), (side * 26, 4, 460), 5, 3.5), Tissue.ARTERY, over),
+                paint(capsule((side * 20, 18, top), (side * 36, 2, 460), 7, 5), Tissue.VEIN, over),
+            ]
+        return painters
+
+    def _neck_and_shoulders(self) -> list[Painter]:
+        """Trachea, thyroid gland, shoulder blades and arms down to the elbow or lifted over the head."""
+        rng = self.rng
+        lifted = rng.random() < 0.7
+        painters = [
+            paint(capsule((0, 2, self.dome_left[2] + 120), (0, 22, 470), 10, 9), Tissue.AIR),
+            *(
+                paint(ellipsoid((side * 17, 24, 355), (9, 9, 20)), Tissue.PELVIC_ORGAN, [Tissue.MUSCLE])
+                for side in (-1, 1)
+            ),
+        ]
+        skin = [Tissue.AIR, Tissue.FAT]
+        for side in (-1, 1):
+            joint = np.array((side * 165.0, -10.0, 300.0))
+            elbow = joint + ((side * 20, 20, 220) if lifted else (side * (45 + self.fat), 0, -260))
+            chest = (side * 95, -20, 285)
+            painters += [
+                *(
+                    paint(capsule(start, end, radius, radius), tissue, over)
+                    for radius, tissue, over in (
+                        (50 + 0.5 * self.fat, Tissue.FAT, [Tissue.AIR]),
+                        (48, Tissue.MUSCLE, skin),
+                    )
+                    for start, end in ((chest, joint), (joint, elbow))
+                ),
+                paint(capsule(joint, elbow, 16, 12), Tissue.BONE),
+                paint(ellipsoid(joint, (24, 24, 24)), Tissue.BONE),
+                paint(ellipsoid((side * 90, -85, 240), (48, 7, 60)), Tissue.BONE, [Tissue.MUSCLE, Tissue.FAT]),
+                paint(capsule((side * 10, 75, 262), (side * 140, 10, 320), 6, 6), Tissue.BONE, [Tissue.MUSCLE]),
+            ]
+        return painters
+
     def _spine(self) -> list[Painter]:
         painters = []
         body = self.rng.uniform(17, 22)
-        for z in np.arange(-140, 330, _VERTEBRA):
+        for z in np.arange(-140, 450, _VERTEBRA):
             y, top = float(self.spine_y(z)), z + _VERTEBRA
             low, high = (0, y, z), (0, float(self.spine_y(top)), top)
             behind = (0, y - 27, z), (0, y - 27, top)

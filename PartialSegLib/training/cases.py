@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from ..errors import InputError
 from ..manifest import Task
 from ..phantom import (
     LESION_KINDS,
+    Appearance,
     SmoothField,
     Tissue,
     add_lesions,
@@ -97,7 +98,8 @@ class SyntheticCases(Dataset[Cases]):
         spacing, data, scale = config.preprocessing.spacing, self.data, config.preprocessing
         add_lesions(tissues, spacing, rng, dict.fromkeys(LESION_KINDS, data.lesion_probability))
         strength = 1.0 if rng.random() < 0.75 else 3.0
-        image = render(tissues, axes, rng, random_appearance(rng, None, strength, data.lesion_contrast))
+        appearance = random_appearance(rng, None, strength, data.lesion_contrast)
+        image = render(tissues, axes, rng, as_resampled(appearance, spacing, rng))
         _cut_field_of_view(image, tissues, rng)
         image = np.clip(image, *scale.clip)
         tensor = torch.from_numpy(((image - scale.subtract) / scale.divide).astype(np.float32))
@@ -134,10 +136,28 @@ class SyntheticCases(Dataset[Cases]):
         if self.atlas is not None and rng.random() < self.data.atlas_share:
             axes = voxel_axes(spacing, shape)
             return deform_atlas(self.atlas, axes, rng), axes
-        height = rng.normal(25, 75) if rng.random() < 0.8 else rng.uniform(-260, 220)
+        height = rng.normal(25, 75) if rng.random() < 0.7 else rng.uniform(-300, 320)
         center = (height, rng.normal(0, 15), rng.normal(0, 15))
         seed = int(rng.integers(2**32))
         return make_tissues(seed, spacing, shape, center), voxel_axes(spacing, shape, center)
+
+
+def as_resampled(
+    appearance: Appearance, spacing: tuple[float, float, float], rng: np.random.Generator
+) -> Appearance:
+    """How a finer scan looks after it was brought to a coarse grid: softer, and with less noise.
+
+    Args:
+        appearance: of the scan.
+        spacing: of the coarse grid (z, y, x), mm; anti-aliasing takes the mean under a triangle of this width.
+        rng: draws how much noise is left; it depends on the scan's own spacing.
+    """
+    triangle = [size / np.sqrt(6) for size in spacing]  # standard deviation
+    z, y, x = (float(np.hypot(own, more)) for own, more in zip(appearance.blur, triangle, strict=True))
+    left = rng.uniform(0.2, 1)
+    return replace(
+        appearance, blur=(z, y, x), noise=left * appearance.noise, noise_grain=left * appearance.noise_grain
+    )
 
 
 def task_labels(tissues: np.ndarray, task: Task, channels: int) -> tuple[Tensor, Tensor]:
