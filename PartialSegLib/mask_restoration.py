@@ -10,20 +10,72 @@ import torch
 from torch import Tensor
 
 from .boxes import EMPTY_BOX
+from .manifest import Inference
 from .mask_combination import combine_masks, without_overlap
 from .nearest_voxels import on_network_grid
 from .network_runner import NetworkRunner
+from .patch_blending import KeptScores
 from .postprocessing import apply_postprocessing, keep_largest_of_unions
-from .restoration import Restored, restore, restore_winners
+from .restoration import Restored, restore
 from .session_image import SessionImage
+from .task import Task
 from .task_request import TaskRequest
 from .visit_plan import CoarseShare, TaskView
+from .winner_restoration import WinnerRestoration
 
 LOWEST_SCORE = -6e4  # that float16 can hold
 
 
+class KeptWinners:
+    """Keeps, instead of blended scores, which structure they make win on the input grid.
+
+    Args:
+        image: of the session.
+        task: whose scores they are.
+        channels: number of score maps.
+        kept: voxels (D, H, W) of `image.tensor` whose scores count; None for all.
+        device: of the scores.
+    """
+
+    def __init__(
+        self, image: SessionImage, task: Task, channels: int, kept: np.ndarray | None, device: torch.device
+    ) -> None:
+        self._structures = list(task.structures)
+        self._channels = list(task.structures.values())
+        self._place = image.place
+        self._outside = None if kept is None else torch.from_numpy(~kept).to(device)
+        self._winners = WinnerRestoration(image.prepared, channels, self._channels, device)
+        self._next = 0
+
+    def add(self, means: Tensor) -> None:
+        """Take the means (channels, d, H, W) of the next slices of `image.tensor`."""
+        start, self._next = self._next, self._next + means.shape[1]
+        _, rows, columns = self._place
+        slices = slice(max(start, self._place[0].start), min(self._next, self._place[0].stop))
+        if slices.start >= slices.stop:
+            return
+        within = slice(slices.start - start, slices.stop - start)
+        scores = means[:, within, rows, columns].half()
+        if self._outside is not None:
+            outside = self._outside[slices, rows, columns]
+            scores[self._channels] = scores[self._channels].masked_fill(outside, LOWEST_SCORE)
+        self._winners.add(scores)
+
+    def masks(self) -> dict[str, Restored]:
+        """For each structure of the task a box of the input grid (z, y, x), and its mask within it."""
+        return dict(zip(self._structures, self._winners.masks(), strict=True))
+
+
+def winners_are_enough(inference: Inference, task: Task) -> bool:
+    """Whether a voxel's winner is all that masks need; a clean-up on the network's grid needs more."""
+    return inference.activation == "softmax" and not task.network_steps
+
+
+Kept = KeptScores | KeptWinners
+
+
 def restore_masks(
-    image: SessionImage, runner: NetworkRunner, request: TaskRequest, scores: Tensor | None, view: TaskView
+    image: SessionImage, runner: NetworkRunner, request: TaskRequest, scores: Kept | None, view: TaskView
 ) -> Iterator[tuple[str, Restored]]:
     """The masks of the wanted structures of a task on the input grid, after the task's clean-up.
 
@@ -37,8 +89,8 @@ def restore_masks(
         image: of the session.
         runner: whose scores they are.
         request: the task and the wanted structures.
-        scores: (C, D, H, W), blended, on the grid of `image.tensor`; may be changed. None where the task
-            visited no patch: then nothing but coarse masks is found.
+        scores: blended, on the grid of `image.tensor`, or their winners. None where the task visited no
+            patch: then nothing but coarse masks is found.
         view: of the task.
 
     Yields:
@@ -55,7 +107,7 @@ def restore_masks(
 
 
 def _restore(
-    image: SessionImage, runner: NetworkRunner, request: TaskRequest, scores: Tensor | None, view: TaskView
+    image: SessionImage, runner: NetworkRunner, request: TaskRequest, scores: Kept | None, view: TaskView
 ) -> Iterator[tuple[str, Restored]]:
     """The masks on the input grid, before the clean-up there; arguments as for `restore_masks`."""
     share = view.coarse
@@ -73,7 +125,7 @@ def _restore_scores(
     image: SessionImage,
     runner: NetworkRunner,
     request: TaskRequest,
-    scores: Tensor | None,
+    scores: Kept | None,
     kept: np.ndarray | None,
     share: CoarseShare | None,
 ) -> Iterator[tuple[str, Restored]]:
@@ -81,17 +133,17 @@ def _restore_scores(
     if scores is None:
         yield from ((structure, (EMPTY_BOX, np.zeros((0, 0, 0), bool))) for structure in request.structures)
         return
-    outside = None if kept is None else torch.from_numpy(~kept).to(scores.device)
-    if runner.decides_by_winner and not request.task.network_steps:
-        channels = list(request.task.structures.values())
-        if outside is not None:
-            scores[channels] = scores[channels].masked_fill(outside, LOWEST_SCORE)
-        masks = restore_winners(image.unpad(scores), image.prepared, channels)
-        found = dict(zip(request.task.structures, masks, strict=True))
+    if isinstance(scores, KeptScores) and winners_are_enough(runner.inference, request.task):
+        blended = scores.scores
+        scores = KeptWinners(image, request.task, len(blended), kept, blended.device)
+        scores.add(blended)
+    if isinstance(scores, KeptWinners):
+        found = scores.masks()
         yield from ((structure, found[structure]) for structure in request.structures)
         return
-    separate = runner.structure_scores(scores, request.task)
-    if outside is not None:
+    separate = runner.structure_scores(scores.scores, request.task)
+    if kept is not None:
+        outside = torch.from_numpy(~kept).to(scores.scores.device)
         separate = {structure: score.masked_fill(outside, 0) for structure, score in separate.items()}
     separate = {structure: image.unpad(score) for structure, score in separate.items()}
     cleaned = _clean_up(image, request, separate, runner.threshold, share)

@@ -11,6 +11,7 @@ import torch
 from .devices import free_memory
 from .feature_cache import FeatureCache
 from .manifest import Manifest
+from .mask_restoration import winners_are_enough
 from .model import Model
 from .network_runner import NetworkRunner
 from .patch_memory import measure_patch_memory
@@ -135,7 +136,7 @@ class MemoryEstimator:
             engine=self._patch.engine,
             features=0,
             activations=self._patch.activations,
-            scores=self._score_bytes(padded, requests),
+            scores=self._score_bytes(padded, volume.array.size, requests),
             masks=self._mask_bytes(volume.array.size, prod(padded), requests),
         )
         rest = estimate.image + estimate.besides_features
@@ -148,8 +149,8 @@ class MemoryEstimator:
         It is at most what all features take, and 2 GiB where the device does not say what is free.
         """
         requests = request_tasks(self._manifest, None, None)
-        rest = self._patch.engine + self._score_bytes(image.tensor.shape, requests)
-        return self._budget(len(image.patches), rest + self._working_bytes(image, requests))
+        rest = self._patch.engine + self._image_bytes(image, requests)
+        return self._budget(len(image.patches), rest)
 
     def choose_scores_device(
         self, image: SessionImage, requests: Sequence[TaskRequest], cache: FeatureCache
@@ -163,7 +164,7 @@ class MemoryEstimator:
         """
         if self._device.type != "cuda":
             return self._device
-        needed = self._score_bytes(image.tensor.shape, requests) + self._working_bytes(image, requests)
+        needed = self._image_bytes(image, requests)
         needed += min(cache.budget_bytes, self._feature_bytes(len(image.patches))) - cache.used_bytes
         free = free_memory(self._device)
         fits = free is None or needed <= free
@@ -177,24 +178,39 @@ class MemoryEstimator:
     def _feature_bytes(self, patches: int) -> int:
         return self._patch.features * patches * self._num_flips
 
-    def _working_bytes(self, image: SessionImage, requests: Sequence[TaskRequest]) -> int:
-        """What visiting patches and making masks takes beside scores and features."""
-        voxels = prod(image.prepared.input_shape), image.tensor.numel()
-        return max(self._patch.activations, self._mask_bytes(*voxels, requests))
+    def _image_bytes(self, image: SessionImage, requests: Sequence[TaskRequest]) -> int:
+        """What visiting patches and making masks takes beside features."""
+        shape, voxels = image.tensor.shape, prod(image.prepared.input_shape)
+        working = max(self._patch.activations, self._mask_bytes(voxels, prod(shape), requests))
+        return self._score_bytes(shape, voxels, requests) + working
 
-    def _score_bytes(self, shape: Sequence[int], requests: Sequence[TaskRequest]) -> int:
-        """What the `PatchBlender`s of tasks take for an image (D, H, W), and the division of one's sums."""
-        window = 4 * self._manifest.inference.patch_size[0] * shape[1] * shape[2]
+    def _score_bytes(self, shape: Sequence[int], input_voxels: int, requests: Sequence[TaskRequest]) -> int:
+        """What is collected of tasks for an image (D, H, W): sums, the division of one's, and what is kept.
+
+        That is the means of the whole image, or the winners on the input grid and the means of a patch depth.
+        """
+        planes = self._manifest.inference.patch_size[0] * shape[1] * shape[2]
         channels = [num_score_channels(request, self._manifest) for request in requests]
-        sums = (sum(channels) + len(channels) + max(channels)) * window
-        return sums + sum(channels) * 2 * prod(shape)
+        collected = 4 * (sum(channels) + len(channels) + max(channels)) * planes
+        for request, number in zip(requests, channels, strict=True):
+            if self._keeps_winners(request):
+                collected += input_voxels * (1 if number < 256 else 2) + 2 * number * planes
+            else:
+                collected += 2 * number * prod(shape)
+        return collected
+
+    def _keeps_winners(self, request: TaskRequest) -> bool:
+        passes = 1 if self._manifest.inference.mirroring == "patches" else self._num_flips
+        return passes == 1 and winners_are_enough(self._manifest.inference, request.task)
 
     def _mask_bytes(self, input_voxels: int, network_voxels: int, requests: Sequence[TaskRequest]) -> int:
         """What masks take: finished ones, packed and cropped to their boxes, and the one in work."""
         finished = sum(len(request.structures) for request in requests) * USUAL_BOX * input_voxels / 8
-        in_work = LARGEST_BOX * (2 * input_voxels + CLEANING_BYTES * network_voxels)
-        if self._manifest.inference.activation == "softmax":
-            in_work = max(in_work, input_voxels + WINNER_BYTES * network_voxels)
+        in_work = LARGEST_BOX * 2 * input_voxels
+        if not all(self._keeps_winners(request) for request in requests):
+            in_work += LARGEST_BOX * CLEANING_BYTES * network_voxels
+            if self._manifest.inference.activation == "softmax":
+                in_work = max(in_work, input_voxels + WINNER_BYTES * network_voxels)
         unions = [len(request.task.structures) for request in requests if request.task.image_steps]
         if unions:  # masks of a whole task, and their copies
             in_work = max(in_work, (2 * max(unions) * USUAL_BOX + UNION_BYTES * UNION_BOX) * input_voxels)

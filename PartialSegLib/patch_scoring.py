@@ -7,15 +7,16 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from time import perf_counter
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from .feature_cache import FeatureCache, Features
 from .network_runner import NetworkRunner
+from .patch_blending import PatchBlender, ScoreKeeper
 from .session_image import SessionImage
-from .sliding_window import Patch, PatchBlender, mirrored_patches, patch_weight
+from .sliding_window import Patch, mirrored_patches, patch_weight
 from .task import Task
 from .visit_plan import TaskView, touching, visits
 
@@ -23,6 +24,8 @@ STAGES = ("preprocess", "encode", "head", "restore")
 
 Flip = tuple[int, ...]
 """Axes (of D, H, W) that are mirrored."""
+
+Keeper = TypeVar("Keeper", bound=ScoreKeeper)
 
 Progress = Callable[[int, int], object]
 """Called with the patches done and the patches in total; may raise `Cancelled`."""
@@ -63,47 +66,53 @@ class PatchScoring:
         image: SessionImage,
         tasks: Mapping[int, Task],
         views: Mapping[int, TaskView],
-        scores_device: torch.device,
+        start_keeping: Callable[[int, int, int], Keeper],
         on_progress: Progress,
-    ) -> dict[int, PatchBlender]:
+    ) -> dict[int, Keeper]:
         """Visit the patches that any task looks at, once for all of these tasks.
 
         Args:
             image: whose patches they are.
             tasks: by their numbers.
             views: what each of them looks at.
-            scores_device: where scores are collected.
+            start_keeping: makes what keeps the blended scores of a task, from its number, the number of
+                their channels, and how often the image is gone through.
             on_progress: called after each patch.
 
         Returns:
-            Per task number a blender with the scores of all of its patches; none for a task without patches.
+            Per task number what has been kept; nothing for a task without patches.
         """
         passes = self._passes(image, views)
         total, done = sum(len(plan) for _, plan in passes), 0
-        start = partial(self._start_blender, image.tensor.shape, scores_device, len(passes))
+        keepers: dict[int, Keeper] = {}
         blenders: dict[int, PatchBlender] = {}
+
+        def start(number: int, channels: int) -> None:
+            keepers[number] = start_keeping(number, channels, len(passes))
+            shape = image.tensor.shape
+            blenders[number] = PatchBlender(shape, channels, self._weight, keepers[number], self._finish)
+
         for flips, plan in passes:
-            for blender in blenders.values():
-                blender.begin_pass()
             for patch, numbers in plan:
                 wanted = {number: tasks[number] for number in numbers}
+                with self.stage("restore"):
+                    for number in blenders.keys() & wanted:
+                        blenders[number].hand_on(patch.start[0])
                 for flip in flips:
                     features = self._features(image, patch, flip)
                     with self.stage("head"):
                         for number, scores in zip(numbers, self.runner.score(features, wanted), strict=True):
                             if number not in blenders:
-                                blenders[number] = start(len(scores))
+                                start(number, len(scores))
                             if flip:
                                 scores = scores.flip([axis + 1 for axis in flip])
                             blenders[number].add(patch, scores)
                 done += 1
                 on_progress(done, total)
-        return blenders
-
-    def _start_blender(
-        self, shape: Sequence[int], keep_on: torch.device, passes: int, channels: int
-    ) -> PatchBlender:
-        return PatchBlender(shape, channels, self._weight, keep_on, passes, self._finish)
+            with self.stage("restore"):
+                for blender in blenders.values():
+                    blender.finish_pass()
+        return keepers
 
     def _passes(
         self, image: SessionImage, views: Mapping[int, TaskView]

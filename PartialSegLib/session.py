@@ -15,10 +15,11 @@ from .coarse_findings import CoarseFindings, uncertain_parts
 from .devices import choose_device, choose_precision, explained_memory_errors
 from .errors import InputError
 from .image_channel import check_one_ct
-from .mask_restoration import restore_masks
+from .mask_restoration import Kept, KeptWinners, restore_masks, winners_are_enough
 from .memory_estimate import MemoryEstimate, MemoryEstimator
 from .model import Model, load_model
 from .network_runner import NetworkRunner
+from .patch_blending import KeptScores
 from .patch_scoring import PatchScoring, Progress
 from .region import Region
 from .region_selection import CoarsePass
@@ -188,18 +189,25 @@ class InferenceSession:
             views = selected.views(requests, region, find)
             tasks = {request.number: request.task for request in requests}
             scores_device = self._choose_scores_device(image, requests)
-            blenders = self._scoring.blend(image, tasks, views, scores_device, on_progress)
+
+            def start_keeping(number: int, channels: int, passes: int) -> Kept:
+                streams = passes == 1 and uncertain is None
+                if streams and winners_are_enough(self._runner.inference, tasks[number]):
+                    return KeptWinners(image, tasks[number], channels, views[number].kept, self.device)
+                return KeptScores(image.tensor.shape, channels, scores_device, passes)
+
+            kept = self._scoring.blend(image, tasks, views, start_keeping, on_progress)
             grid = image.prepared.input_shape, image.prepared.affine
             provenance = self._provenance(selected.selection, region, requests, views)
             segmentation = Segmentation(*grid, provenance)
             with self._scoring.stage("restore"):
                 for request in requests:
                     number = request.number
-                    scores = blenders.pop(number).scores() if number in blenders else None
-                    if uncertain is not None and scores is not None:
+                    scores = kept.pop(number, None)
+                    if uncertain is not None and isinstance(scores, KeptScores):
                         inference = self.model.manifest.inference
                         uncertain |= uncertain_parts(
-                            scores, views[number].kept, request.task, inference, image
+                            scores.scores, views[number].kept, request.task, inference, image
                         )
                     masks = restore_masks(image, self._runner, request, scores, views[number])
                     for structure, (box, mask) in masks:

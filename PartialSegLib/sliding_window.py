@@ -1,8 +1,8 @@
-"""The sliding window: where the patches lie, what a voxel of a patch counts, and the mean of all patches."""
+"""The sliding window: where the patches lie, and what a voxel of a patch counts."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 from math import ceil
@@ -136,79 +136,3 @@ def gaussian_weight(patch_size: Size) -> Tensor:
     weight /= weight.max()
     weight[weight == 0] = weight[weight > 0].min()
     return torch.from_numpy(weight)
-
-
-class PatchBlender:
-    """The weighted mean of overlapping patches of scores.
-
-    Patches come in the order of `plan_patches`, each any number of times. Sums are held for one patch depth
-    only; slices that no further patch reaches are divided by their weights and kept in float16. Where there
-    are several passes over the image the result is the plain mean of these.
-
-    Args:
-        shape: voxels of the image (D, H, W), none fewer than the patch has.
-        channels: number of score maps.
-        weight: (D, H, W) of a patch, on the device of the scores that are added.
-        keep_on: where the means are kept; None for the same device.
-        passes: how often the image is gone through, see `begin_pass`.
-        finish: what the means (channels, d, H, W) of each pass go through before they are kept.
-    """
-
-    def __init__(
-        self,
-        shape: Sequence[int],
-        channels: int,
-        weight: Tensor,
-        keep_on: torch.device | None = None,
-        passes: int = 1,
-        finish: Callable[[Tensor], Tensor] | None = None,
-    ) -> None:
-        depth, height, width = shape
-        window = weight.shape[0]
-        self._weight = weight
-        self._passes = passes
-        self._finish = finish
-        self._start = 0
-        self._weights = weight.new_zeros(window, height, width)
-        self._sums = weight.new_zeros(channels, window, height, width)
-        self._scores = torch.zeros(
-            (channels, depth, height, width), dtype=torch.float16, device=keep_on or weight.device
-        )
-
-    def add(self, patch: Patch, scores: Tensor) -> None:
-        """Add the scores (channels, d, h, w) of a patch."""
-        if patch.start[0] != self._start:
-            self._advance(patch.start[0])
-        _, rows, columns = patch.slices
-        self._weights[:, rows, columns] += self._weight
-        self._sums[:, :, rows, columns].addcmul_(scores, self._weight)
-
-    def begin_pass(self) -> None:
-        """Close the sums of one pass over the image, and take patches from its first slice on again."""
-        self._advance(self._start + self._sums.shape[1])
-        self._start = 0
-
-    def scores(self) -> Tensor:
-        """Close the sums; float16 means (channels, D, H, W), 0 where no patch was added."""
-        self._advance(self._start + self._sums.shape[1])
-        return self._scores
-
-    def _advance(self, start: int) -> None:
-        """Store the slices before start, and let the window of sums begin there."""
-        if start < self._start:
-            raise ValueError("Patches must be added in ascending order of their first slice.")
-        window = self._sums.shape[1]
-        done = min(start - self._start, window)
-        weights = self._weights[:done].clamp_min(torch.finfo(torch.float32).tiny)
-        means = self._sums[:, :done] / weights
-        if self._finish is not None:
-            means = self._finish(means)
-        kept = self._scores[:, self._start : self._start + done]
-        if self._passes == 1:
-            kept.copy_(means)
-        else:
-            kept.add_(means.to(kept.device), alpha=1 / self._passes)
-        for sums in (self._weights[None], self._sums):
-            sums[:, : window - done] = sums[:, done:].clone()
-            sums[:, window - done :] = 0
-        self._start = start

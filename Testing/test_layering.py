@@ -16,8 +16,9 @@ LAYERS = {
     " packages packed_mask phantom protocol region report seg_nrrd segmentation structures"
     " surface_distance surface_view system_memory task task_request volume voxel_type",
     1: "networks",
-    2: "devices feature_cache mask_combination nearest_voxels patch_choice postprocessing preprocessing"
-    " resampling restoration session_image slice_selection sliding_window visit_plan",
+    2: "devices feature_cache mask_combination nearest_voxels patch_blending patch_choice postprocessing"
+    " preprocessing resampling restoration session_image slice_selection sliding_window visit_plan"
+    " winner_restoration",
     3: "coarse_findings flops mask_restoration memory_estimate model network_runner openvino_engine"
     " patch_memory patch_scoring region_selection selection",
     4: "session",

@@ -10,7 +10,7 @@ import torch
 from PartialSegLib.errors import InputError
 from PartialSegLib.manifest import Preprocessing
 from PartialSegLib.preprocessing import preprocess
-from PartialSegLib.restoration import restore, restore_winners
+from PartialSegLib.restoration import restore
 from PartialSegLib.volume import Volume, reorient
 
 CPU = torch.device("cpu")
@@ -246,39 +246,3 @@ def test_a_large_ct_is_never_held_in_floating_point():
     used = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
     assert float(used[0]) < 150
     assert float(used[1]) < 250
-
-
-@pytest.mark.parametrize("shape", [(9, 12, 10), (20, 30, 25)])
-@pytest.mark.parametrize("channels", [[3, 1, 2], [2], [0, 1], [2, 0, 3, 1]])
-def test_winners_are_the_argmax_of_the_interpolated_scores(shape, channels):
-    """As nnU-Net does; and a structure that is second everywhere may win between two others."""
-    prepared = preprocess(volume_of(shape), recipe(resampling="cubic"), CPU)
-    scores = torch.randn((4, *prepared.tensor.shape), generator=torch.Generator().manual_seed(0)).half()
-    plain = weights_between(prepared)
-    in_order = scores.permute([0, *(axis.network_axis + 1 for axis in prepared.axes)]).float().numpy()
-    expected = np.einsum("zi,yj,xk,cijk->czyx", *plain, in_order).argmax(0)
-    masks = list(restore_winners(scores, prepared, channels))
-    for channel, (box, mask) in zip(channels, masks, strict=True):
-        whole = np.zeros(shape, bool)
-        whole[box] = mask
-        assert np.count_nonzero(whole != (expected == channel)) <= 2
-
-
-def test_of_equal_scores_the_first_wins_and_small_boxes_are_compared_where_they_overlap():
-    prepared = preprocess(volume_of((12, 12, 12)), recipe("SAL", (3, 2, 2.5)), CPU)
-    scores = torch.zeros((4, *prepared.tensor.shape))
-    scores[1, 2:8], scores[2, 6:10, 2:6], scores[3, 6:7] = 1, 1, 2
-    expected = scores.argmax(0).numpy()
-    for channel, (box, mask) in zip([1, 2, 3], restore_winners(scores, prepared, [1, 2, 3]), strict=True):
-        found = np.zeros(expected.shape, bool)
-        found[box] = mask
-        np.testing.assert_array_equal(found, expected == channel)
-
-
-def test_no_winner_is_an_empty_mask():
-    prepared = preprocess(volume_of((9, 12, 10)), recipe(), CPU)
-    scores = torch.zeros((3, *prepared.tensor.shape))
-    scores[0] = 1
-    for box, mask in restore_winners(scores, prepared, [1, 2]):
-        assert mask.shape == (0, 0, 0)
-        assert all(extent.start == extent.stop for extent in box)

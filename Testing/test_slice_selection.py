@@ -29,6 +29,7 @@ from PartialSegLib.manifest import DecisionSpec, Preprocessing, read_manifest
 from PartialSegLib.model import build_decision_network, load_model, save_decision
 from PartialSegLib.networks.decision_network import DecisionNetwork
 from PartialSegLib.package_installation import install_package
+from PartialSegLib.patch_blending import KeptScores
 from PartialSegLib.report import build_report
 from PartialSegLib.segmentation import read_segmentation, write_segmentation
 from PartialSegLib.session import InferenceSession
@@ -69,8 +70,12 @@ def blended(session, task):
     views = selected.views(requests, None, None)
     with torch.inference_mode():
         tasks = {request.number: request.task for request in requests}
-        blenders = session._scoring.blend(selected.image, tasks, views, session.device, lambda *_: None)
-        return selected.image.unpad(blenders[requests[0].number].scores())
+
+        def start_keeping(number, channels, passes):
+            return KeptScores(selected.image.tensor.shape, channels, session.device, passes)
+
+        kept = session._scoring.blend(selected.image, tasks, views, start_keeping, lambda *_: None)
+        return selected.image.unpad(kept[requests[0].number].scores)
 
 
 def assert_same(first, second):

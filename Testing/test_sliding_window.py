@@ -5,11 +5,9 @@ from scipy import ndimage
 
 from PartialSegLib.sliding_window import (
     Patch,
-    PatchBlender,
     gaussian_weight,
     mirrored_patches,
     pad_to_patch,
-    patch_weight,
     plan_patches,
 )
 
@@ -35,67 +33,6 @@ OVERLAPS = [0, 0.25, 0.5, 0.7, 0.9]
 def test_patches_lie_at_multiples_of_the_stride_and_end_at_the_border(length, size, overlap, starts):
     patches = plan_patches((length, 4, 4), (size, 4, 4), overlap)
     assert [patch.start for patch in patches] == [(start, 0, 0) for start in starts]
-
-
-@pytest.mark.parametrize("overlap", OVERLAPS)
-@pytest.mark.parametrize("patch_size", PATCH_SIZES)
-@pytest.mark.parametrize("shape", SHAPES)
-def test_an_identity_predictor_returns_the_image(shape, patch_size, overlap):
-    image = torch.rand(shape, generator=torch.Generator().manual_seed(0))
-    padded = pad_to_patch(image, patch_size, 0)
-    blender = PatchBlender(padded.shape, 2, gaussian_weight(patch_size))
-    for patch in plan_patches(shape, patch_size, overlap):
-        part = padded[patch.slices]
-        assert part.shape == patch_size
-        blender.add(patch, torch.stack([part, -part]))
-    z, y, x = shape
-    scores = blender.scores()[:, :z, :y, :x].float()
-    assert torch.allclose(scores, torch.stack([image, -image]), atol=5e-4)
-
-
-def test_blending_is_the_weighted_mean():
-    weight = gaussian_weight((4, 4, 4))
-    shape, overlap = (11, 6, 9), 0.5
-    random = torch.Generator().manual_seed(0)
-    blender = PatchBlender(shape, 1, weight)
-    sums, weights = torch.zeros(shape), torch.zeros(shape)
-    for patch in plan_patches(shape, (4, 4, 4), overlap):
-        for _ in range(2):
-            scores = torch.rand(1, 4, 4, 4, generator=random)
-            blender.add(patch, scores)
-            sums[patch.slices] += weight * scores[0]
-            weights[patch.slices] += weight
-    assert torch.allclose(blender.scores()[0].float(), sums / weights, atol=5e-4)
-
-
-@pytest.mark.parametrize(
-    ("device", "keep_on"), [("cpu", "cpu"), pytest.param("cuda", "cpu", marks=pytest.mark.gpu)]
-)
-def test_means_can_be_kept_elsewhere(device, keep_on):
-    weight, image = gaussian_weight((4, 4, 4)).to(device), torch.rand(1, 11, 6, 9).to(device)
-    near = PatchBlender((11, 6, 9), 1, weight)
-    far = PatchBlender((11, 6, 9), 1, weight, torch.device(keep_on))
-    for patch in plan_patches((11, 6, 9), (4, 4, 4), 0.5):
-        for blender in (near, far):
-            blender.add(patch, image[:, *patch.slices])
-    means = far.scores()
-    assert means.device.type == keep_on
-    assert torch.equal(means, near.scores().to(keep_on))
-
-
-def test_voxels_that_no_patch_covers_score_zero():
-    blender = PatchBlender((12, 8, 8), 1, gaussian_weight((4, 4, 4)))
-    blender.add(Patch((6, 4, 0), (4, 4, 4)), torch.ones(1, 4, 4, 4))
-    expected = torch.zeros(12, 8, 8)
-    expected[6:10, 4:8, :4] = 1
-    assert torch.equal(blender.scores()[0].float(), expected)
-
-
-def test_patches_in_descending_order_are_refused():
-    blender = PatchBlender((12, 4, 4), 1, gaussian_weight((4, 4, 4)))
-    blender.add(Patch((6, 0, 0), (4, 4, 4)), torch.ones(1, 4, 4, 4))
-    with pytest.raises(ValueError, match="ascending"):
-        blender.add(Patch((0, 0, 0), (4, 4, 4)), torch.ones(1, 4, 4, 4))
 
 
 def test_the_weight_is_a_gaussian_of_an_eighth_of_the_patch():
@@ -167,21 +104,3 @@ def test_mirrored_patches_lie_where_the_mirrored_image_has_them():
         assert mirrored == sorted(mirrored, key=lambda patch: patch.start)
         there = sorted(image.flip(axes)[patch.slices].min().item() for patch in patches)
         assert there == sorted(image[patch.slices].min().item() for patch in mirrored)
-
-
-def test_passes_over_an_image_are_averaged_after_their_last_step():
-    random = torch.Generator().manual_seed(0)
-    shape, size = (5, 4, 6), (2, 4, 4)
-    blender = PatchBlender(shape, 2, patch_weight(size, "constant"), None, 3, lambda means: means.square())
-    expected = torch.zeros(2, *shape)
-    for number in range(3):
-        if number:
-            blender.begin_pass()
-        sums, counts = torch.zeros(2, *shape), torch.zeros(shape)
-        for patch in plan_patches(shape, size, 0.5):
-            scores = torch.rand(2, *size, generator=random)
-            blender.add(patch, scores)
-            sums[:, *patch.slices] += scores
-            counts[patch.slices] += 1
-        expected += (sums / counts).square() / 3
-    assert torch.allclose(blender.scores().float(), expected, atol=1e-3)

@@ -172,7 +172,7 @@ def _fill_bowel(
     rng: np.random.Generator,
     appearance: Appearance,
 ) -> None:
-    """Give hollow organs gas in front, and patches of two kinds of content (to the heart of blood and wall)."""
+    """Give hollow organs gas in front, and patches of two kinds of content."""
     low, high = np.array([a.min() for a in axes]), np.array([a.max() for a in axes])
     front = axes[1][None, :, None]
     for tissue, (share, first, second) in appearance.contents.items():

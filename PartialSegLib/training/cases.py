@@ -149,7 +149,7 @@ def as_resampled(
 
     Args:
         appearance: of the scan.
-        spacing: of the coarse grid (z, y, x), mm; anti-aliasing takes the mean under a triangle of this width.
+        spacing: of the coarse grid (z, y, x), mm; anti-aliasing averages under a triangle of this width.
         rng: draws how much noise is left; it depends on the scan's own spacing.
     """
     triangle = [size / np.sqrt(6) for size in spacing]  # standard deviation

@@ -1,0 +1,73 @@
+import numpy as np
+import pytest
+import torch
+from test_preprocessing import CPU, recipe, volume_of, weights_between
+
+from PartialSegLib.preprocessing import preprocess
+from PartialSegLib.winner_restoration import WinnerRestoration, restore_winners
+
+
+@pytest.mark.parametrize("shape", [(9, 12, 10), (20, 30, 25)])
+@pytest.mark.parametrize("channels", [[3, 1, 2], [2], [0, 1], [2, 0, 3, 1]])
+def test_winners_are_the_argmax_of_the_interpolated_scores(shape, channels):
+    """As nnU-Net does; and a structure that is second everywhere may win between two others."""
+    prepared = preprocess(volume_of(shape), recipe(resampling="cubic"), CPU)
+    scores = torch.randn((4, *prepared.tensor.shape), generator=torch.Generator().manual_seed(0)).half()
+    plain = weights_between(prepared)
+    in_order = scores.permute([0, *(axis.network_axis + 1 for axis in prepared.axes)]).float().numpy()
+    expected = np.einsum("zi,yj,xk,cijk->czyx", *plain, in_order).argmax(0)
+    masks = list(restore_winners(scores, prepared, channels))
+    for channel, (box, mask) in zip(channels, masks, strict=True):
+        whole = np.zeros(shape, bool)
+        whole[box] = mask
+        assert np.count_nonzero(whole != (expected == channel)) <= 2
+
+
+def test_of_equal_scores_the_first_wins_and_small_boxes_are_compared_where_they_overlap():
+    prepared = preprocess(volume_of((12, 12, 12)), recipe("SAL", (3, 2, 2.5)), CPU)
+    scores = torch.zeros((4, *prepared.tensor.shape))
+    scores[1, 2:8], scores[2, 6:10, 2:6], scores[3, 6:7] = 1, 1, 2
+    expected = scores.argmax(0).numpy()
+    for channel, (box, mask) in zip([1, 2, 3], restore_winners(scores, prepared, [1, 2, 3]), strict=True):
+        found = np.zeros(expected.shape, bool)
+        found[box] = mask
+        np.testing.assert_array_equal(found, expected == channel)
+
+
+def test_no_winner_is_an_empty_mask():
+    prepared = preprocess(volume_of((9, 12, 10)), recipe(), CPU)
+    scores = torch.zeros((3, *prepared.tensor.shape))
+    scores[0] = 1
+    for box, mask in restore_winners(scores, prepared, [1, 2]):
+        assert mask.shape == (0, 0, 0)
+        assert all(extent.start == extent.stop for extent in box)
+
+
+@pytest.mark.parametrize("stretch", [1, 3, 7])
+@pytest.mark.parametrize("orientation", ["SPL", "IAR", "RAS", "ASL"])
+@pytest.mark.parametrize("spacing", [(3, 2, 2.5), (1, 1, 1), (5, 4.5, 4)])
+@pytest.mark.parametrize("channels", [[1, 2], [0, 1, 2]])
+def test_slices_that_come_one_stretch_at_a_time_give_the_same(orientation, spacing, stretch, channels):
+    """Whichever axis of the image they follow, in either direction, on finer and coarser grids."""
+    volume = volume_of((19, 14, 16), spacing)
+    volume.array[:, :3] = -1000  # cropped away
+    prepared = preprocess(volume, recipe(orientation, (3, 3.5, 3)), CPU, crop_to_body=True)
+    scores = torch.randn((3, *prepared.tensor.shape), generator=torch.Generator().manual_seed(0)).half()
+    scores[1:, 4:9] = 0
+    winners = WinnerRestoration(prepared, 3, channels, CPU)
+    for start in range(0, scores.shape[1], stretch):
+        winners.add(scores[:, start : start + stretch])
+    for (box, mask), (whole_box, whole) in zip(
+        winners.masks(), restore_winners(scores, prepared, channels), strict=True
+    ):
+        assert box == whole_box
+        np.testing.assert_array_equal(mask, whole)
+
+
+def test_what_is_decided_is_forgotten():
+    """Only the slices that the next rows are interpolated from are held."""
+    prepared = preprocess(volume_of((60, 8, 8)), recipe("SPL", (4, 4, 4)), CPU)
+    winners = WinnerRestoration(prepared, 3, [1, 2], CPU)
+    for start in range(0, prepared.tensor.shape[0], 5):
+        winners.add(torch.rand(3, 5, *prepared.tensor.shape[1:])[:, : prepared.tensor.shape[0] - start])
+        assert winners._pending.shape[1] <= 1
