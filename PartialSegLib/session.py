@@ -183,38 +183,45 @@ class InferenceSession:
         uncertain: dict[Key, Restored] | None = None,
     ) -> Segmentation:
         """Visit, blend and restore; `uncertain` gets where the scores are uncertain, if it is given."""
-        image = selected.image
         with explained_memory_errors(self.device), torch.inference_mode():
             find = None if self._coarse is None else partial(self._find_coarsely, self._coarse, on_progress)
             views = selected.views(requests, region, find)
-            tasks = {request.number: request.task for request in requests}
-            scores_device = self._choose_scores_device(image, requests)
-
-            def start_keeping(number: int, channels: int, passes: int) -> Kept:
-                streams = passes == 1 and uncertain is None
-                if streams and winners_are_enough(self._runner.inference, tasks[number]):
-                    return KeptWinners(image, tasks[number], channels, views[number].kept, self.device)
-                return KeptScores(image.tensor.shape, channels, scores_device, passes)
-
-            kept = self._scoring.blend(image, tasks, views, start_keeping, on_progress)
-            grid = image.prepared.input_shape, image.prepared.affine
+            kept = self._blend(selected.image, requests, views, uncertain is not None, on_progress)
+            prepared = selected.image.prepared
             provenance = self._provenance(selected.selection, region, requests, views)
-            segmentation = Segmentation(*grid, provenance)
+            segmentation = Segmentation(prepared.input_shape, prepared.affine, provenance)
             with self._scoring.stage("restore"):
                 for request in requests:
-                    number = request.number
-                    scores = kept.pop(number, None)
+                    view, scores = views[request.number], kept.pop(request.number, None)
                     if uncertain is not None and isinstance(scores, KeptScores):
-                        inference = self.model.manifest.inference
-                        uncertain |= uncertain_parts(
-                            scores.scores, views[number].kept, request.task, inference, image
-                        )
-                    masks = restore_masks(image, self._runner, request, scores, views[number])
+                        where = request.task, self.model.manifest.inference, selected.image
+                        uncertain |= uncertain_parts(scores.scores, view.kept, *where)
+                    masks = restore_masks(selected.image, self._runner, request, scores, view)
                     for structure, (box, mask) in masks:
                         if region is not None:
                             region.clear_outside(mask, box, segmentation.affine)
                         segmentation.add(request.task.name, structure, box, mask)
         return segmentation
+
+    def _blend(
+        self,
+        image: SessionImage,
+        requests: list[TaskRequest],
+        views: dict[int, TaskView],
+        scores_are_wanted: bool,
+        on_progress: Progress,
+    ) -> dict[int, Kept]:
+        """Visit the patches of all tasks; keep the winners alone where these are enough."""
+        tasks = {request.number: request.task for request in requests}
+        scores_device = self._choose_scores_device(image, requests)
+
+        def start_keeping(number: int, channels: int, passes: int) -> Kept:
+            task = tasks[number]
+            if passes > 1 or scores_are_wanted or not winners_are_enough(self._runner.inference, task):
+                return KeptScores(image.tensor.shape, channels, scores_device, passes)
+            return KeptWinners(image, task, channels, views[number].kept, self.device)
+
+        return self._scoring.blend(image, tasks, views, start_keeping, on_progress)
 
     def estimate_memory(
         self,

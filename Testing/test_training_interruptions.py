@@ -62,8 +62,8 @@ def wait_for_step(output: Path, step: int) -> None:
 def test_a_killed_run_continues_to_the_bit(tmp_path: Path) -> None:
     phases = [{"iterations": 5}, {"iterations": 13, "optimizer": "adamw", "only": ["controller", "stem"]}]
     changes = {"tissue": TISSUE, "phases": phases, "checkpoint_every": 2, "workers": 1}
-    whole, killed = (written(tmp_path, name, **changes) for name in ("whole", "killed"))
-    finish(start(whole))
+    train(tiny_config(tmp_path / "whole", **changes))
+    killed = written(tmp_path, "killed", **changes)
     process = start(killed)
     wait_for_step(tmp_path / "killed", 6)
     process.kill()

@@ -48,7 +48,9 @@ def segment(options: Namespace) -> None:
         volume = read_ct(options.input, options.force)
     session = open_session(options, seconds)
     memory = MemoryCheck(session, volume, options)
-    segmentation = _predict(session, volume, options, seconds)
+    session.set_image(volume)
+    del volume  # the session needs its voxels no more
+    segmentation = _predict(session, options, seconds)
     with _timed(seconds, "write"):
         write_segmentation(options.output, segmentation)
     if options.report:
@@ -71,7 +73,8 @@ def demo(options: Namespace) -> None:
         volume, reference = _make_phantom(seconds)
     session = open_session(options, seconds)
     memory = MemoryCheck(session, volume, options)
-    segmentation = _predict(session, volume, options, seconds)
+    session.set_image(volume)
+    segmentation = _predict(session, options, seconds)
     with _timed(seconds, "write"):
         write_segmentation(folder / "segmentation.seg.nrrd", segmentation)
         if reference:
@@ -167,8 +170,7 @@ def read_ct(path: Path, is_forced: bool) -> Volume:
     return volume
 
 
-def _predict(session: InferenceSession, volume: Volume, options: Namespace, seconds: Seconds) -> Segmentation:
-    session.set_image(volume)
+def _predict(session: InferenceSession, options: Namespace, seconds: Seconds) -> Segmentation:
     with progress_bar() as show:
         segmentation = session.predict(options.task, show, options.structure, options.roi)
     seconds |= session.timings

@@ -30,12 +30,14 @@ class PhantomMots:
         spacing: mm (z, y, x).
         shape: voxels (z, y, x).
         seed: same seed, same cases.
+        phase: one of `PHASES`, the same for all patients; None takes all in turn, which is harder to learn.
     """
 
     cases: int = 92
     spacing: tuple[float, float, float] = (6.0, 6.0, 6.0)
     shape: tuple[int, int, int] = (72, 56, 72)
     seed: int = 0
+    phase: str | None = None
 
 
 def make_phantom_mots(
@@ -129,7 +131,8 @@ def _write_case(
         return
     seed = int(np.random.default_rng([options.seed, *key]).integers(2**32))
     lesions = dict.fromkeys(LESION_KINDS, LESION_PROBABILITY)
-    phantom = make_phantom(seed, options.spacing, options.shape, PHASES[seed % len(PHASES)], lesions)
+    phase = options.phase or PHASES[seed % len(PHASES)]
+    phantom = make_phantom(seed, options.spacing, options.shape, phase, lesions)
     for path, array in ((image, phantom.volume.array), (label, labels_of(phantom, data_set))):
         path.parent.mkdir(exist_ok=True)
         write_volume(path, Volume(array, phantom.volume.affine))
