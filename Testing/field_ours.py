@@ -77,6 +77,7 @@ def open_session(settings: dict[str, Any]) -> InferenceSession:
 def _run(session: InferenceSession, settings: dict[str, Any], record: dict[str, Any]) -> None:
     volume = timed(record, "read", lambda: read_volume(settings["image"]))
     session.set_image(volume)
+    del volume  # as `partialseg segment` does
     segmentation = session.predict(settings["tasks"])
     timed(record, "write", lambda: write_segmentation(settings["output"], segmentation))
 
