@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -40,11 +40,11 @@ class KeptWinners:
     def __init__(
         self, image: SessionImage, task: Task, channels: int, kept: np.ndarray | None, device: torch.device
     ) -> None:
-        self._structures = list(task.structures)
-        self._channels = list(task.structures.values())
+        self._channels = task.structures
         self._place = image.place
         self._outside = None if kept is None else torch.from_numpy(~kept).to(device)
-        self._winners = WinnerRestoration(image.prepared, channels, self._channels, device)
+        wanted = list(task.structures.values())
+        self._winners = WinnerRestoration(image.prepared, channels, wanted, device)
         self._next = 0
 
     def add(self, means: Tensor) -> None:
@@ -58,12 +58,14 @@ class KeptWinners:
         scores = means[:, within, rows, columns].half()
         if self._outside is not None:
             outside = self._outside[slices, rows, columns]
-            scores[self._channels] = scores[self._channels].masked_fill(outside, LOWEST_SCORE)
+            wanted = list(self._channels.values())
+            scores[wanted] = scores[wanted].masked_fill(outside, LOWEST_SCORE)
         self._winners.add(scores)
 
-    def masks(self) -> dict[str, Restored]:
-        """For each structure of the task a box of the input grid (z, y, x), and its mask within it."""
-        return dict(zip(self._structures, self._winners.masks(), strict=True))
+    def masks(self, structures: Sequence[str]) -> Iterator[tuple[str, Restored]]:
+        """For some structures of the task a box of the input grid (z, y, x), and the mask within it."""
+        masks = self._winners.masks([self._channels[structure] for structure in structures])
+        yield from zip(structures, masks, strict=True)
 
 
 def winners_are_enough(inference: Inference, task: Task) -> bool:
@@ -138,8 +140,7 @@ def _restore_scores(
         scores = KeptWinners(image, request.task, len(blended), kept, blended.device)
         scores.add(blended)
     if isinstance(scores, KeptWinners):
-        found = scores.masks()
-        yield from ((structure, found[structure]) for structure in request.structures)
+        yield from scores.masks(request.structures)
         return
     separate = runner.structure_scores(scores.scores, request.task)
     if kept is not None:

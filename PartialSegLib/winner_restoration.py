@@ -47,7 +47,6 @@ class WinnerRestoration:
     def __init__(
         self, prepared: PreparedImage, num_channels: int, channels: Sequence[int], device: torch.device
     ) -> None:
-        self._channels = channels
         self._num_channels = num_channels
         self._background = next((c for c in range(num_channels) if c not in channels), 0)
         self._order = [0, *(axis.network_axis + 1 for axis in prepared.axes)]
@@ -76,11 +75,14 @@ class WinnerRestoration:
         self._pending = pending[:, max(0, still_needed - self._first) :].clone()
         self._first = max(self._first, min(still_needed, last))
 
-    def masks(self) -> Iterator[Restored]:
-        """For each wanted channel the box on the input grid (z, y, x) and the boolean mask within it."""
+    def masks(self, channels: Sequence[int]) -> Iterator[Restored]:
+        """For some wanted channels the box on the input grid (z, y, x) and the boolean mask within it.
+
+        Made one by one: in noise every mask is as large as the image.
+        """
         z, y, x = (used_rows(weights) for weights in self._to_input)
         found = ndimage.find_objects(self._winners[self._box], self._num_channels)
-        for channel in self._channels:
+        for channel in channels:
             if channel == self._background:
                 box, number = (z, y, x), 0
             else:
@@ -121,7 +123,7 @@ def restore_winners(scores: Tensor, prepared: PreparedImage, channels: Sequence[
     """
     winners = WinnerRestoration(prepared, len(scores), channels, scores.device)
     winners.add(scores)
-    return winners.masks()
+    return winners.masks(channels)
 
 
 @dataclass(frozen=True, eq=False)

@@ -58,7 +58,7 @@ def test_slices_that_come_one_stretch_at_a_time_give_the_same(orientation, spaci
     for start in range(0, scores.shape[1], stretch):
         winners.add(scores[:, start : start + stretch])
     for (box, mask), (whole_box, whole) in zip(
-        winners.masks(), restore_winners(scores, prepared, channels), strict=True
+        winners.masks(channels), restore_winners(scores, prepared, channels), strict=True
     ):
         assert box == whole_box
         np.testing.assert_array_equal(mask, whole)

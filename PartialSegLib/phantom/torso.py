@@ -148,7 +148,7 @@ class Torso:
                 for side in (-1, 1)
             ),
         ]
-        skin, below_the_skin = [Tissue.AIR, Tissue.FAT], [Tissue.MUSCLE, Tissue.FAT]
+        skin, muscle = [Tissue.AIR, Tissue.FAT], [Tissue.MUSCLE]
         for side in (-1, 1):
             joint = np.array((side * 165.0, -10.0, 300.0))
             elbow = joint + ((side * 20, 20, 220) if lifted else (side * (45 + self.fat), 0, -260))
@@ -164,10 +164,8 @@ class Torso:
                 ),
                 paint(capsule(joint, elbow, 16, 12), Tissue.BONE),
                 paint(ellipsoid(joint, (24, 24, 24)), Tissue.BONE),
-                paint(ellipsoid((side * 90, -85, 240), (48, 7, 60)), Tissue.BONE, below_the_skin),
-                paint(
-                    capsule((side * 10, 75, 262), (side * 140, 10, 320), 6, 6), Tissue.BONE, below_the_skin
-                ),
+                paint(ellipsoid((side * 90, -85, 240), (48, 7, 60)), Tissue.BONE, [*muscle, Tissue.FAT]),
+                paint(capsule((side * 10, 75, 262), (side * 140, 10, 320), 6, 6), Tissue.BONE, muscle),
             ]
         return painters
 
