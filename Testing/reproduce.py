@@ -33,7 +33,7 @@ from PartialSegLib.training.data_sets.phantom_mots import (
 logger = logging.getLogger("reproduce")
 
 SPACING = (12.0, 12.0, 12.0)
-PHANTOMS = PhantomMots(cases=184, spacing=SPACING, shape=(36, 28, 36), seed=7, phase="portal venous")
+PHANTOMS = PhantomMots(184, (10.0, 10.0, 10.0), (43, 34, 43), seed=7, phase="portal venous")
 PATCH = [32, 32, 32]
 STEPS, BATCH = 2500, 2
 SEEDS = (1, 2, 3)
