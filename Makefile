@@ -6,7 +6,7 @@ OUTPUT ?= demo-output
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: all demo test test-thorough lint format types bench bench-field parity reproduce clean
+.PHONY: all demo test lint format types bench bench-field parity reproduce clean
 all: $(INSTALLED)
 
 demo: $(INSTALLED)
@@ -14,10 +14,6 @@ demo: $(INSTALLED)
 
 test: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 3 --dist loadfile $(TEST_OPTIONS)
-
-# what takes longest, more often: the worker is killed 50 times instead of 20
-test-thorough: export PARTIALSEG_KILLS = 50
-test-thorough: test
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -19,7 +19,7 @@ from PartialSegSlicer.segmenter import Request, Segmenter
 from PartialSegSlicer.workerClient import FoundSegment
 
 TIMEOUT_SECONDS = 120
-KILLS = int(os.environ.get("PARTIALSEG_KILLS", 20))  # each costs the start of a process with PyTorch
+KILLS = 50
 
 
 @pytest.fixture(scope="module")
