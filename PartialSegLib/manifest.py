@@ -189,6 +189,11 @@ class Inference:
             "second_softmax: expected false, unless probabilities of the activation softmax are blended",
         )
 
+    @property
+    def decides_by_winner(self) -> bool:
+        """Whether a voxel belongs to the structure with the highest score, and to no other."""
+        return self.activation == "softmax"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:

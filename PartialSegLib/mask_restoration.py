@@ -41,10 +41,10 @@ class KeptWinners:
         self, image: SessionImage, task: Task, channels: int, kept: np.ndarray | None, device: torch.device
     ) -> None:
         self._channels = task.structures
+        self._wanted = list(task.structures.values())
         self._place = image.place
         self._outside = None if kept is None else torch.from_numpy(~kept).to(device)
-        wanted = list(task.structures.values())
-        self._winners = WinnerRestoration(image.prepared, channels, wanted, device)
+        self._winners = WinnerRestoration(image.prepared, channels, self._wanted, device)
         self._next = 0
 
     def add(self, means: Tensor) -> None:
@@ -58,8 +58,7 @@ class KeptWinners:
         scores = means[:, within, rows, columns].half()
         if self._outside is not None:
             outside = self._outside[slices, rows, columns]
-            wanted = list(self._channels.values())
-            scores[wanted] = scores[wanted].masked_fill(outside, LOWEST_SCORE)
+            scores[self._wanted] = scores[self._wanted].masked_fill(outside, LOWEST_SCORE)
         self._winners.add(scores)
 
     def masks(self, structures: Sequence[str]) -> Iterator[tuple[str, Restored]]:
@@ -70,7 +69,7 @@ class KeptWinners:
 
 def winners_are_enough(inference: Inference, task: Task) -> bool:
     """Whether a voxel's winner is all that masks need; a clean-up on the network's grid needs more."""
-    return inference.activation == "softmax" and not task.network_steps
+    return inference.decides_by_winner and not task.network_steps
 
 
 Kept = KeptScores | KeptWinners
@@ -116,7 +115,9 @@ def _restore(
     if share is None:
         yield from _restore_scores(image, runner, request, scores, view.kept, None)
         return
-    if runner.decides_by_winner and all(step.step != "include" for step in request.task.network_steps):
+    if runner.inference.decides_by_winner and all(
+        step.step != "include" for step in request.task.network_steps
+    ):
         share = replace(share, masks=without_overlap(share.masks))
     region = restore(image.unpad(torch.from_numpy(share.voxels)), image.prepared, 0.0)
     for structure, found in _restore_scores(image, runner, request, scores, view.kept, share):

@@ -209,7 +209,7 @@ class MemoryEstimator:
         in_work = LARGEST_BOX * 2 * input_voxels
         if not all(self._keeps_winners(request) for request in requests):
             in_work += LARGEST_BOX * CLEANING_BYTES * network_voxels
-            if self._manifest.inference.activation == "softmax":
+            if self._manifest.inference.decides_by_winner:
                 in_work = max(in_work, input_voxels + WINNER_BYTES * network_voxels)
         unions = [len(request.task.structures) for request in requests if request.task.image_steps]
         if unions:  # masks of a whole task, and their copies

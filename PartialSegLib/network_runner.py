@@ -143,11 +143,6 @@ class NetworkRunner:
         }
 
     @property
-    def decides_by_winner(self) -> bool:
-        """Whether a voxel belongs to the structure with the highest score, and to no other."""
-        return self.inference.activation == "softmax"
-
-    @property
     def threshold(self) -> float:
         """A voxel belongs to a structure when its score is greater."""
         return 0.5 if self.inference.activation == "sigmoid" else 0.0

@@ -11,10 +11,6 @@ from PartialSegLib.sliding_window import (
     plan_patches,
 )
 
-SHAPES = [(16, 16, 16), (17, 20, 31), (40, 9, 24), (5, 7, 3), (1, 1, 1)]
-PATCH_SIZES = [(16, 16, 16), (8, 16, 4), (5, 7, 9)]
-OVERLAPS = [0, 0.25, 0.5, 0.7, 0.9]
-
 
 @pytest.mark.parametrize(
     ("length", "size", "overlap", "starts"),
