@@ -41,7 +41,9 @@ class Torso:
         self.dome_curve = rng.uniform(0.009, 0.013)
         self.lordosis = rng.uniform(0, 12)
         self.rng = np.random.default_rng(rng.integers(2**32))
-        self.fixed = self._chest() + self._spine() + self._pelvis() + self._muscles() + self._arms_and_table()
+        self.fixed = self._chest() + self._spine() + self._pelvis() + self._muscles()
+        self.arms_lifted = self.rng.random() > 0.25
+        self.fixed += self._table()
         self.apex = self.rng.uniform(262, 292)
         self.fixed += self._great_vessels_of_the_chest() + self._neck_and_shoulders()
 
@@ -138,9 +140,7 @@ class Torso:
         return painters
 
     def _neck_and_shoulders(self) -> list[Painter]:
-        """Trachea, thyroid gland, shoulder blades and arms down to the elbow or lifted over the head."""
-        rng = self.rng
-        lifted = rng.random() < 0.7
+        """Trachea, thyroid gland, shoulder blades and collar bones."""
         painters = [
             paint(capsule((0, 2, self.dome_left[2] + 120), (0, 22, 470), 10, 9), Tissue.AIR),
             *(
@@ -148,26 +148,36 @@ class Torso:
                 for side in (-1, 1)
             ),
         ]
-        skin, muscle = [Tissue.AIR, Tissue.FAT], [Tissue.MUSCLE]
         for side in (-1, 1):
-            joint = np.array((side * 165.0, -10.0, 300.0))
-            elbow = joint + ((side * 20, 20, 220) if lifted else (side * (45 + self.fat), 0, -260))
-            chest = (side * 95, -20, 285)
+            painters += self._arm(side)
+            blade = ellipsoid((side * 90, -85, 240), (48, 7, 60))
             painters += [
-                *(
-                    paint(capsule(start, end, radius, radius), tissue, over)
-                    for radius, tissue, over in (
-                        (50 + 0.5 * self.fat, Tissue.FAT, [Tissue.AIR]),
-                        (48, Tissue.MUSCLE, skin),
-                    )
-                    for start, end in ((chest, joint), (joint, elbow))
+                paint(blade, Tissue.BONE, [Tissue.MUSCLE, Tissue.FAT]),
+                paint(
+                    capsule((side * 10, 75, 262), (side * 140, 10, 320), 6, 6), Tissue.BONE, [Tissue.MUSCLE]
                 ),
-                paint(capsule(joint, elbow, 16, 12), Tissue.BONE),
-                paint(ellipsoid(joint, (24, 24, 24)), Tissue.BONE),
-                paint(ellipsoid((side * 90, -85, 240), (48, 7, 60)), Tissue.BONE, [*muscle, Tissue.FAT]),
-                paint(capsule((side * 10, 75, 262), (side * 140, 10, 320), 6, 6), Tissue.BONE, muscle),
             ]
         return painters
+
+    def _arm(self, side: int) -> list[Painter]:
+        """Shoulder and arm: lifted over the head, or beside the body down to the wrist."""
+        chest, joint = (side * 95, -20, 285), (side * 165, -10, 300)
+        if self.arms_lifted:
+            bones = [(joint, (side * 185, 10, 520))]
+        else:
+            elbow = (side * (210 + self.fat), -10, 20)
+            bones = [(joint, elbow), (elbow, (side * (195 + self.fat), 25, -240))]
+        limbs = [(chest, joint), *bones]
+        painters = []
+        for radius, tissue, over in (
+            (50 + 0.5 * self.fat, Tissue.FAT, [Tissue.AIR]),
+            (48, Tissue.MUSCLE, [Tissue.AIR, Tissue.FAT]),
+        ):
+            for start, end in limbs:
+                below = 0.8 if end[2] < 0 else 1.0
+                painters.append(paint(capsule(start, end, radius, radius * below), tissue, over))
+        painters += [paint(capsule(start, end, 16, 12), Tissue.BONE) for start, end in bones]
+        return [*painters, paint(ellipsoid(joint, (24, 24, 24)), Tissue.BONE)]
 
     def _spine(self) -> list[Painter]:
         painters = []
@@ -224,22 +234,14 @@ class Torso:
                 painters.append(paint(capsule(start, end, radius, radius), Tissue.MUSCLE, soft))
         return painters
 
-    def _arms_and_table(self) -> list[Painter]:
-        rng = self.rng
-        painters: list[Painter] = []
-        over = [Tissue.AIR, Tissue.FAT, Tissue.MUSCLE]
-        if rng.random() < 0.25:
-            for side in (-1, 1):
-                ends = (side * (200 + self.fat), 10, -260), (side * (190 + self.fat), 0, 300)
-                for radius, tissue in ((46, Tissue.FAT), (38, Tissue.MUSCLE), (12, Tissue.BONE)):
-                    painters.append(paint(capsule(*ends, radius, radius), tissue, over))
-        if rng.random() < 0.7:
-            height = -self.back - 1.4 * self.fat - rng.uniform(8, 30)
+    def _table(self) -> list[Painter]:
+        if self.rng.random() >= 0.7:
+            return []
+        height = -self.back - 1.4 * self.fat - self.rng.uniform(8, 30)
 
-            def table(canvas: Canvas) -> None:
-                plate = canvas.y - (canvas.x / 30) ** 2 * 0.35
-                inside = (np.abs(plate - height) < 9) & (np.abs(canvas.x) < 230)
-                canvas.fill(inside, Tissue.TABLE, [Tissue.AIR])
+        def table(canvas: Canvas) -> None:
+            plate = canvas.y - (canvas.x / 30) ** 2 * 0.35
+            inside = (np.abs(plate - height) < 9) & (np.abs(canvas.x) < 230)
+            canvas.fill(inside, Tissue.TABLE, [Tissue.AIR])
 
-            painters.append(table)
-        return painters
+        return [table]
