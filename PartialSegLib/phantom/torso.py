@@ -161,12 +161,12 @@ class Torso:
 
     def _arm(self, side: int) -> list[Painter]:
         """Shoulder and arm: lifted over the head, or beside the body down to the wrist."""
-        chest, joint = (side * 95, -20, 285), (side * 165, -10, 300)
+        chest, joint = (side * 95.0, -20.0, 285.0), (side * 165.0, -10.0, 300.0)
         if self.arms_lifted:
-            bones = [(joint, (side * 185, 10, 520))]
+            bones = [(joint, (side * 185.0, 10.0, 520.0))]
         else:
-            elbow = (side * (210 + self.fat), -10, 20)
-            bones = [(joint, elbow), (elbow, (side * (195 + self.fat), 25, -240))]
+            elbow = (side * (210 + self.fat), -10.0, 20.0)
+            bones = [(joint, elbow), (elbow, (side * (195 + self.fat), 25.0, -240.0))]
         limbs = [(chest, joint), *bones]
         painters = []
         for radius, tissue, over in (
