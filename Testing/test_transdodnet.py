@@ -194,3 +194,31 @@ def test_attention_reads_what_lies_at_its_points() -> None:
         align_corners=False,
     )[..., 0, 0, 0]
     assert torch.allclose(seen, (fine[:, 1, 2, 5] + coarse_point) / 2, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_points_are_read_alike_with_and_without_gradients(dtype: torch.dtype) -> None:
+    """By `grid_sample` and by an embedding bag; also outside of the volume and on its border."""
+    attention = MultiScaleDeformableAttention(width=24, num_levels=3, num_heads=4, num_points=2).to(dtype)
+    attention.initialize(1.0)
+    with torch.no_grad():
+        attention.offsets.bias.mul_(4)
+    shapes = [(4, 6, 8), (2, 3, 4), (1, 2, 2)]
+    tokens = torch.randn(2, 4 * 6 * 8 + 2 * 3 * 4 + 4, 24, dtype=dtype)
+    query, reference = torch.randn(2, 50, 24, dtype=dtype), torch.rand(2, 50, 3, dtype=dtype) * 1.5 - 0.25
+    reference[:, :2] = torch.tensor([0.0, 1.0], dtype=dtype)[:, None]
+    with_gradients = attention(query, reference, tokens, shapes)
+    with torch.no_grad():
+        without = attention(query, reference, tokens, shapes)
+    assert with_gradients.grad_fn is not None
+    torch.testing.assert_close(without, with_gradients.detach())
+
+
+def test_a_point_nowhere_makes_its_query_nan_and_no_other() -> None:
+    """So that an overflow is seen, and the patch computed again in float32."""
+    attention = MultiScaleDeformableAttention(width=6, num_levels=1, num_heads=1, num_points=1)
+    reference = torch.full((1, 3, 3), 0.5)
+    reference[0, 1, 2] = torch.nan
+    with torch.no_grad():
+        seen = attention(torch.zeros(1, 3, 6), reference, torch.randn(1, 8, 6), [(2, 2, 2)])
+    assert seen.isfinite().all(dim=2)[0].tolist() == [True, False, True]

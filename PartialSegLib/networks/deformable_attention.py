@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from .point_sampling import sum_sampled_points
+
 Shape = Sequence[int]
 """Voxels of a level along (D, H, W)."""
 
@@ -119,6 +121,8 @@ class MultiScaleDeformableAttention(nn.Module):
     def _sample(self, values: Tensor, shapes: Sequence[Shape], points: SamplingPoints) -> Tensor:
         """Read the values (B, N, width) at the points and add them up by weight: (B, Q, width)."""
         batch, heads = values.shape[0], self.points_shape[0]
+        if values.device.type == "cpu" and not torch.is_grad_enabled():
+            return sum_sampled_points(values.to(points.locations.dtype), shapes, *points)
         values = values.unflatten(2, (heads, -1)).permute(0, 2, 3, 1).flatten(0, 1)  # (B * heads, C, N)
         grids = (2 * points.locations - 1).transpose(1, 2).flatten(0, 1)  # (B * heads, Q, levels, points, 3)
         weights = points.weights.transpose(1, 2).flatten(0, 1)[:, None]  # (B * heads, 1, Q, levels, points)

@@ -66,8 +66,6 @@ class TransDoDNet(PartialLabelNetwork):
             a dynamic head without layers or channels.
     """
 
-    can_be_exported = False  # sampling in three dimensions
-
     def __init__(
         self,
         num_tasks: int = 7,
