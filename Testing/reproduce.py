@@ -2,6 +2,7 @@
 
 Seven partially labelled data sets of phantoms in the proportions of MOTS, small networks, minutes instead of
 days. A result is kept in its run's folder (`result.json`), so a second call goes on where the first stopped.
+`--known docs/reproduction` takes the results behind the tables of the documentation instead of making them.
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ import json
 import logging
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Iterable
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -106,6 +107,43 @@ ABDOMEN = {
 }
 FEW, TEST = 8, 16  # cases of the downstream data set
 
+Results = dict[str, list[Result]]
+"""By method, a result for each seed."""
+
+
+@dataclass(frozen=True)
+class Runs:
+    """What is to be run, and where results are kept.
+
+    Attributes:
+        output: has a folder for each run.
+        known: a folder with results that are not made again, `RUN.json` each; None for none.
+        seeds: a run of each method for each of them.
+        steps: of each method.
+    """
+
+    output: Path
+    known: Path | None
+    seeds: tuple[int, ...]
+    steps: int
+
+    def folder(self, name: str) -> Path:
+        """The folder of a run."""
+        return self.output / name.replace(" ", "-").replace(",", "")
+
+    def result(self, folder: Path, run: Callable[[], Result]) -> Result:
+        """The result of the run in a folder, which is made if it is not kept."""
+        path = folder / "result.json"
+        known = self.known and self.known / f"{folder.name}.json"
+        if known and known.exists():
+            path = known
+        elif not path.exists():
+            logger.info("%s", folder.name)
+            result = run()
+            path.write_text(json.dumps(result, indent=1))
+        kept: Result = json.loads(path.read_text())
+        return kept
+
 
 def config_of(
     method: dict[str, Any], output: Path, data: Path, seed: int, steps: int, **changes: Any
@@ -153,29 +191,27 @@ def packages_of(
     return packages
 
 
-def compare(
-    methods: dict[str, dict[str, Any]], seeds: Iterable[int], output: Path, steps: int
-) -> dict[str, list[Result]]:
+def compare(methods: dict[str, dict[str, Any]], runs: Runs) -> Results:
     """Run what has not been run yet, seed by seed, and return the results by method."""
-    data = output / "phantoms"
-    collection = make_phantom_mots(data, PHANTOMS)
-    results: dict[str, list[Result]] = defaultdict(list)
-    for seed in seeds:
+    data = runs.output / "phantoms"
+    results: Results = defaultdict(list)
+    for seed in runs.seeds:
         for name, method in methods.items():
-            folder = output / f"{name}-{seed}".replace(" ", "-").replace(",", "")
+            folder = runs.folder(f"{name}-{seed}")
 
             def run(
                 name: str = name, method: dict[str, Any] = method, folder: Path = folder, seed: int = seed
-            ) -> dict[str, Any]:
-                return result_of(packages_of(name, method, folder, data, seed, steps), collection)
+            ) -> Result:
+                collection = make_phantom_mots(data, PHANTOMS)
+                return result_of(packages_of(name, method, folder, data, seed, runs.steps), collection)
 
-            results[name].append(kept_result(folder, run))
+            results[name].append(runs.result(folder, run))
     return results
 
 
-def transfer(seeds: Iterable[int], output: Path, steps: int) -> dict[str, list[Result]]:
+def transfer(runs: Runs) -> Results:
     """A few cases with all of seven organs: from scratch, and from the DoDNet of the same seed."""
-    data = output / "abdomen"
+    data = runs.output / "abdomen"
     rules = {structure: (value,) for structure, value in ABDOMEN.items()}
     part = (DataSet("phantom-abdomen", "abdomen", rules), FEW, TEST)
     collection = make_phantom_collection("abdomen", data, [part], replace(PHANTOMS, seed=8))
@@ -183,57 +219,48 @@ def transfer(seeds: Iterable[int], output: Path, steps: int) -> dict[str, list[R
         **METHODS["TAL"], "network_arguments": {**WIDTHS, "num_structures": len(ABDOMEN) + 1},
         "tasks": [{"name": "abdomen", "structures": ABDOMEN}],
     }  # fmt: skip
-    results: dict[str, list[Result]] = defaultdict(list)
-    for seed in seeds:
-        start = {"package": str(output / f"DoDNet-{seed}" / "package")}
+    results: Results = defaultdict(list)
+    for seed in runs.seeds:
+        start = {"package": str(runs.output / f"DoDNet-{seed}" / "package")}
         for name, changes in (("from scratch", {}), ("from DoDNet on MOTS", {"transfer": start})):
-            folder = output / f"abdomen-{name}-{seed}".replace(" ", "-")
-            config = config_of(method, folder, data, seed, steps // 3, **changes)
+            folder = runs.folder(f"abdomen-{name}-{seed}")
+            config = config_of(method, folder, data, seed, runs.steps // 3, **changes)
             results[name].append(
-                kept_result(folder, lambda c=config: result_of({"abdomen": train(c)}, collection))
+                runs.result(folder, lambda c=config: result_of({"abdomen": train(c)}, collection))
             )
     return results
 
 
-def pseudo_labels(seeds: Iterable[int], output: Path, steps: int) -> dict[str, list[Result]]:
+def pseudo_labels(runs: Runs) -> Results:
     """The softmax network on partial labels alone, and with organs that DoDNet has labelled."""
-    collection = make_phantom_mots(output / "phantoms", PHANTOMS)
+    phantoms = runs.output / "phantoms"
+    collection = make_phantom_mots(phantoms, PHANTOMS)
     organs = [option for organ in sorted(ORGANS) for option in ("--structure", organ)]
-    results: dict[str, list[Result]] = defaultdict(list)
-    for seed in seeds:
-        alone = output / f"TAL-{seed}" / "result.json"
+    results: Results = defaultdict(list)
+    for seed in runs.seeds:
+        alone = runs.output / f"TAL-{seed}" / "result.json"
         results["partial labels only (TAL)"].append(json.loads(alone.read_text()))
-        teacher = output / f"DoDNet-{seed}" / "package"
-        folder = output / f"TAL-pseudo-labels-{seed}"
+        teacher = runs.output / f"DoDNet-{seed}" / "package"
+        folder = runs.folder(f"TAL-pseudo-labels-{seed}")
 
         def run(folder: Path = folder, teacher: Path = teacher, seed: int = seed) -> Result:
             path = folder / "data" / "collection.json"
-            files = [str(output / "phantoms" / "collection.json"), "-o", str(path), "--model", str(teacher)]
+            files = [str(phantoms / "collection.json"), "-o", str(path), "--model", str(teacher)]
             code = partialseg(["pseudo-label", *files, *organs, "--device", "cpu"])
             if code:
                 raise SystemExit(code)
-            package = train(config_of(METHODS["TAL"], folder, folder / "data", seed, steps))
+            package = train(config_of(METHODS["TAL"], folder, folder / "data", seed, runs.steps))
             return result_of(dict.fromkeys(NAMES, package), collection)
 
-        results["with pseudo-labels of the organs"].append(kept_result(folder, run))
+        results["with pseudo-labels of the organs"].append(runs.result(folder, run))
     return results
-
-
-def kept_result(folder: Path, run: Callable[[], Result]) -> Result:
-    """The result in the folder of a run, which is made if it is not there."""
-    path = folder / "result.json"
-    if not path.exists():
-        logger.info("%s", folder.name)
-        result = run()
-        path.write_text(json.dumps(result, indent=1))
-    kept: Result = json.loads(path.read_text())
-    return kept
 
 
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("-o", "--output", type=Path, default=Path("runs/reproduction"))
+    parser.add_argument("--known", type=Path, help="folder with results (RUN.json) not to make again")
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
     parser.add_argument("--steps", type=int, default=STEPS, help="of each method (%(default)s)")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS), help="some of them")
@@ -242,17 +269,18 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     chosen = {name: method for name, method in METHODS.items() if name in options.methods}
     PARTS["methods"] = partial(compare, chosen)
+    runs = Runs(options.output, options.known, tuple(options.seeds), options.steps)
     for part in options.parts:
-        show(PARTS[part](options.seeds, options.output, options.steps))
+        show(PARTS[part](runs))
 
 
-def show(results: dict[str, list[Result]]) -> None:
+def show(results: Results) -> None:
     """Write the two tables of a comparison."""
     sys.stdout.write(f"\n{table(results)}\n\n{structure_table(results)}\n")
     sys.stdout.flush()
 
 
-PARTS: dict[str, Callable[[Iterable[int], Path, int], dict[str, list[Result]]]] = {
+PARTS: dict[str, Callable[[Runs], Results]] = {
     "methods": partial(compare, METHODS),
     "heads": partial(compare, HEADS),
     "transfer": transfer,
