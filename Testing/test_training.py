@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 from training_runs import losses_of, tiny_config
 
 import PartialSegLib
+from PartialSegLib.errors import InputError
 from PartialSegLib.manifest import Task
 from PartialSegLib.phantom import Tissue
 from PartialSegLib.training import train
@@ -141,3 +143,19 @@ def test_a_run_leaves_logs_pictures_and_a_report(tmp_path: Path) -> None:
 def test_synthetic_images_can_be_left_unvalidated(tmp_path: Path) -> None:
     train(tiny_config(tmp_path, synthetic={"validation_images": 0}))
     assert "not validated" in (tmp_path / "report.md").read_text(encoding="utf-8")
+
+
+def test_a_network_that_fails_compiled_is_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As PyTorch 2.13 does with the bundled network in bfloat16 on CPUs."""
+
+    def compiled(_: object) -> Callable[..., object]:
+        def fail(*_: object) -> None:
+            raise UnboundLocalError("cannot access local variable 'buf179'")
+
+        return fail
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    with pytest.raises(
+        InputError, match=r"torch\.compile of PyTorch .* \(UnboundLocalError\); set compile=false"
+    ):
+        train(tiny_config(tmp_path, compile=True))

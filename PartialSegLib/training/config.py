@@ -160,7 +160,7 @@ class TrainingConfig:
         ema_decay: decay of the averaged weights that are saved; 0 saves the last ones.
         precision: of convolutions. On CPUs, no stage of a network may see a patch 2 voxels deep in bfloat16
             (torch 2.13 then computes a wrong gradient of the weights). float16 scales the loss.
-        compile: compile the network by `torch.compile`.
+        compile: compile the network by `torch.compile`, which did not pay on CPUs, see docs/training.md.
         checkpoint_every, validate_every: steps; 0 never validates before the end.
         seed: of everything.
         workers: processes that prepare data.

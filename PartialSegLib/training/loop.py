@@ -9,8 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ..devices import explained_memory_errors
-from ..errors import InputError, OutOfMemoryError
+from ..errors import DeviceError, InputError, OutOfMemoryError
 from .phased_run import PhasedRun, StepResult
 from .run_log import RunLog
 from .workers import Workers
@@ -86,6 +88,29 @@ def explained_exhaustion(workers: Workers, work: str, advice: str) -> Iterator[N
             yield
     except OutOfMemoryError as error:
         raise InputError(f"Out of memory on {workers.device} with {work}; {advice}.") from error
+
+
+@contextmanager
+def explained_compilation(compiled: bool) -> Iterator[None]:
+    """Say in one sentence that a compiled network failed; `torch.compile` makes code that may be wrong.
+
+    Args:
+        compiled: whether the network is compiled; nothing is explained otherwise.
+
+    Raises:
+        InputError: anything but our own errors.
+    """
+    try:
+        yield
+    except (InputError, DeviceError):
+        raise
+    except Exception as error:
+        if not compiled:
+            raise
+        raise InputError(
+            f"The network failed as torch.compile of PyTorch {torch.__version__} has compiled it "
+            f"({type(error).__name__}); set compile=false, the run goes on from its last checkpoint."
+        ) from error
 
 
 def check_batch(batch_size: int, items: str, workers: Workers, accumulate: int = 1) -> None:

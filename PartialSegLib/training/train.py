@@ -23,7 +23,14 @@ from ..networks import NETWORKS, PartialLabelNetwork
 from .cases import Cases
 from .config import TrainingConfig
 from .data import batches, prepare, training_cases, validation_cases
-from .loop import CHECKPOINT_FILE, PACKAGE_FOLDER, check_batch, explained_exhaustion, run_steps
+from .loop import (
+    CHECKPOINT_FILE,
+    PACKAGE_FOLDER,
+    check_batch,
+    explained_compilation,
+    explained_exhaustion,
+    run_steps,
+)
 from .run import Run
 from .run_log import RunLog
 from .run_report import write_report
@@ -43,7 +50,7 @@ def train(config: TrainingConfig, device: str = "cpu") -> Path:
 
     Raises:
         InputError: the configuration cannot be trained, loss or gradient are no longer finite, memory or disk
-            are full, or another process of the run has stopped.
+            are full, a compiled network fails, or another process of the run has stopped.
     """
     manifest = make_manifest(config)
     with joined_workers(device) as workers:
@@ -51,7 +58,7 @@ def train(config: TrainingConfig, device: str = "cpu") -> Path:
         at_a_time = config.batch_size // workers.size // config.accumulate
         work = f"patches of {list(config.patch_size)} and {at_a_time} at a time"
         advice = "raise `accumulate` or choose a smaller `inference.patch_size`"
-        with explained_exhaustion(workers, work, advice):
+        with explained_compilation(config.compile), explained_exhaustion(workers, work, advice):
             return _train(config, manifest, workers)
 
 
