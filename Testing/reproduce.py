@@ -133,16 +133,17 @@ class Runs:
 
     def result(self, folder: Path, run: Callable[[], Result]) -> Result:
         """The result of the run in a folder, which is made if it is not kept."""
-        path = folder / "result.json"
-        known = self.known and self.known / f"{folder.name}.json"
-        if known and known.exists():
-            path = known
-        elif not path.exists():
+        kept = self.kept_result(folder)
+        if kept is None:
             logger.info("%s", folder.name)
-            result = run()
-            path.write_text(json.dumps(result, indent=1))
-        kept: Result = json.loads(path.read_text())
+            kept = run()
+            (folder / "result.json").write_text(json.dumps(kept, indent=1))
         return kept
+
+    def kept_result(self, folder: Path) -> Result | None:
+        """The result of the run in a folder if there is one."""
+        paths = [folder / "result.json", *([self.known / f"{folder.name}.json"] if self.known else [])]
+        return next((json.loads(path.read_text()) for path in paths if path.exists()), None)
 
 
 def config_of(
@@ -221,7 +222,7 @@ def transfer(runs: Runs) -> Results:
     }  # fmt: skip
     results: Results = defaultdict(list)
     for seed in runs.seeds:
-        start = {"package": str(runs.output / f"DoDNet-{seed}" / "package")}
+        start = {"package": str(runs.folder(f"DoDNet-{seed}") / "package")}
         for name, changes in (("from scratch", {}), ("from DoDNet on MOTS", {"transfer": start})):
             folder = runs.folder(f"abdomen-{name}-{seed}")
             config = config_of(method, folder, data, seed, runs.steps // 3, **changes)
@@ -238,9 +239,11 @@ def pseudo_labels(runs: Runs) -> Results:
     organs = [option for organ in sorted(ORGANS) for option in ("--structure", organ)]
     results: Results = defaultdict(list)
     for seed in runs.seeds:
-        alone = runs.output / f"TAL-{seed}" / "result.json"
-        results["partial labels only (TAL)"].append(json.loads(alone.read_text()))
-        teacher = runs.output / f"DoDNet-{seed}" / "package"
+        alone = runs.kept_result(runs.folder(f"TAL-{seed}"))
+        teacher = runs.folder(f"DoDNet-{seed}") / "package"
+        if alone is None or not teacher.exists():
+            raise SystemExit(f"Pseudo-labels need TAL and DoDNet of seed {seed}: run the part methods first.")
+        results["partial labels only (TAL)"].append(alone)
         folder = runs.folder(f"TAL-pseudo-labels-{seed}")
 
         def run(folder: Path = folder, teacher: Path = teacher, seed: int = seed) -> Result:
