@@ -9,6 +9,7 @@ from torch.nn import functional
 from PartialSegLib.networks import TransDoDNet
 from PartialSegLib.networks.deformable_attention import MultiScaleDeformableAttention
 from PartialSegLib.networks.deformable_transformer import token_references
+from PartialSegLib.networks.dynamic_head import apply_dynamic_head
 
 TINY = {
     "width": 24,
@@ -222,3 +223,20 @@ def test_a_point_nowhere_makes_its_query_nan_and_no_other() -> None:
     with torch.no_grad():
         seen = attention(torch.zeros(1, 3, 6), reference, torch.randn(1, 8, 6), [(2, 2, 2)])
     assert seen.isfinite().all(dim=2)[0].tolist() == [True, False, True]
+
+
+def test_heads_of_several_tasks_at_once_are_the_heads_of_each() -> None:
+    network = tiny()
+    with torch.inference_mode():
+        features = network.forward_features(torch.randn(1, 1, *PATCH))
+        for task, logits in zip((4, 0, 6), network.forward_heads(features, [4, 0, 6]), strict=True):
+            torch.testing.assert_close(logits, network.forward_head(features, task), rtol=1e-5, atol=1e-5)
+
+
+def test_logits_are_interpolated_trilinearly() -> None:
+    network = tiny()
+    with torch.inference_mode():
+        features = network.forward_features(torch.randn(2, 1, *PATCH))
+        half = apply_dynamic_head(features.decoder, network.head_parameters(features, 3), network.head_widths)
+        expected = functional.interpolate(half, scale_factor=(1.0, 2.0, 2.0), mode="trilinear")
+        torch.testing.assert_close(network.forward_head(features, 3), expected)

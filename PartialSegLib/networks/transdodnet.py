@@ -6,7 +6,7 @@ Xie, Zhang, Xia, Shen: Learning from partially labeled data for multi-organ and 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple, get_args
 
 import torch
@@ -151,9 +151,13 @@ class TransDoDNet(PartialLabelNetwork):
     def forward_head(self, features: TransDoDNetFeatures, task_index: int) -> Tensor:
         """Logits (B, num_structures, D, H, W) of one task, computed at half of H and W and interpolated."""
         parameters = self.head_parameters(features, task_index)
+        return _to_full_size(apply_dynamic_head(features.decoder, parameters, self.head_widths))
+
+    def forward_heads(self, features: TransDoDNetFeatures, task_indices: Sequence[int]) -> Iterator[Tensor]:
+        """Logits (1, num_structures, D, H, W) of several tasks of one image, which read its features once."""
+        parameters = torch.cat([self.head_parameters(features, index) for index in task_indices])
         logits = apply_dynamic_head(features.decoder, parameters, self.head_widths)
-        scale = tuple(float(stride) for stride in STEM_STRIDE)
-        return functional.interpolate(logits, scale_factor=scale, mode="trilinear", align_corners=False)
+        return (_to_full_size(of_task) for of_task in logits.split(1))
 
     def sampling_points(self, patch: Tensor) -> SamplingPoints:
         """Where each voxel of the levels looks in the encoder's last layer, for pictures as Figure 7.
@@ -172,3 +176,10 @@ class TransDoDNet(PartialLabelNetwork):
         """The coarsest outputs of the encoder, brought to the Transformer's width."""
         levels = outputs[-len(self.level_projections) :]
         return [project(level) for project, level in zip(self.level_projections, levels, strict=True)]
+
+
+def _to_full_size(logits: Tensor) -> Tensor:
+    """Interpolate (B, K, D, H/2, W/2) by slices: the same as trilinear, in a quarter of the time."""
+    scale = tuple(float(stride) for stride in STEM_STRIDE[1:])
+    slices = functional.interpolate(logits.flatten(1, 2), scale_factor=scale, mode="bilinear")
+    return slices.unflatten(1, logits.shape[1:3])
