@@ -39,27 +39,24 @@ def sum_sampled_points(
     first = torch.arange(batch)[:, None] * voxels + torch.tensor(starts)
     head = torch.arange(heads)[:, None, None]
     rows = (first[:, None, None, :, None] * heads + head).int()  # (B, 1, heads, levels, 1)
-    steps = [heads * sizes[:, 1] * sizes[:, 2], heads * sizes[:, 2], torch.full((len(shapes),), heads)]
-    corners = [(rows, weights)]
+    steps = heads * sizes[:, 1] * sizes[:, 2], heads * sizes[:, 2], torch.full_like(sizes[:, 0], heads)
     for axis, step in enumerate(steps):
-        sides = _neighbours(locations[..., 2 - axis], sizes[:, axis, None])
-        moves = [(index * step.int()[:, None], share) for index, share in sides]
-        corners = [(row + move, part * share) for row, part in corners for move, share in moves]
-    sums = functional.embedding_bag(
-        torch.stack([row for row, _ in corners], dim=3).flatten(0, 2).flatten(1),
-        values.reshape(-1, width // heads),
-        mode="sum",
-        per_sample_weights=torch.stack([part for _, part in corners], dim=3).flatten(0, 2).flatten(1),
-    )
+        index, share = _neighbours(locations[..., 2 - axis], sizes[:, axis, None])
+        sides = (2, *(1,) * axis, *share.shape[1:])
+        rows = rows + (index * step[:, None]).view(sides)  # each axis in front of those before it
+        weights = weights * share.view(sides)
+    corners = (part.flatten(0, 2).movedim(0, 3).flatten(0, 2).flatten(1) for part in (rows, weights))
+    table = values.reshape(-1, width // heads)
+    bags, per_sample_weights = corners
+    sums = functional.embedding_bag(bags, table, mode="sum", per_sample_weights=per_sample_weights)
     return sums.view(batch, -1, width)
 
 
-def _neighbours(fractions: Tensor, sizes: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """Along one axis the voxels below and above, clipped to the level, and the share of each: 0 outside."""
+def _neighbours(fractions: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor]:
+    """Along one axis the voxels below and above (2, …), clipped to the level, and their shares: 0 outside."""
     position = fractions * sizes - 0.5
     below = position.floor()
-    sides = []
-    for index, share in ((below, 1 - (position - below)), (below + 1, position - below)):
-        inside = index.nan_to_num().clamp(min=0).minimum(sizes - 1)
-        sides.append((inside.int(), share * (inside == index)))
-    return sides
+    index = torch.stack([below, below + 1])
+    share = torch.stack([1 - (position - below), position - below])
+    inside = index.nan_to_num().clamp(min=0).minimum(sizes - 1)
+    return inside.int(), share * (inside == index)
