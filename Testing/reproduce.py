@@ -14,7 +14,7 @@ import sys
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from reproduction_results import Result, result_of, structure_table, table
 from PartialSegLib.__main__ import main as partialseg
 from PartialSegLib.json_fields import from_json
 from PartialSegLib.training import TrainingConfig, train
-from PartialSegLib.training.collection import DataSet
+from PartialSegLib.training.collection import Collection, DataSet
 from PartialSegLib.training.data_sets.mots import MOTS
 from PartialSegLib.training.data_sets.phantom_mots import (
     PhantomMots,
@@ -127,6 +127,11 @@ class Runs:
     seeds: tuple[int, ...]
     steps: int
 
+    @cached_property
+    def mots(self) -> Collection:
+        """The phantoms that all methods are trained and tested on, made when a run first needs them."""
+        return make_phantom_mots(self.output / "phantoms", PHANTOMS)
+
     def folder(self, name: str) -> Path:
         """The folder of a run."""
         return self.output / name.replace(" ", "-").replace(",", "")
@@ -194,7 +199,6 @@ def packages_of(
 
 def compare(methods: dict[str, dict[str, Any]], runs: Runs) -> Results:
     """Run what has not been run yet, seed by seed, and return the results by method."""
-    data = runs.output / "phantoms"
     results: Results = defaultdict(list)
     for seed in runs.seeds:
         for name, method in methods.items():
@@ -203,8 +207,8 @@ def compare(methods: dict[str, dict[str, Any]], runs: Runs) -> Results:
             def run(
                 name: str = name, method: dict[str, Any] = method, folder: Path = folder, seed: int = seed
             ) -> Result:
-                collection = make_phantom_mots(data, PHANTOMS)
-                return result_of(packages_of(name, method, folder, data, seed, runs.steps), collection)
+                data = runs.mots.folder
+                return result_of(packages_of(name, method, folder, data, seed, runs.steps), runs.mots)
 
             results[name].append(runs.result(folder, run))
     return results
@@ -234,8 +238,6 @@ def transfer(runs: Runs) -> Results:
 
 def pseudo_labels(runs: Runs) -> Results:
     """The softmax network on partial labels alone, and with organs that DoDNet has labelled."""
-    phantoms = runs.output / "phantoms"
-    collection = make_phantom_mots(phantoms, PHANTOMS)
     organs = [option for organ in sorted(ORGANS) for option in ("--structure", organ)]
     results: Results = defaultdict(list)
     for seed in runs.seeds:
@@ -248,12 +250,12 @@ def pseudo_labels(runs: Runs) -> Results:
 
         def run(folder: Path = folder, teacher: Path = teacher, seed: int = seed) -> Result:
             path = folder / "data" / "collection.json"
-            files = [str(phantoms / "collection.json"), "-o", str(path), "--model", str(teacher)]
+            files = [str(runs.mots.folder / "collection.json"), "-o", str(path), "--model", str(teacher)]
             code = partialseg(["pseudo-label", *files, *organs, "--device", "cpu"])
             if code:
                 raise SystemExit(code)
             package = train(config_of(METHODS["TAL"], folder, folder / "data", seed, runs.steps))
-            return result_of(dict.fromkeys(NAMES, package), collection)
+            return result_of(dict.fromkeys(NAMES, package), runs.mots)
 
         results["with pseudo-labels of the organs"].append(runs.result(folder, run))
     return results

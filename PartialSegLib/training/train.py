@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset
 
+from ..devices import explained_memory_errors
 from ..errors import InputError
 from ..json_fields import from_json, suggestion, to_json
 from ..manifest import Manifest
@@ -58,7 +59,7 @@ def train(config: TrainingConfig, device: str = "cpu") -> Path:
         at_a_time = config.batch_size // workers.size // config.accumulate
         work = f"patches of {list(config.patch_size)} and {at_a_time} at a time"
         advice = "raise `accumulate` or choose a smaller `inference.patch_size`"
-        with explained_compilation(config.compile), explained_exhaustion(workers, work, advice):
+        with explained_exhaustion(workers, work, advice):
             return _train(config, manifest, workers)
 
 
@@ -75,7 +76,8 @@ def _train(config: TrainingConfig, manifest: Manifest, workers: Workers) -> Path
     watched = validation_cases(config, manifest, channels) if workers.leads else None
     with RunLog(output, run.step, run.iterations, workers.leads) as log:
         validation = partial(_validate, run, watched, manifest, log, output)
-        run_steps(run, feed, log, output, config.checkpoint_every, config.validate_every, validation)
+        with explained_compilation(config.compile), explained_memory_errors(workers.device):
+            run_steps(run, feed, log, output, config.checkpoint_every, config.validate_every, validation)
     if workers.leads:
         save_package(config, manifest, run.weights, output / PACKAGE_FOLDER)
         write_report(output, config, manifest)
