@@ -11,6 +11,8 @@ from .tissues import Tissue
 from .torso import Torso
 
 _SOFT = [Tissue.VISCERAL_FAT]
+_PERIRENAL_FAT = Tissue.FAT  # not visceral fat: neither liver nor spleen nor bowel may take its place
+_AROUND_KIDNEYS = [*_SOFT, _PERIRENAL_FAT]
 _KIDNEY = [Tissue.KIDNEY_CORTEX, Tissue.KIDNEY_MEDULLA]
 _AROUND_VESSELS = [Tissue.VISCERAL_FAT, Tissue.LUNG]
 
@@ -84,13 +86,17 @@ def _kidneys(rng: np.random.Generator, torso: Torso) -> list[Painter]:
     painters: list[Painter] = []
     back = float(torso.spine_y(0))
     size = rng.uniform(0.82, 1.2)
+    thickness = min(0.4 * torso.fat, 14)
     for side in (-1, 1):
         x, y = side * rng.uniform(54, 70), back + rng.uniform(-6, 10)
         center = np.array([x, y, rng.normal(-12 if side > 0 else 0, 12)])
         radii = np.array([27, 25, 54]) * size * rng.uniform(0.9, 1.12, 3)
         tilt = rotation(-side * rng.uniform(0.05, 0.35), 1) @ rotation(rng.uniform(0.0, 0.3), 0)
         turn = tilt @ rotation(side * rng.uniform(0.2, 0.7), 2)
-        painters.append(paint(ellipsoid(center, radii, turn), Tissue.KIDNEY_CORTEX, _SOFT))
+        painters += [
+            paint(ellipsoid(center, radii + thickness, turn), _PERIRENAL_FAT, [*_SOFT, Tissue.MUSCLE]),
+            paint(ellipsoid(center, radii, turn), Tissue.KIDNEY_CORTEX, _AROUND_KIDNEYS),
+        ]
         for angle in np.linspace(0, 2 * np.pi, 9)[:-1]:
             offset = turn @ (np.array([0.1, 0.45 * np.cos(angle), 0.52 * np.sin(angle)]) * radii)
             painters.append(paint(ellipsoid(center + offset, (8, 7, 9)), Tissue.KIDNEY_MEDULLA, _KIDNEY))
@@ -101,11 +107,11 @@ def _kidneys(rng: np.random.Generator, torso: Torso) -> list[Painter]:
         painters += [
             paint(sinus, Tissue.VISCERAL_FAT, _KIDNEY),
             paint(pelvis, Tissue.RENAL_PELVIS, [*_KIDNEY, Tissue.VISCERAL_FAT]),
-            *tube(smooth_path(np.array(ureter), 25), np.full(60, 2.5), Tissue.RENAL_PELVIS, _SOFT),
+            *tube(smooth_path(np.array(ureter), 25), np.full(60, 2.5), Tissue.RENAL_PELVIS, _AROUND_KIDNEYS),
         ]
         top = center + turn @ np.array([0, 0, radii[2] + 4]) + np.array([-side * 10, 6, 0])
         for limb in ((-side * 2, -14, 6), (-side * 14, -8, 6)):
-            painters.append(paint(capsule(top, np.add(top, limb), 4, 2.5), Tissue.ADRENAL, _SOFT))
+            painters.append(paint(capsule(top, np.add(top, limb), 4, 2.5), Tissue.ADRENAL, _AROUND_KIDNEYS))
     return painters
 
 

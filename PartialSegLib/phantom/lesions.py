@@ -23,15 +23,16 @@ class LesionKind:
 
 _LIVER = (Tissue.LIVER, Tissue.HEPATIC_VESSEL)
 _KIDNEY = (Tissue.KIDNEY_CORTEX, Tissue.KIDNEY_MEDULLA)
+_AROUND_KIDNEYS = (Tissue.VISCERAL_FAT, Tissue.FAT)
 _COLON = (Tissue.COLON_WALL, Tissue.COLON)
 LESION_KINDS: dict[str, LesionKind] = {
     "liver_cyst": LesionKind(Tissue.LIVER_CYST, _LIVER, _LIVER, (4, 20), 3),
-    "kidney_cyst": LesionKind(Tissue.KIDNEY_CYST, _KIDNEY, (*_KIDNEY, Tissue.VISCERAL_FAT), (4, 22), 3),
+    "kidney_cyst": LesionKind(Tissue.KIDNEY_CYST, _KIDNEY, (*_KIDNEY, *_AROUND_KIDNEYS), (4, 22), 3),
     "liver_tumor": LesionKind(Tissue.LIVER_TUMOR, _LIVER, (*_LIVER, Tissue.LIVER_CYST), (5, 38), 6),
     "kidney_tumor": LesionKind(
         Tissue.KIDNEY_TUMOR,
         _KIDNEY,
-        (*_KIDNEY, Tissue.VISCERAL_FAT, Tissue.KIDNEY_CYST, Tissue.RENAL_PELVIS),
+        (*_KIDNEY, *_AROUND_KIDNEYS, Tissue.KIDNEY_CYST, Tissue.RENAL_PELVIS),
         (8, 36),
         2,
     ),

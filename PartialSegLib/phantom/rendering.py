@@ -93,7 +93,7 @@ def random_appearance(
     """
     weights = np.zeros(4)
     if phase is None:
-        weights[rng.choice(4, p=[0.3, 0.15, 0.45, 0.1])] = 1
+        weights[rng.choice(4, p=[0.35, 0.2, 0.35, 0.1])] = 1
         weights = (1 - (mix := rng.uniform(0, 0.35))) * weights + mix * rng.dirichlet(np.ones(4))
     else:
         weights[PHASES.index(phase)] = 1
@@ -111,7 +111,17 @@ def random_appearance(
     noise, grain, shading = rng.uniform(2, 14), rng.uniform(1, 8), rng.uniform(0, 5)
     blood, muscle = mean[Tissue.HEART], mean[Tissue.MUSCLE]
     contents[Tissue.HEART] = 0.0, blood, muscle + rng.uniform(0.1, 0.8) * (blood - muscle)
+    if weights[PHASES.index("arterial")] > 0.6 and rng.random() < 0.5:
+        _make_early_arterial(mean, texture, rng)
     return Appearance(mean, texture, contents, blurs, noise, grain, shading)
+
+
+def _make_early_arterial(mean: np.ndarray, texture: np.ndarray, rng: np.random.Generator) -> None:
+    """Before the contrast agent has come through: veins still dark, the spleen in bright and dark stripes."""
+    mean[Tissue.HEPATIC_VESSEL] = mean[Tissue.VEIN] = rng.uniform(35, 55)
+    mean[Tissue.PORTAL_VEIN] = rng.uniform(40, 110)
+    mean[Tissue.SPLEEN] += rng.uniform(-10, 50)
+    texture[Tissue.SPLEEN] = rng.uniform(10, 40)
 
 
 def _separate_lesions(mean: np.ndarray, rng: np.random.Generator, contrast: float) -> None:
