@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -66,7 +67,7 @@ class PartialSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         VTKObservationMixin.__init__(self)
         self.logic: PartialSegLogic | None = None
         self.panel: Any = None
-        self._watched: Any = None
+        self._watched: list[Any] = []
         self._importing = False
 
     def setup(self) -> None:
@@ -139,34 +140,54 @@ class PartialSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         modified = vtk.vtkCommand.ModifiedEvent
         if self.panel.parameters is not None:
             self.removeObserver(self.panel.parameters.node, modified, self._onModified)
-        self.panel.setParameters(parameters)
-        self._watchVolume()
         if parameters is not None:
             self.addObserver(parameters.node, modified, self._onModified)
+        self.panel.setParameters(parameters)
+        self._watchNodes()
 
     def _onModified(self, caller: Any, event: Any) -> None:
-        self._watchVolume()
+        self._watchNodes()
         self.panel.update()
 
-    def _watchVolume(self) -> None:
-        """Hear of it when the chosen volume gets other voxels: what can be done may change."""
+    def _watchNodes(self) -> None:
+        """Hear of it when voxels, transform or region of interest change: what can be done may change."""
         parameters = self.panel.parameters
         volumeNode = parameters.inputVolume if parameters is not None else None
-        if volumeNode is self._watched:
+        roiNode = parameters.regionOfInterest if parameters is not None else None
+        if [volumeNode, roiNode] == self._watched:
             return
-        changed = slicer.vtkMRMLVolumeNode.ImageDataModifiedEvent
-        if self._watched is not None:
-            self.removeObserver(self._watched, changed, self._onVolumeChanged)
-        if volumeNode is not None:
-            self.addObserver(volumeNode, changed, self._onVolumeChanged)
-        self._watched = volumeNode
+        for node in self._watched:
+            for event in _changesOf(node):
+                self.removeObserver(node, event, self._onNodeChanged)
+        self._watched = [volumeNode, roiNode]
+        for node in self._watched:
+            for event in _changesOf(node):
+                self.addObserver(node, event, self._onNodeChanged)
 
-    def _onVolumeChanged(self, caller: Any, event: Any) -> None:
-        self.panel.update()
+    def _onNodeChanged(self, caller: Any, event: Any) -> None:
+        if caller is self._watched[0]:
+            self.panel.update()
+        else:
+            self.panel.showWhatCanBeDone()  # often: the region is being dragged
+
+
+def _changesOf(node: Any) -> tuple[int, ...]:
+    """The events after which a volume or a region of interest may be segmented, or no longer."""
+    if node is None:
+        return ()
+    moved = slicer.vtkMRMLTransformableNode.TransformModifiedEvent
+    if node.IsA("vtkMRMLVolumeNode"):
+        return slicer.vtkMRMLVolumeNode.ImageDataModifiedEvent, moved
+    return vtk.vtkCommand.ModifiedEvent, slicer.vtkMRMLMarkupsNode.PointModifiedEvent, moved
 
 
 def _tellNobody(*answer: Any) -> None:
     """Stand for a callback that a script does not want."""
+
+
+def _logWarning(sentence: str) -> None:
+    """Tell the log, and with it the console, what a script should know."""
+    logging.warning("PartialSeg: %s", sentence)
 
 
 def _printCase(case: Any, outcome: Any, done: int, total: int) -> None:
@@ -178,11 +199,14 @@ class PartialSegLogic(ScriptedLoadableModuleLogic):
     """Segmentation from scripts; the panel uses the same parts."""
 
     def __init__(self) -> None:
+        from PartialSegSlicer.installedModels import useStoredFolder
         from PartialSegSlicer.segmenter import Segmenter
+        from PartialSegSlicer.temporaryFolder import startWorker
         from PartialSegSlicer.workerClient import WorkerClient
 
         ScriptedLoadableModuleLogic.__init__(self)
-        self.segmenter = Segmenter(WorkerClient())
+        useStoredFolder()
+        self.segmenter = Segmenter(WorkerClient(startWorker))
 
     def getParameters(self) -> Any:
         """The settings in the scene; made when there are none."""
@@ -232,7 +256,7 @@ class PartialSegLogic(ScriptedLoadableModuleLogic):
         onFinished: Callable[..., object] = _tellNobody,
         onFailed: Callable[..., object] = _tellNobody,
         onProgress: Callable[..., object] = _tellNobody,
-        onWarning: Callable[..., object] = _tellNobody,
+        onWarning: Callable[..., object] = _logWarning,
         **options: Any,
     ) -> None:
         """Begin to segment a volume; call `segmenter.poll` until the callbacks have been made.
@@ -246,12 +270,13 @@ class PartialSegLogic(ScriptedLoadableModuleLogic):
             onFinished: called with the `PartialSegSlicer.segmenter.Result`.
             onFailed: called with a `PartialSegSlicer.workerClient.WorkerError`.
             onProgress: called with the patches done and in total.
-            onWarning: called with a sentence.
+            onWarning: called with a sentence, also before the run begins; None of them stops it.
             options: model, device and whatever else `PartialSegSlicer.modelOptions.ModelOptions` has.
 
         Raises:
             InputError: something is wrong with the volume or the request.
         """
+        from PartialSegSlicer.checks import findWarning
         from PartialSegSlicer.modelOptions import ModelOptions
         from PartialSegSlicer.segmenter import Request
 
@@ -269,6 +294,9 @@ class PartialSegLogic(ScriptedLoadableModuleLogic):
                 onWarning=onWarning,
             )
         )
+        warning = findWarning(volumeNode)
+        if warning is not None:
+            onWarning(warning)
 
     def segmentFiles(
         self,
@@ -314,7 +342,7 @@ class PartialSegLogic(ScriptedLoadableModuleLogic):
         return batch
 
     def cleanup(self) -> None:
-        """End the worker; the next segmentation starts a new one."""
+        """End the worker; the next segmentation starts a new one. It ends with the logic, too."""
         self.segmenter.stop()
 
 

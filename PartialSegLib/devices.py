@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch.nn import functional
 
@@ -79,12 +80,15 @@ def free_memory(device: torch.device) -> int | None:
 
 
 def _works(device: torch.device) -> bool:
-    """Whether a tiny 3-D convolution runs: drivers, old GPUs and missing kernels show only then."""
+    """Whether a tiny 3-D convolution of an array runs.
+
+    Drivers, old GPUs, missing kernels and a PyTorch that was built for another numpy show only then.
+    """
     if not _is_available(device):
         return False
     try:
-        image = torch.ones(1, 1, 3, 3, 3, device=device)
-        return bool(functional.conv3d(image, image).item() == 27)
+        image = torch.from_numpy(np.ones((1, 1, 3, 3, 3), np.float32)).to(device)
+        return bool(functional.conv3d(image, image).cpu().numpy().item() == 27)
     except (RuntimeError, AssertionError, NotImplementedError):
         return False
 

@@ -168,7 +168,10 @@ class Cancel:
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """Result of `load_model`: the device and precision in use, and per task its structures."""
+    """Result of `load_model`: the device and precision in use, and per task its structures.
+
+    `keeps_image` says whether the image set before is still there, because the model is the same.
+    """
 
     name: str
     version: str
@@ -176,6 +179,7 @@ class LoadedModel:
     device: str
     precision: str
     tasks: dict[str, list[str]]
+    keeps_image: bool
 
 
 @dataclass(frozen=True)

@@ -219,13 +219,29 @@ def test_a_segmentation_made_of_surfaces_is_refused(scene):
 
 
 def test_a_segmentation_of_another_volume_is_told(scene):
-    node = segmented(ctNode())
-    other = ctNode(obliqueAffine((2, 2, 2)), name="other")
-    assert checks.findProblem(other, segmentationNode=node) is None
-    assert checks.findWarning(other, segmentationNode=node) == (
-        "Segmentation was made for another volume than other; choose a new one to keep the two apart."
+    volumeNode = ctNode()
+    node = segmented(volumeNode)
+    assert checks.findWarning(volumeNode, segmentationNode=node) is None
+    for other in (ctNode(obliqueAffine((2, 2, 2)), name="other"), ctNode(name="other")):
+        assert checks.findProblem(other, segmentationNode=node) is None
+        assert checks.findWarning(other, segmentationNode=node) == (
+            "Segmentation was made for another volume than other, and its segments of the same tasks are "
+            "replaced; choose a new one to keep the two apart."
+        )
+
+
+def test_what_was_edited_by_hand_is_not_replaced_unasked(scene):
+    volumeNode = ctNode()
+    node = segmented(volumeNode)
+    (id,) = node.GetSegmentation().GetSegmentIDs()
+    assert checks.findWarning(volumeNode, MODEL, node, ["liver"]) is None
+    mask = slicer.util.arrayFromSegmentBinaryLabelmap(node, id, volumeNode)
+    mask[1, 1, 1] = 0
+    slicer.util.updateSegmentBinaryLabelmapFromArray(mask, node, id, volumeNode)
+    assert checks.findWarning(volumeNode, MODEL, node, ["spleen"]) is None
+    assert checks.findWarning(volumeNode, MODEL, node, ["spleen", "liver"]) == (
+        "Edited by hand and replaced by this run: liver. Choose a new segmentation to keep them."
     )
-    assert checks.findWarning(ctNode(), segmentationNode=node) is None
 
 
 Usage = namedtuple("Usage", "total used free")

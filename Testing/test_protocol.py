@@ -148,7 +148,7 @@ def test_only_bare_names_of_array_files_are_accepted(name):
 
 
 def test_replies_have_the_documented_shape():
-    model = LoadedModel("tiny", "1", "0" * 64, "cpu", "float32", {"liver": ["liver"]})
+    model = LoadedModel("tiny", "1", "0" * 64, "cpu", "float32", {"liver": ["liver"]}, True)
     segment = FoundSegment("liver", "liver", "mask-3-0.npy", ((0, 1), (2, 3), (4, 5)), 1)
     messages = [
         protocol.ready_message("0.1.0", 99),
@@ -164,7 +164,7 @@ def test_replies_have_the_documented_shape():
         {"id": 3, "progress": [4, 12]},
         {"id": 3, "warning": "Slower."},
         {"id": 1, "result": {"name": "tiny", "version": "1", "sha256": "0" * 64, "device": "cpu",
-                             "precision": "float32", "tasks": {"liver": ["liver"]}}},
+                             "precision": "float32", "tasks": {"liver": ["liver"]}, "keeps_image": True}},
         {"id": 2, "result": {"patches": 12, "timings": {"preprocess": 0.5}}},
         {"id": 3, "result": {
             "segments": [{"task": "liver", "structure": "liver", "array": "mask-3-0.npy",

@@ -2,11 +2,13 @@
 
 import os
 import random
+import shutil
 import signal
 import time
 
 import numpy as np
 import pytest
+import slicer
 import torch
 from scene_nodes import ctNode, expectedPoints, obliqueAffine, segmentationNode, segmentIds, segmentPoints
 from tiny_model import TASKS, write_tiny_model
@@ -14,18 +16,20 @@ from tiny_model import TASKS, write_tiny_model
 from PartialSegLib import InferenceSession, InputError, Volume, load_model
 from PartialSegLib.manifest import Preprocessing
 
+from PartialSegSlicer import workerClient
 from PartialSegSlicer.provenance import provenanceOf
 from PartialSegSlicer.segmenter import Request, Segmenter
 from PartialSegSlicer.workerClient import FoundSegment
 
 TIMEOUT_SECONDS = 120
+PREPROCESSING = Preprocessing("SAR", (4, 4, 4), (-325, 325), divide=325)
 KILLS = 50
 
 
 @pytest.fixture(scope="module")
 def package(tmp_path_factory):
     folder = tmp_path_factory.mktemp("modèles é") / "tiny"
-    return write_tiny_model(folder, TASKS, Preprocessing("SAR", (4, 4, 4), (-325, 325), divide=325), gain=20)
+    return write_tiny_model(folder, TASKS, PREPROCESSING, gain=20)
 
 
 @pytest.fixture(scope="module")
@@ -180,6 +184,43 @@ def test_a_node_deleted_meanwhile_is_told(scene, run, array, deleted):
     run.pollUntil(lambda: run.answers)
     assert f"The {deleted} was deleted" in str(run.answers[0])
     assert segmentIds(nodes["segmentation"]) == []
+
+
+def test_nothing_is_added_to_an_image_that_took_the_place_of_another(scene, run, array):
+    volumeNode = ctNode(array=array)
+    run.start(volumeNode)
+    slicer.util.updateVolumeFromArray(volumeNode, np.full((60, 60, 60), -1000, np.int16))
+    run.pollUntil(lambda: run.answers)
+    assert "got other voxels while it was segmented" in str(run.answers[0])
+    run.start(volumeNode)
+    scene.node.Clear(0)
+    ctNode(array=array, name="Other patient")  # has the node ID of the first
+    run.pollUntil(lambda: run.answers)
+    assert "The volume was deleted" in str(run.answers[0])
+    assert slicer.mrmlScene.GetNumberOfNodesByClass("vtkMRMLSegmentationNode") == 0
+
+
+def test_a_model_that_was_replaced_is_loaded_anew(scene, run, array, tmp_path):
+    folder = write_tiny_model(tmp_path / "tiny", TASKS, PREPROCESSING, gain=20)
+    run.model = {**run.model, "path": str(folder)}
+    volumeNode = ctNode(array=array)
+    before = run(volumeNode).reply["provenance"]["weights_sha256"]
+    shutil.rmtree(folder)
+    write_tiny_model(folder, TASKS, PREPROCESSING, gain=40)
+    result = run(volumeNode)
+    assert result.reply["provenance"]["weights_sha256"] != before
+    assert result.reply["patches_encoded"] > 0
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGSTOP")
+def test_a_worker_that_hangs_is_ended_after_a_cancel(scene, run, array, monkeypatch):
+    monkeypatch.setattr(workerClient, "CANCEL_SECONDS", 0.2)
+    run.start(ctNode(array=array))
+    os.kill(run.segmenter.client.pid, signal.SIGSTOP)
+    run.segmenter.cancel()
+    run.pollUntil(lambda: run.answers)
+    assert run.answers[0].kind == "Cancelled"
+    assert run.segmenter.client.pid is None
 
 
 @pytest.mark.parametrize("deleted", ["volume", "segmentation"])

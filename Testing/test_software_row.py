@@ -116,7 +116,7 @@ def test_a_child_that_hangs_is_given_up(makePython):
 
 
 def test_a_python_that_does_not_start_is_told(widget, monkeypatch, tmp_path):
-    monkeypatch.setattr(dependencies, "workerCommand", lambda: [str(tmp_path / "none")])
+    monkeypatch.setattr(dependencies, "pythonProgram", lambda: str(tmp_path / "none"))
     pythonqt.click(widget.ui.advancedCollapsibleButton)
     pythonqt.click(widget.ui.installButton)
     assert widget.ui.softwareLabel.text.startswith("Nothing can be computed on this computer: ")
@@ -165,7 +165,7 @@ def checked(widget, makePython, monkeypatch):
 
     def check(*absent, **options):
         python = makePython(*absent, **options)
-        monkeypatch.setattr(dependencies, "workerCommand", lambda: [python])
+        monkeypatch.setattr(dependencies, "pythonProgram", lambda: python)
         pythonqt.click(widget.ui.advancedCollapsibleButton)
         pythonqt.click(widget.ui.installButton)
         waitForCheck(widget)
@@ -178,7 +178,7 @@ def waitForCheck(widget):
     pythonqt.wait_until(lambda: widget.ui.installButton.enabled, 120)
 
 
-TORCH = ("installTorch", False, ">=2.2")
+TORCH = ("installTorch", False, ">=2.3")
 OTHERS = ("pip_ensure", ["safetensors>=0.4"], False, "PartialSeg")
 
 
@@ -189,8 +189,8 @@ def test_what_is_missing_is_installed_torch_first_and_checked_again(
     ui = checked("torch", "safetensors")
     assert ui.installButton.text == "Install"
     assert "Not installed yet: torch, safetensors." in ui.applyButton.toolTip
-    real = lambda: [sys.executable]  # noqa: E731
-    calls = Calls(monkeypatch, lambda: monkeypatch.setattr(dependencies, "workerCommand", real))
+    real = lambda: sys.executable  # noqa: E731
+    calls = Calls(monkeypatch, lambda: monkeypatch.setattr(dependencies, "pythonProgram", real))
     pythonqt.click(ui.installButton)
     assert calls == [TORCH, OTHERS]
     assert "Install it now?" in dialogs.shown[-1].text
@@ -381,7 +381,7 @@ def test_missing_software_is_shown_without_a_click(widget, volumeNode, finding):
 @needs_links
 def test_closing_the_module_ends_the_check(widget, makePython, monkeypatch):
     python = makePython(torch="import time; time.sleep(600)")
-    monkeypatch.setattr(dependencies, "workerCommand", lambda: [python])
+    monkeypatch.setattr(dependencies, "pythonProgram", lambda: python)
     start = time.perf_counter()
     widget.enter()
     assert time.perf_counter() - start < 0.5  # a child is started, not waited for

@@ -227,7 +227,8 @@ def assert_same(masks, reference):
 def test_masks_are_those_of_a_session_in_this_process(worker, package, array, reference):
     loaded = worker.result("load_model", path=str(package), **OPTIONS)
     sha256 = load_model(package).sha256
-    assert loaded == {"name": "tiny", "version": "1.2.3", "sha256": sha256, **OPTIONS, "tasks": STRUCTURES}
+    model = {"name": "tiny", "version": "1.2.3", "sha256": sha256, "tasks": STRUCTURES}
+    assert loaded == {**model, **OPTIONS, "keeps_image": False}
     np.save(worker.scratch / "first.npy", array)
     image = worker.result("set_image", array="first.npy", affine=AFFINE, crop_to_body=False)
     assert image["patches"] == PATCHES
@@ -599,8 +600,10 @@ def test_loading_and_setting_an_image_can_be_cancelled(worker, package, array, r
 
 def test_the_end_of_the_input_ends_an_idle_worker(start):
     worker = start(*PLAIN)
+    np.save(worker.scratch / "image-1.npy", np.zeros(3))
     worker.process.stdin.close()
     assert worker.ends() == 0
+    assert not worker.scratch.exists()  # a client that has crashed cannot remove it
 
 
 def test_the_end_of_the_input_ends_a_busy_worker_at_once(start, package, array, tmp_path):

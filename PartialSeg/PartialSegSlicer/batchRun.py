@@ -16,6 +16,7 @@ from PartialSegLib.errors import InputError
 from PartialSegLib.manifest import read_manifest
 from PartialSegLib.packages import find_package
 
+from .temporaryFolder import startWorker
 from .workerClient import FileJob, WorkerClient, WorkerError
 
 
@@ -61,7 +62,7 @@ class BatchRun:
     ) -> None:
         self.batch = batch
         self.listener = listener
-        self.client = client or WorkerClient()
+        self.client = client or WorkerClient(startWorker)
         self._model = {**model, "cache_bytes": 0}  # every image is new: kept features would help nobody
         self._anyModality = anyModality
         self._waiting = list(batch.left)

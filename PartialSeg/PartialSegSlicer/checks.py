@@ -5,7 +5,7 @@ finds them.
 """
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +24,7 @@ from PartialSegLib.volume import Volume, check_hounsfield
 from .geometry import affineOfNode, arrayShape, hasSameGrid, roiLimits
 from .memory import imageBytes, neededMemory
 from .mrml import checkSegmentation
+from .provenance import earlierSegmentId, isEdited
 from .subjectHierarchy import modalityOf
 
 SPACING_BOUNDS = (0.1, 20.0)
@@ -49,13 +50,16 @@ def findProblem(
     return next((problem for problem in problems if problem is not None), None)
 
 
-def findWarning(volumeNode, model: Manifest | None = None, segmentationNode=None) -> str | None:
+def findWarning(
+    volumeNode, model: Manifest | None = None, segmentationNode=None, tasks: Iterable[str] = ()
+) -> str | None:
     """Say what speaks against segmenting a volume that has no problem.
 
     Args:
         volumeNode: a volume node without a problem.
         model: the manifest of the model; None leaves out what depends on it.
         segmentationNode: where segments will go; None for a new one.
+        tasks: of the model, whose earlier segments will be replaced.
 
     Returns:
         All warnings, a sentence in each line, to be confirmed before a run; None if there are none.
@@ -65,7 +69,8 @@ def findWarning(volumeNode, model: Manifest | None = None, segmentationNode=None
         _intensityWarning(volumeNode),
         _mirrorWarning(volumeNode),
         _memoryWarning(volumeNode, model),
-        _gridWarning(volumeNode, segmentationNode),
+        _otherVolumeWarning(volumeNode, segmentationNode),
+        _editedWarning(model, segmentationNode, tasks),
     )
     return "\n".join(warning for warning in warnings if warning is not None) or None
 
@@ -235,11 +240,32 @@ def _memoryWarning(volumeNode, model: Manifest | None) -> str | None:
     ).format(name=volumeNode.GetName(), needed=gigabytes(needed), available=gigabytes(available))
 
 
-def _gridWarning(volumeNode, segmentationNode) -> str | None:
+def _otherVolumeWarning(volumeNode, segmentationNode) -> str | None:
     if segmentationNode is None or segmentationNode.GetSegmentation().GetNumberOfSegments() == 0:
         return None
-    if hasSameGrid(segmentationNode, volumeNode):
+    role = segmentationNode.GetReferenceImageGeometryReferenceRole()
+    referenceNode = segmentationNode.GetNodeReference(role)
+    if referenceNode in (None, volumeNode) and hasSameGrid(segmentationNode, volumeNode):
         return None
     return _(
-        "{segmentation} was made for another volume than {name}; choose a new one to keep the two apart."
+        "{segmentation} was made for another volume than {name}, and its segments of the same tasks are "
+        "replaced; choose a new one to keep the two apart."
     ).format(segmentation=segmentationNode.GetName(), name=volumeNode.GetName())
+
+
+def _editedWarning(model: Manifest | None, segmentationNode, tasks: Iterable[str]) -> str | None:
+    if model is None or segmentationNode is None:
+        return None
+    segmentation, wanted = segmentationNode.GetSegmentation(), set(tasks)
+    ids = [
+        earlierSegmentId(segmentation, task.name, structure)
+        for task in model.tasks
+        for structure in task.structures
+        if task.name in wanted
+    ]
+    names = [segmentation.GetSegment(id).GetName() for id in ids if id and isEdited(segmentation, id)]
+    if not names:
+        return None
+    return _(
+        "Edited by hand and replaced by this run: {names}. Choose a new segmentation to keep them."
+    ).format(names=", ".join(names))

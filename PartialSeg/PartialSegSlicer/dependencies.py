@@ -20,7 +20,7 @@ from typing import IO, Any
 
 from slicer.i18n import tr as _
 
-from .workerProcess import childOptions, workerCommand
+from .childProcess import childOptions, killTree, pythonProgram
 
 REQUIREMENTS_FILE = Path(__file__).resolve().parents[1] / "Resources" / "requirements.txt"
 
@@ -114,7 +114,7 @@ class DependencyCheck:
             self._output = files.enter_context(tempfile.TemporaryFile())
             self._errors = files.enter_context(tempfile.TemporaryFile())
             self._process = subprocess.Popen(
-                [python or workerCommand()[0], "-m", "PartialSegLib.worker.probe"],
+                [python or pythonProgram(), "-m", "PartialSegLib.worker.probe"],
                 stdin=subprocess.DEVNULL,
                 stdout=self._output,
                 stderr=self._errors,
@@ -135,9 +135,12 @@ class DependencyCheck:
 
     def stop(self) -> None:
         """End the child, without waiting for it."""
-        self._process.kill()
-        threading.Thread(target=self._process.wait, name="PartialSeg check", daemon=True).start()
+        threading.Thread(target=self._endChild, name="PartialSeg check", daemon=True).start()
         self._files.close()
+
+    def _endChild(self) -> None:
+        killTree(self._process)
+        self._process.wait()
 
 
 def _lines(file: IO[bytes]) -> list[str]:

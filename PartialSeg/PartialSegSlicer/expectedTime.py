@@ -10,6 +10,7 @@ import qt
 import slicer
 from slicer.i18n import tr as _
 
+from PartialSegLib.errors import InputError
 from PartialSegLib.manifest import Manifest
 
 from . import mrml
@@ -19,7 +20,11 @@ _WITHOUT_EFFECT = ("path", "device", "cache_bytes")  # on a first run; the key n
 
 
 def megavoxels(volumeNode: slicer.vtkMRMLScalarVolumeNode, manifest: Manifest) -> float:
-    """Voxels of a volume on the model's grid, in millions; what a first run takes grows with it."""
+    """Voxels of a volume on the model's grid, in millions; what a first run takes grows with it.
+
+    Raises:
+        InputError: a parent transform of the volume is not linear.
+    """
     z, y, x = manifest.preprocessing.spacing
     return mrml.volumeInMl(volumeNode) * 1000 / (z * y * x) / 1e6
 
@@ -36,7 +41,10 @@ def expectation(volumeNode: Any, manifest: Manifest, options: ModelOptions, devi
         return _("Time on this computer: known after the first run.")
     if volumeNode is None or volumeNode.GetImageData() is None:
         return _("Choose a volume to see the expected time.")
-    seconds = float(rate) * megavoxels(volumeNode, manifest)
+    try:
+        seconds = float(rate) * megavoxels(volumeNode, manifest)
+    except InputError:  # `checks` says what is wrong with the volume
+        return _("The expected time of this volume is not known.")
     return _("Expected time: {time}.").format(time=duration(seconds))
 
 

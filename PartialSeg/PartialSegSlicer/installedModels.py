@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
+import qt
+
 from PartialSegLib.manifest import Manifest
-from PartialSegLib.packages import installed_packages
+from PartialSegLib.packages import MODEL_DIR_VARIABLE, installed_packages
+
+FOLDER_SETTING = "PartialSeg/modelFolder"
 
 Models = Mapping[str, tuple[Path, Manifest]]
 """Folder and manifest of packages, by name."""
+
+
+def useStoredFolder() -> None:
+    """Look for models in the folder that the user chose in an earlier session, here and in the worker."""
+    folder = qt.QSettings().value(FOLDER_SETTING)
+    if folder:
+        os.environ[MODEL_DIR_VARIABLE] = str(folder)
 
 
 def installedModels() -> Models:

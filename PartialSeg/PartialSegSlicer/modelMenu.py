@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import tempfile
 import threading
@@ -18,19 +17,11 @@ from PartialSegLib.errors import InputError
 from PartialSegLib.manifest import read_manifest
 from PartialSegLib.nnunet_files import find_models
 from PartialSegLib.package_installation import AlreadyInstalledError, delete_package, install_package
-from PartialSegLib.packages import MODEL_DIR_VARIABLE, model_folders
+from PartialSegLib.packages import model_folders
 
+from .childProcess import childOptions, killTree, pythonProgram
+from .installedModels import FOLDER_SETTING, useStoredFolder
 from .nnunetChoice import NnunetChoice, hasToBeAsked
-from .workerProcess import childOptions, workerCommand
-
-FOLDER_SETTING = "PartialSeg/modelFolder"
-
-
-def useStoredFolder() -> None:
-    """Look for models in the folder that the user chose in an earlier session, here and in the worker."""
-    folder = qt.QSettings().value(FOLDER_SETTING)
-    if folder:
-        os.environ[MODEL_DIR_VARIABLE] = str(folder)
 
 
 class ModelMenu:
@@ -256,20 +247,20 @@ class _Import:
     def stop(self) -> None:
         self._stopped = True
         if self._process is not None:
-            self._process.kill()
+            killTree(self._process)
 
     def _runChild(self, package: Path, scratch: str) -> None:
         options = childOptions()
         options["env"]["TMPDIR"] = scratch  # what a killed child unpacked there is removed
         with subprocess.Popen(
-            [workerCommand()[0], *self._arguments, str(package)],
+            [pythonProgram(), *self._arguments, str(package)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             **options,
         ) as self._process:
             if self._stopped:
-                self._process.kill()
+                killTree(self._process)
             lines = self._process.communicate()[1].decode("utf-8", "replace").strip().splitlines()
         if self._process.returncode != 0:
             raise InputError(lines[-1] if lines else _("The import failed."))

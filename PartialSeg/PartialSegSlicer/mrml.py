@@ -17,7 +17,14 @@ from PartialSegLib.structures import structure_or_tissue
 from PartialSegLib.volume import Volume
 
 from .geometry import affineOfNode, arrayShape, hasSameGrid, ijkBelow, isRotated, roiLimits, volumeInMl
-from .provenance import earlierSegmentId, isMadeByPartialSeg, segmentId, segmentTags, updateNames
+from .provenance import (
+    VOXELS_TAG,
+    earlierSegmentId,
+    isMadeByPartialSeg,
+    segmentId,
+    segmentTags,
+    updateNames,
+)
 from .subjectHierarchy import placeBeside
 from .table import volumesTable
 
@@ -163,6 +170,7 @@ def addSegment(
     if found.mask.any():
         labelmap = _labelmap(found, ijkBelow(segmentationNode.GetParentTransformNode(), volumeNode))
         tags = segmentTags(found.task, found.structure, provenance)
+        tags[VOXELS_TAG] = str(np.count_nonzero(found.mask))
         if id is None:
             id = _append(segmentation, found, labelmap, tags)
         else:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import tempfile
 from typing import Any
 
 import qt
@@ -11,7 +10,7 @@ import slicer
 from slicer.i18n import tr as _
 
 from PartialSegLib.errors import InputError
-from PartialSegLib.manifest import Manifest
+from PartialSegLib.manifest import Manifest, Task
 
 from . import checks, expectedTime
 from .advancedSection import AdvancedSection
@@ -24,6 +23,7 @@ from .parameters import Parameters
 from .runSection import RunSection
 from .segmenter import Result, Segmenter
 from .taskTree import TaskTree
+from .temporaryFolder import temporaryFolder
 
 POLL_MILLISECONDS = 20
 
@@ -81,7 +81,7 @@ class Panel:
         self.advanced.show(self.parameters, self._models)
         self.taskTree.tick(self.parameters.tasks, self.parameters.excludedStructures)
         self._showModel()
-        self._showWhatCanBeDone()
+        self.showWhatCanBeDone()
 
     def runTask(self, task: str) -> None:
         """Segment one task at once, whatever is ticked."""
@@ -101,7 +101,7 @@ class Panel:
         self.segmenter.poll()
         if not self.segmenter.isBusy:
             self._timer.stop()
-            self._showWhatCanBeDone()
+            self.showWhatCanBeDone()
 
     def log(self, line: str) -> None:
         """Add a line to the log."""
@@ -112,7 +112,7 @@ class Panel:
         self._timer.stop()
         self.segmenter.stop()
         self.runSection.showNothing()
-        self._showWhatCanBeDone()
+        self.showWhatCanBeDone()
 
     def close(self) -> None:
         """End everything: the panel goes away."""
@@ -147,15 +147,21 @@ class Panel:
         if problem is not None:
             slicer.util.errorDisplay(problem)
             return
-        warning = checks.findWarning(volumeNode, self.manifest, parameters.segmentation)
+        manifest = self.manifest
+        assert manifest is not None
+        tasks = [task.name for task in manifest.tasks if task.name in tasks and self._isWanted(task)]
+        if not tasks:
+            slicer.util.errorDisplay(_("All structures of these tasks are unticked; tick at least one."))
+            return
+        warning = checks.findWarning(volumeNode, manifest, parameters.segmentation, tasks)
         if warning is not None and not slicer.util.confirmOkCancelDisplay(warning, _("Segment this volume?")):
             return
         try:
-            self.runSection.start(parameters, tasks, self.modelOptions(parameters), self.manifest)
+            self.runSection.start(parameters, tasks, self.modelOptions(parameters), manifest)
         except InputError as error:
             slicer.util.errorDisplay(str(error))
             return
-        self._showWhatCanBeDone()
+        self.showWhatCanBeDone()
         self._timer.start()
 
     def _onFinished(self, result: Result) -> None:
@@ -182,7 +188,12 @@ class Panel:
         if [task.name for task in manifest.tasks] != self.taskTree.names:
             self.taskTree.fill(manifest.tasks, parameters.tasks, parameters.excludedStructures)
 
-    def _showWhatCanBeDone(self) -> None:
+    def _isWanted(self, task: Task) -> bool:
+        """Whether a structure of a task has a tick."""
+        assert self.parameters is not None
+        return any(f"{task.name}/{one}" not in self.parameters.excludedStructures for one in task.structures)
+
+    def showWhatCanBeDone(self) -> None:
         """Enable the buttons, or say why they are not."""
         button = self.ui.applyButton
         if self.segmenter.isBusy:
@@ -205,7 +216,7 @@ class Panel:
         return self.advanced.problem(parameters, self._models) or checks.findProblem(
             parameters.inputVolume,
             parameters.regionOfInterest,
-            tempfile.gettempdir(),
+            temporaryFolder(),
             parameters.segmentation,
         )
 

@@ -9,14 +9,17 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
+import numpy as np
 import slicer
 import vtk
+from vtk.util.numpy_support import vtk_to_numpy
 
 from PartialSegLib.structures import structure_or_tissue, terminology_entry
 
 TASK_TAG = "PartialSeg.Task"
 STRUCTURE_TAG = "PartialSeg.Structure"
 PROVENANCE_TAG = "PartialSeg.Provenance"
+VOXELS_TAG = "PartialSeg.Voxels"  # how many there were; another number means that somebody has edited
 _ALGORITHM_NAME_LENGTH = 64
 
 
@@ -79,6 +82,20 @@ def earlierSegmentId(segmentation, task: str, structure: str) -> str | None:
         if segment and (tagOf(segment, TASK_TAG), tagOf(segment, STRUCTURE_TAG)) == (task, structure):
             return id
     return None
+
+
+def isEdited(segmentation, id: str) -> bool:
+    """Say whether a segment of a vtkSegmentation, made here or by the command line, has other voxels now."""
+    segment = segmentation.GetSegment(id)
+    computed = tagOf(segment, VOXELS_TAG)
+    labelmap = segment.GetRepresentation(
+        slicer.vtkSegmentationConverter.GetBinaryLabelmapRepresentationName()
+    )
+    if not computed or labelmap is None:
+        return False
+    scalars = labelmap.GetPointData().GetScalars()
+    labels = vtk_to_numpy(scalars) if scalars is not None else np.zeros(0)
+    return np.count_nonzero(labels == segment.GetLabelValue()) != int(computed)
 
 
 def updateNames(segmentation, structure: str) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import slicer
 from slicer.i18n import tr as _
 
-from .workerProcess import childOptions, workerCommand
+from .childProcess import childOptions, pythonProgram
 
 NAME = "PartialSegPhantom"
 SEED = 1
@@ -52,7 +52,7 @@ def addPhantom(
     """
     with tempfile.TemporaryDirectory(prefix="PartialSeg-") as folder:
         path = Path(folder) / f"{NAME}.nii.gz"
-        command = [workerCommand()[0], "-c", _PROGRAM, str(path), json.dumps({"seed": seed, **options})]
+        command = [pythonProgram(), "-c", _PROGRAM, str(path), json.dumps({"seed": seed, **options})]
         runProgram(command, check=True, **childOptions())
         node = slicer.util.loadVolume(str(path), {"name": _("Phantom CT")})
         node.SetAndObserveStorageNodeID(None)  # its file goes away

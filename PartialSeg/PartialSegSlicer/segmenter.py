@@ -1,12 +1,11 @@
 """From a volume in the scene to segments in it, by way of the worker; the scene changes at the very end.
 
-`poll` carries everything on in small pieces: one reply of the worker, or one segment, in each call. Nodes are
-held by their ids, because the user may delete them while the worker computes.
+`poll` carries everything on in small pieces: one reply of the worker, or one segment, in each call. The user
+may delete nodes or change voxels while the worker computes; then nothing is added.
 """
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,6 +17,7 @@ from PartialSegLib.errors import InputError
 
 from . import checks, mrml
 from .table import volumesTableSteps
+from .temporaryFolder import temporaryFolder
 from .workerClient import FoundSegment, Job, WorkerClient, WorkerError
 
 
@@ -100,16 +100,15 @@ class Segmenter:
         if not request.tasks:
             raise InputError(_("No task is chosen; tick at least one."))
         problem = checks.findProblem(
-            request.volumeNode, request.roiNode, tempfile.gettempdir(), request.segmentationNode
+            request.volumeNode, request.roiNode, temporaryFolder(), request.segmentationNode
         )
         if problem is not None:
             raise InputError(problem)
         roi = None if request.roiNode is None else list(mrml.roiLimits(request.roiNode))
-        volumeId = request.volumeNode.GetID()
-        nodeId = request.segmentationNode.GetID() if request.segmentationNode is not None else None
+        voxels = voxelsKey(request.volumeNode)
 
         def finished(segments: list[FoundSegment], reply: dict[str, Any]) -> None:
-            self._adding = self._addSegments(request, volumeId, nodeId, segments, reply)
+            self._adding = self._addSegments(request, voxels, segments, reply)
 
         self.client.start(
             Job(
@@ -153,21 +152,15 @@ class Segmenter:
     def _addSegments(
         self,
         request: Request,
-        volumeId: str,
-        nodeId: str | None,
+        voxels: object,
         segments: Iterable[FoundSegment],
         reply: dict[str, Any],
     ) -> Iterator[None]:
         """Add one segment in each step; the result is told in the last one."""
-        volumeNode = slicer.mrmlScene.GetNodeByID(volumeId)
-        node = slicer.mrmlScene.GetNodeByID(nodeId) if nodeId is not None else None
-        if volumeNode is None or (nodeId is not None and node is None):
-            name = _("volume") if volumeNode is None else _("segmentation")
-            sentence = _("The {node} was deleted while its segments were computed; nothing was added.")
-            request.onFailed(WorkerError("InputError", sentence.format(node=name)))
-            return
+        volumeNode, node = request.volumeNode, request.segmentationNode
         wanted = [found for found in segments if f"{found.task}/{found.structure}" not in request.excluded]
         try:
+            _checkUnchanged(request, voxels)
             for segment in wanted:
                 mrml.checkSegment(volumeNode, segment)
             if node is not None:
@@ -187,6 +180,21 @@ class Segmenter:
                 request.onFailed(WorkerError("InputError", sentence))
                 return
         request.onFinished(result)
+
+
+def _checkUnchanged(request: Request, voxels: object) -> None:
+    """Check that the nodes of a request are still there, and the voxels those that were segmented.
+
+    Raises:
+        InputError: they are not.
+    """
+    for node, name in ((request.volumeNode, _("volume")), (request.segmentationNode, _("segmentation"))):
+        if node is not None and node.GetScene() is None:
+            sentence = _("The {node} was deleted while its segments were computed; nothing was added.")
+            raise InputError(sentence.format(node=name))
+    if voxelsKey(request.volumeNode) != voxels:
+        sentence = _("{volume} got other voxels while it was segmented; nothing was added. Run again.")
+        raise InputError(sentence.format(volume=request.volumeNode.GetName()))
 
 
 def _withoutEffort(model: dict[str, Any]) -> dict[str, Any]:
@@ -215,7 +223,11 @@ def _addingSteps(
 
 def imageKey(volumeNode: slicer.vtkMRMLScalarVolumeNode) -> tuple[object, ...]:
     """Changes whenever voxels, geometry or transform of a volume change."""
+    return (volumeNode.GetID(), voxelsKey(volumeNode), mrml.affineOfNode(volumeNode).tobytes())
+
+
+def voxelsKey(volumeNode: slicer.vtkMRMLScalarVolumeNode) -> tuple[int, ...]:
+    """Changes whenever voxels of a volume change, or others take their place."""
     imageData = volumeNode.GetImageData()
     voxels = imageData.GetPointData().GetScalars() if imageData is not None else None
-    modified = (imageData.GetMTime(), voxels.GetMTime()) if voxels is not None else ()
-    return (volumeNode.GetID(), *modified, mrml.affineOfNode(volumeNode).tobytes())
+    return (imageData.GetMTime(), voxels.GetMTime()) if voxels is not None else ()

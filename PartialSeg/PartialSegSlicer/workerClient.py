@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +21,10 @@ from PartialSegLib.protocol import ProtocolError, decode, encode
 from PartialSegLib.volume import Volume
 
 from .workerProcess import WorkerProcess
+
+CANCEL_SECONDS = 30.0
+"""A worker that has not stopped so long after a cancel is ended: it hangs, or a patch takes minutes."""
+_KILLED = (-9, 137)  # exit codes of a process that was killed from outside, on Linux for want of memory
 
 
 class WorkerError(RuntimeError):
@@ -111,7 +117,8 @@ class WorkerClient:
         self._job: Job | FileJob | None = None
         self._steps: list[Callable[[], None]] = []
         self._lastId = 0
-        self._cancelled = False
+        self._cancelledAt: float | None = None
+        self._endProcess: Callable[[], object] = lambda: None
         self._sentModel: dict[str, Any] | None = None
         self._sentImage: object = None
         self._writing: _ImageWriter | None = None
@@ -143,7 +150,7 @@ class WorkerClient:
         """
         if self._job is not None:
             raise RuntimeError("The worker is busy; cancel the running segmentation or wait for it.")
-        self._job, self._cancelled = job, False
+        self._job, self._cancelledAt = job, None
         if isinstance(job, Job):
             self._steps = [self._sendModel, self._writeImage, self._sendImage, self._sendRequest]
         else:
@@ -151,17 +158,20 @@ class WorkerClient:
         try:
             if self._process is None or self._process.receive() is None:
                 self._forgetWorker()
-                self._process = self._startProcess()
+                self._takeProcess(self._startProcess())
         except OSError as error:
             self._fail(WorkerError("WorkerDied", f"The worker could not be started: {error}."))
             return
         self._nextStep()
 
     def cancel(self) -> None:
-        """Ask for the end of the running job; its `onFailed` follows within one patch."""
-        if self._job is None or self._cancelled:
+        """Ask for the end of the running job; its `onFailed` follows within one patch.
+
+        A worker that does not answer within `CANCEL_SECONDS` is ended.
+        """
+        if self._job is None or self._isCancelled:
             return
-        self._cancelled = True
+        self._cancelledAt = time.monotonic()
         if self._process is not None:
             self._process.send(encode({"method": "cancel"}))
 
@@ -188,15 +198,29 @@ class WorkerClient:
             self._died()
         elif line:
             self._handle(line)
+        elif self._cancelledAt is not None and time.monotonic() > self._cancelledAt + CANCEL_SECONDS:
+            self._forgetWorker()
+            self._fail(_cancelled())
 
     def wait(self) -> None:
         """Poll until the running job has ended; for scripts, never for the panel."""
         while self._job is not None:
             self.poll(0.02)
 
+    @property
+    def _isCancelled(self) -> bool:
+        return self._cancelledAt is not None
+
+    def _takeProcess(self, process: WorkerProcess) -> None:
+        """Use a worker; it ends with this client, even if nobody calls `stop`."""
+        self._process = process
+        end = weakref.finalize(self, process.stop)
+        end.atexit = False  # the worker ends with this process anyway
+        self._endProcess = end
+
     def _nextStep(self) -> None:
-        if self._cancelled:
-            self._fail(WorkerError("Cancelled", "The segmentation was cancelled."))
+        if self._isCancelled:
+            self._fail(_cancelled())
         else:
             self._steps.pop(0)()
 
@@ -206,11 +230,13 @@ class WorkerClient:
         self._process.send(encode({"id": self._lastId, "method": method, "params": params}))
 
     def _sendModel(self) -> None:
+        """Also when the model was sent before: its package may have been replaced, which the worker sees."""
         assert self._job is not None
-        if self._sentModel == self._job.model:
-            self._nextStep()
+        if self._sentModel != self._job.model:
+            self._sentModel = self._sentImage = None
+        elif isinstance(self._job, FileJob):
+            self._nextStep()  # a batch has one model from its first case to the last
             return
-        self._sentModel = self._sentImage = None
         self._send("load_model", self._job.model)
 
     def _sendFile(self) -> None:
@@ -260,7 +286,7 @@ class WorkerClient:
         if job is None or message.get("id") != self._lastId:
             return
         if "progress" in message:
-            if not self._cancelled:
+            if not self._isCancelled:
                 job.onProgress(*message["progress"])
         elif "warning" in message:
             job.onWarning(message["warning"])
@@ -268,6 +294,8 @@ class WorkerClient:
             error = message["error"]
             self._fail(WorkerError(error["type"], error["message"], error.get("advice", "")))
         elif self._steps:
+            if not message["result"].get("keeps_image", True):
+                self._sentImage = None
             self._nextStep()
         else:
             self._finish(message["result"])
@@ -276,8 +304,8 @@ class WorkerClient:
         job, process = self._job, self._process
         assert job is not None
         assert process is not None
-        if self._cancelled:
-            self._fail(WorkerError("Cancelled", "The segmentation was cancelled."))
+        if self._isCancelled:
+            self._fail(_cancelled())
             return
         if isinstance(job, FileJob):
             self._job = None
@@ -301,13 +329,19 @@ class WorkerClient:
         code, lines = self._process.exitCode, self._process.lastLogLines
         self._forgetWorker()
         last = f" Its last words: {lines[-1]}" if lines else ""
-        self._fail(WorkerError("WorkerDied", f"The worker has ended unexpectedly (exit code {code}).{last}",
-                               "Try again: a new one is started by itself."))  # fmt: skip
+        advice = "Try again: a new one is started by itself."
+        if code in _KILLED:
+            advice = f"Was there too little memory? Close programs or choose a region of interest. {advice}"
+        sentence = f"The worker has ended unexpectedly (exit code {code}).{last}"
+        self._fail(WorkerError("WorkerDied", sentence, advice))
 
     def _forgetWorker(self) -> None:
-        if self._process is not None:
-            self._process.stop()
+        self._endProcess()
         self._process = self._sentModel = self._sentImage = self._writing = None
+
+
+def _cancelled() -> WorkerError:
+    return WorkerError("Cancelled", "The segmentation was cancelled.")
 
 
 class _ImageWriter:

@@ -7,43 +7,22 @@ waiting. The process ends when its standard input is closed, so it never outlive
 from __future__ import annotations
 
 import collections
-import os
 import queue
 import shutil
 import subprocess
-import sys
 import tempfile
 import threading
 from pathlib import Path
-from typing import Any
 
-_LIBRARY_ROOT = Path(__file__).resolve().parents[1]
+from .childProcess import childOptions, killTree, pythonProgram
+
 _KEPT_LOG_LINES = 40
 _GRACE_SECONDS = 5.0
 
 
-def libraryFolder() -> Path:
-    """The folder that holds PartialSegLib: beside the installed module, or the top of a source checkout."""
-    for folder in (_LIBRARY_ROOT, _LIBRARY_ROOT.parent):
-        if (folder / "PartialSegLib" / "__init__.py").exists():
-            return folder
-    raise FileNotFoundError(
-        f"PartialSegLib lies neither in {_LIBRARY_ROOT} nor beside it; install the extension again."
-    )
-
-
 def workerCommand() -> list[str]:
-    """Program and arguments of the worker, without the scratch folder: Slicer's Python, or else this one."""
-    return [shutil.which("PythonSlicer") or sys.executable, "-m", "PartialSegLib.worker"]
-
-
-def childOptions() -> dict[str, Any]:
-    """Options of `subprocess` for every child that imports PartialSegLib: folder, environment, no window."""
-    return {
-        "cwd": libraryFolder(),
-        "env": {**os.environ, "PYTHONUTF8": "1", "PYTHONNOUSERSITE": "1"},
-        "creationflags": getattr(subprocess, "CREATE_NO_WINDOW", 0),
-    }
+    """Program and arguments of the worker, without the scratch folder."""
+    return [pythonProgram(), "-m", "PartialSegLib.worker"]
 
 
 class WorkerProcess:
@@ -133,7 +112,7 @@ class WorkerProcess:
         try:
             self._process.wait(_GRACE_SECONDS)
         except subprocess.TimeoutExpired:
-            self._process.kill()
+            killTree(self._process)
             self._process.wait()
         shutil.rmtree(self.scratch, ignore_errors=True)
 

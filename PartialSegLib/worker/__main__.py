@@ -31,19 +31,26 @@ logger = logging.getLogger("PartialSegLib.worker")
 
 
 def main() -> NoReturn:
-    """Serve requests from standard input until it ends, which ends the process."""
+    """Serve requests from standard input until it ends, which ends the process and removes the folder."""
     parser = argparse.ArgumentParser(
         prog="python -m PartialSegLib.worker", description="Serves the panel of 3D Slicer over a pipe."
     )
-    parser.add_argument("--scratch", required=True, type=Path, metavar="FOLDER", help="where arrays are left")
+    parser.add_argument(
+        "--scratch",
+        required=True,
+        type=Path,
+        metavar="FOLDER",
+        help="where arrays are left; removed at the end",
+    )
     scratch: Path = parser.parse_args().scratch
     if not scratch.is_dir():
         parser.error(f"there is no folder {scratch}; create it first")
     requests, replies = take_over_standard_streams()
     _set_up_process()
-    inbox = Inbox()
+    folder = ScratchFolder(scratch.resolve())
+    inbox = Inbox(at_end=folder.remove_all)
     inbox.read_from(requests)
-    run(Service(ScratchFolder(scratch.resolve())), inbox, Replies(replies))
+    run(Service(folder), inbox, Replies(replies))
 
 
 def run(service: Service, inbox: Inbox, replies: Replies) -> NoReturn:

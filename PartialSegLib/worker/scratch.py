@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -56,3 +57,7 @@ class ScratchFolder:
         """Remove a file; one that Windows holds on to is left to the client, as the folder is."""
         with contextlib.suppress(OSError):
             (self.path / name).unlink()
+
+    def remove_all(self) -> None:
+        """Remove the folder: a client that has crashed leaves a patient's image behind."""
+        shutil.rmtree(self.path, ignore_errors=True)

@@ -123,7 +123,8 @@ class Service:
         device, precision = self._warm.run(_place, talk.send_warning)
         manifest, sha256 = self._warm.model.manifest, self._warm.model.sha256
         tasks = {task.name: list(task.structures) for task in manifest.tasks}
-        return LoadedModel(manifest.name, manifest.version, sha256, device, precision, tasks)
+        kept = self._image_file is not None
+        return LoadedModel(manifest.name, manifest.version, sha256, device, precision, tasks, kept)
 
     def _set_image(self, params: SetImage, talk: Conversation) -> ImageSet:
         """The image before is forgotten, even when this one cannot be used."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sys
 import threading
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, BinaryIO, NoReturn
 
@@ -69,9 +70,13 @@ class Inbox:
     The first request stays until its reply is out, and a cancel concerns it. Replying and taking it off are
     one step, so for a client that waits for a reply before it sends the next request, a cancel never hits
     another request than it was meant for.
+
+    Args:
+        at_end: called when the client is gone, before the process ends.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, at_end: Callable[[], object] = lambda: None) -> None:
+        self._at_end = at_end
         self._waiting: deque[Waiting] = deque()
         self._changed = threading.Condition()
 
@@ -100,6 +105,8 @@ class Inbox:
         except Exception:
             logger.exception("Requests cannot be read any more.")
         finally:
+            with contextlib.suppress(Exception):
+                self._at_end()
             os._exit(code)
 
     def _take(self, line: bytes | None) -> None:

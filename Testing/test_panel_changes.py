@@ -1,0 +1,52 @@
+"""What the panel says when volume, region of interest or ticks change in ways that a run depends on."""
+
+import pythonqt
+import slicer
+from panel_steps import addPhantomNode, itemNamed
+from scene_nodes import nonLinearTransformNode
+
+from PartialSegSlicer import expectedTime
+from PartialSegSlicer.advancedSection import AdvancedSection
+
+
+def test_apply_follows_the_region_and_the_transform(widget, volumeNode):
+    ui = widget.ui
+    pythonqt.tick(ui.taskTree, itemNamed(widget, "spleen"))
+    assert ui.applyButton.enabled
+    roiNode = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsROINode", "R")
+    pythonqt.choose(ui.roiSelector, "R")
+    assert "is empty; draw it" in ui.applyButton.toolTip
+    roiNode.SetXYZ(0, 0, 80)
+    roiNode.SetRadiusXYZ(40, 40, 40)
+    assert ui.applyButton.enabled
+    volumeNode.SetAndObserveTransformNodeID(nonLinearTransformNode().GetID())
+    assert "which is not linear" in ui.applyButton.toolTip
+    volumeNode.SetAndObserveTransformNodeID(None)
+    assert ui.applyButton.enabled
+
+
+def test_a_warped_volume_leaves_the_panel_at_work(widget, volumeNode, monkeypatch):
+    panel, ui = widget.panel, widget.ui
+    device = AdvancedSection.expectedDevice(panel.advanced, panel.parameters.device)
+    expectedTime.remember(panel.manifest, panel.modelOptions(panel.parameters), device, 3.0)
+    panel.update()
+    assert "Expected time: " in ui.modelLabel.text
+    warp = nonLinearTransformNode()
+    addPhantomNode("Warped", 6).SetAndObserveTransformNodeID(warp.GetID())
+    pythonqt.choose(ui.inputSelector, "Warped")
+    assert "is not known" in ui.modelLabel.text
+    assert "which is not linear" in ui.applyButton.toolTip
+    widget.enter()
+    pythonqt.choose(ui.inputSelector, "Phantom")
+    pythonqt.tick(ui.taskTree, itemNamed(widget, "spleen"))
+    assert ui.applyButton.enabled
+
+
+def test_tasks_without_a_ticked_structure_are_not_computed(widget, volumeNode, dialogs):
+    spleen = itemNamed(widget, "spleen")
+    pythonqt.tick(widget.ui.taskTree, spleen)
+    spleen.setExpanded(True)
+    pythonqt.tick(widget.ui.taskTree, widget.panel.taskTree._structures["spleen/spleen"])
+    pythonqt.click(widget.ui.applyButton)
+    assert not widget.panel.segmenter.isBusy
+    assert "All structures of these tasks are unticked" in dialogs.shown[-1].text
