@@ -5,7 +5,10 @@ refused when they do not fill a regular grid (DICOM PS3.3, C.7.6.2 image plane: 
 spacing).
 """
 
+import os
+import struct
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +22,12 @@ if TYPE_CHECKING:
     import SimpleITK
 
 _MAGIC_OFFSET = 128
+_LONG_LENGTH_TYPES = (b"OB", b"OW", b"UN", b"UT", b"SQ")
+_CT_CLASSES = tuple(f"1.2.840.10008.5.1.4.1.1.2{kind}" for kind in ("", ".1", ".2"))
+"""CT, enhanced CT and legacy converted enhanced CT image storage (DICOM PS3.4, B.5)."""
+_SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
+_SOP_CLASS = "0008|0016"
+_IMAGE_TYPE = "0008|0008"
 _MODALITY = "0008|0060"
 _SERIES_DESCRIPTION = "0008|103e"
 _POSITION = "0020|0032"
@@ -46,12 +55,45 @@ class _Slice:
         return np.cross(self.row_direction, self.column_direction)
 
 
-def read_dicom_series(folder: Path, *, any_modality: bool = False) -> tuple[np.ndarray, np.ndarray]:
+@dataclass(frozen=True)
+class _Series:
+    uid: str
+    files: list[Path]
+
+    @cached_property
+    def header(self) -> "SimpleITK.ImageFileReader":
+        """That of its first file."""
+        return _header(self.files[0])
+
+    @property
+    def modality(self) -> str:
+        return _tag(self.header, _MODALITY)
+
+    @property
+    def description(self) -> str:
+        return _tag(self.header, _SERIES_DESCRIPTION)
+
+    @property
+    def is_scan(self) -> bool:
+        """Whether it holds more than scouts or screenshots, as a dose report is one."""
+        return any(not _is_beside_a_scan(_header(file)) for file in self.files)
+
+    def __str__(self) -> str:
+        modality, description = self.modality or "unknown modality", self.description or "no description"
+        return f"{modality} '{description}', {len(self.files)} images, UID {self.uid}"
+
+
+def read_dicom_series(
+    folder: Path, *, any_modality: bool = False, series: str | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Read the one CT series of a folder (sub-folders are not searched).
 
     Args:
-        folder: Folder with the DICOM files; other files and series of other modalities are passed over.
+        folder: Folder with the DICOM files; other files, series of other modalities, and scouts and
+            screenshots beside a scan are passed over.
         any_modality: Whether a single series of another modality will do.
+        series: Which of several series to read: its SeriesInstanceUID, or a part of its description that no
+            other has, in upper or lower case.
 
     Returns:
         The voxels (z, y, x) after rescaling to HU, and the affine (4, 4) from array index order (k, j, i, 1)
@@ -61,7 +103,7 @@ def read_dicom_series(folder: Path, *, any_modality: bool = False) -> tuple[np.n
         InputError: When there is no series or more than one, or slices are missing, doubled, tilted, unevenly
             spaced, of different size or orientation, or unreadable.
     """
-    slices = [_read_slice_header(path) for path in _series_files(folder, any_modality)]
+    slices = _read_slice_headers(_find_series(folder, any_modality, series).files)
     normal = slices[0].normal
     slices.sort(key=lambda item: float(item.position @ normal))
     _check_equal_planes(slices)
@@ -69,33 +111,61 @@ def read_dicom_series(folder: Path, *, any_modality: bool = False) -> tuple[np.n
     return _read_voxels(slices), _affine(slices[0], step)
 
 
-def _series_files(folder: Path, any_modality: bool) -> list[Path]:
-    series = _list_series(folder)
-    _check_no_file_was_dropped(folder, {Path(name).name for names in series.values() for name in names})
-    if not series:
+def _find_series(folder: Path, any_modality: bool, wanted: str | None) -> _Series:
+    found = _list_series(folder)
+    _check_no_slice_was_dropped(folder, found)
+    candidates = _series_that_will_do(found, any_modality)
+    if wanted is not None:
+        return _series_called(wanted, found if any_modality else candidates)
+    if len(candidates) > 1:
+        candidates = [series for series in candidates if series.is_scan] or candidates
+    if len(candidates) > 1:
+        raise InputError(
+            f"{len(candidates)} series of the folder will do, one is needed ({_listed(candidates)}); "
+            "name it by its UID or a part of its description (--series, series=…), or move it to its own "
+            "folder."
+        )
+    return candidates[0]
+
+
+def _series_that_will_do(found: list[_Series], any_modality: bool) -> list[_Series]:
+    """All CT series; all others if there is none and any modality will do."""
+    if not found:
         raise InputError(
             "The folder holds no DICOM images; give the folder in which the slices of one CT series lie."
         )
-    modalities = {uid: _tag(_header(names[0]), _MODALITY) for uid, names in series.items()}
-    chosen = [uid for uid in series if modalities[uid] == "CT"]
-    if not chosen and any_modality:
-        chosen = list(series)
-    if len(chosen) == 1:
-        return [Path(name) for name in series[chosen[0]]]
-    listed = "; ".join(_described(names, modalities[uid]) for uid, names in series.items())
-    if not chosen:
+    candidates = [series for series in found if series.modality == "CT"]
+    if not candidates and not any_modality:
         raise InputError(
-            f"The folder holds no CT series but {listed}; give a CT, or say that this one shall "
+            f"The folder holds no CT series but {_listed(found)}; give a CT, or say that this one shall "
             "be used all the same (--force, any_modality=True)."
         )
-    raise InputError(
-        f"The folder holds {len(chosen)} CT series, one is needed ({listed}); "
-        "move the one you want to its own folder."
-    )
+    return candidates or found
 
 
-def _list_series(folder: Path) -> dict[str, tuple[str, ...]]:
-    """Files by series UID; GDCM's warning of a folder without any is silenced, we say it ourselves."""
+def _series_called(wanted: str, candidates: list[_Series]) -> _Series:
+    matches = [series for series in candidates if series.uid == wanted] or [
+        series for series in candidates if wanted.casefold() in series.description.casefold()
+    ]
+    if len(matches) != 1:
+        raise InputError(
+            f"'{wanted}' is the UID or in the description of {len(matches)} series, one is needed; "
+            f"the folder holds {_listed(candidates)}."
+        )
+    return matches[0]
+
+
+def _listed(found: list[_Series]) -> str:
+    return "; ".join(map(str, found))
+
+
+def _is_beside_a_scan(header: "SimpleITK.ImageFileReader") -> bool:
+    """Whether an image is a scout, from which a scan is planned, or a screenshot."""
+    return "LOCALIZER" in _tag(header, _IMAGE_TYPE) or _tag(header, _SOP_CLASS) == _SECONDARY_CAPTURE
+
+
+def _list_series(folder: Path) -> list[_Series]:
+    """All series of images; GDCM's warning of a folder without any is silenced, we say it ourselves."""
     import SimpleITK
 
     shown = SimpleITK.ProcessObject.GetGlobalWarningDisplay()
@@ -103,7 +173,10 @@ def _list_series(folder: Path) -> dict[str, tuple[str, ...]]:
     try:
         reader = SimpleITK.ImageSeriesReader
         uids = reader.GetGDCMSeriesIDs(str(folder))
-        return {uid: reader.GetGDCMSeriesFileNames(str(folder), uid) for uid in uids}
+        return [
+            _Series(uid, [Path(name) for name in reader.GetGDCMSeriesFileNames(str(folder), uid)])
+            for uid in uids
+        ]
     finally:
         SimpleITK.ProcessObject.SetGlobalWarningDisplay(shown)
 
@@ -114,20 +187,35 @@ def is_dicom(path: Path) -> bool:
         return file.read(_MAGIC_OFFSET + 4)[_MAGIC_OFFSET:] == b"DICM"
 
 
-def _check_no_file_was_dropped(folder: Path, names: set[str]) -> None:
-    """GDCM passes over DICOM files that it cannot parse; at either end of a scan nobody would notice."""
+def _check_no_slice_was_dropped(folder: Path, found: list[_Series]) -> None:
+    """GDCM passes over files that it cannot parse; at either end of a scan nobody would notice.
+
+    It also passes over what is no image, such as structure sets and reports, and that is fine.
+    """
+    names = {file.name for series in found for file in series.files}
+    classes = {None, *_CT_CLASSES, *(_tag(series.header, _SOP_CLASS) for series in found)}
     for path in sorted(folder.iterdir()):
         if path.name in names or path.name == "DICOMDIR" or not path.is_file():
             continue
-        if is_dicom(path):
+        if is_dicom(path) and _storage_class(path) in classes:
             raise InputError(f"{path.name} is truncated or damaged; copy the DICOM series again.")
 
 
-def _described(names: tuple[str, ...], modality: str) -> str:
-    description = _tag(_header(names[0]), _SERIES_DESCRIPTION) or "no description"
-    return (
-        f"{modality or 'unknown modality'} '{description}', {len(names)} images, first {Path(names[0]).name}"
-    )
+def _storage_class(path: Path) -> str | None:
+    """MediaStorageSOPClassUID of the file meta information (PS3.10, section 7.1); None if there is none."""
+    with open(path, "rb") as file:
+        file.seek(_MAGIC_OFFSET + 4)
+        while len(start := file.read(8)) == 8:
+            group, element, value_type, length = struct.unpack("<HH2sH", start)
+            if group != 2:
+                return None
+            if value_type in _LONG_LENGTH_TYPES:
+                length = int.from_bytes(file.read(4), "little")
+            if element == 2:
+                value = file.read(length)
+                return value.rstrip(b"\0 ").decode("ascii", "replace") if len(value) == length else None
+            file.seek(length, os.SEEK_CUR)
+    return None
 
 
 def _header(name: str | Path) -> "SimpleITK.ImageFileReader":
@@ -162,8 +250,15 @@ def _numbers(header: "SimpleITK.ImageFileReader", key: str, count: int) -> np.nd
     return values
 
 
-def _read_slice_header(path: Path) -> _Slice:
-    header = _header(path)
+def _read_slice_headers(files: list[Path]) -> list[_Slice]:
+    """Those of the scan among the files; of all files if there is none."""
+    headers = [_header(path) for path in files]
+    scan = [header for header in headers if not _is_beside_a_scan(header)]
+    return [_read_slice_header(header) for header in scan or headers]
+
+
+def _read_slice_header(header: "SimpleITK.ImageFileReader") -> _Slice:
+    path = Path(header.GetFileName())
     size = header.GetSize()
     check_one_scalar_volume((*size[:2], 1), header.GetNumberOfComponents())
     if len(size) > 2 and size[2] > 1:

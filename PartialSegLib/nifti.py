@@ -9,6 +9,8 @@ nifti1.h).
 
 import gzip
 import io
+import itertools
+import logging
 import zlib
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -39,6 +41,11 @@ _SCANNER_COORDINATES = 1
 _VOXEL_OFFSET = 352
 _SPACING_TOLERANCE = 0.01
 """Largest relative difference allowed between the two statements of the spacing, pixdim and sform."""
+_PLACE_TOLERANCE = 1.0
+"""Largest distance in mm between the places that sform and qform give a corner without a warning; the
+rounding of a quaternion to float32 moves them by up to 0.5 mm in a large CT."""
+
+logger = logging.getLogger(__name__)
 
 
 def read_nifti(path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -50,7 +57,7 @@ def read_nifti(path: Path) -> tuple[np.ndarray, np.ndarray]:
     Returns:
         The voxels (z, y, x), scaled by scl_slope and scl_inter (float32) where the header asks for it, and
         the affine (4, 4) from array index order (k, j, i, 1) to RAS mm: the sform if set, else the qform,
-        else pixdim.
+        else pixdim. Where both are set and differ, the log has a warning.
 
     Raises:
         InputError: When the file is not NIfTI-1, is truncated, holds anything but one scalar 3-D volume, or
@@ -102,6 +109,7 @@ def _read(path: Path, one_volume: bool) -> tuple[np.ndarray, np.ndarray]:
             header = _read_header(stream)
             shape = _shape(header, one_volume)
             affine = _affine(header)
+            _warn_of_contradiction(path, header, affine, shape)
             voxels = _read_voxels(stream, header, shape)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise InputError("The file is truncated or damaged; copy or download it again.") from error
@@ -150,12 +158,41 @@ def _affine(header: np.void) -> np.ndarray:
         check_affine(affine)
         _check_spacings_agree(affine, pixdim)
     elif header["qform_code"] > 0:
-        affine[:3, :3] = _rotation(header) * pixdim
-        affine[:3, 3] = header["qoffset"]
+        affine[:3] = _qform(header)
     else:
         affine[:3, :3] = np.diag(pixdim)
-    affine[:3] *= _MILLIMETRES_PER_UNIT.get(int(header["xyzt_units"]) & 7, 1.0)
+    affine[:3] *= _millimetres_per_unit(header)
     return affine
+
+
+def _qform(header: np.void) -> np.ndarray:
+    """First three rows of the affine from (i, j, k, 1) that the qform states, in the units of the header."""
+    return np.column_stack([_rotation(header) * header["pixdim"][1:4].astype(float), header["qoffset"]])
+
+
+def _millimetres_per_unit(header: np.void) -> float:
+    return _MILLIMETRES_PER_UNIT.get(int(header["xyzt_units"]) & 7, 1.0)
+
+
+def _warn_of_contradiction(
+    path: Path, header: np.void, affine: np.ndarray, shape: tuple[int, int, int, int]
+) -> None:
+    """Other programs, such as Slicer, may take the qform and so see the image elsewhere than we do."""
+    if min(header["sform_code"], header["qform_code"]) <= 0:
+        return
+    corners = np.array(
+        [(*corner, 1) for corner in itertools.product(*((0, size - 1) for size in shape[:0:-1]))]
+    )
+    with np.errstate(invalid="ignore"):  # the qform may hold anything
+        difference = affine[:3] - _qform(header) * _millimetres_per_unit(header)
+        largest = float(np.linalg.norm(corners @ difference.T, axis=1).max())
+    if largest > _PLACE_TOLERANCE:
+        logger.warning(
+            "%s: The header contradicts itself: sform and qform place the image up to %.0f mm apart. The "
+            "sform is used, but 3D Slicer and others may take the qform; check left and right in the result, "
+            "or export the image again.",
+            path, largest,
+        )  # fmt: skip
 
 
 def _check_spacings_agree(affine: np.ndarray, pixdim: np.ndarray) -> None:

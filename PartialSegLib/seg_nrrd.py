@@ -5,6 +5,7 @@ The layout is that of Slicer's vtkMRMLSegmentationStorageNode: a NRRD file
 fields "Segment0_Name" etc. say which value in which layer is which segment.
 """
 
+import itertools
 import json
 import re
 from collections.abc import Iterator
@@ -14,18 +15,21 @@ from typing import Any
 
 import numpy as np
 
+from .boxes import EMPTY_BOX, Box, box_around, is_empty
 from .errors import InputError
 from .nrrd import nrrd_geometry, write_nrrd
 from .output_files import replacing
 from .packed_mask import PackedMask
 from .segmentation import Key, Segmentation
 from .structures import terminology_entry
+from .volume import explained_reading_errors
 
 _ALGORITHM = "PartialSeg"
 _ALGORITHM_NAME_LENGTH = 64
 _LARGEST_LABEL = 255
 _PROVENANCE_TAG = "PartialSeg.Provenance"
 _TASK_TAG = "PartialSeg.Task"
+_VOXELS_TAG = "PartialSeg.Voxels"  # another number tells the module that somebody has edited
 _STRUCTURE_TAG = "PartialSeg.Structure"
 
 
@@ -54,55 +58,94 @@ def read_seg_nrrd(path: Path) -> Segmentation:
         path: A .seg.nrrd file.
 
     Returns:
-        Its segments; task and structure come from our tags, else the task is "" and the structure the
-        segment's name in lower case with "_".
+        Its segments; task and structure come from our tags, else, as for copies made in Slicer, the task is
+        "" and the structure the segment's name in lower case with "_". Provenance is that of the first
+        segment which has some.
 
     Raises:
-        InputError: When the file cannot be read or holds no segments.
+        InputError: When the file cannot be read, holds no segments or places one in a layer it has not.
     """
     import SimpleITK
 
     from .itk_image import affine_of
 
-    try:
-        image = SimpleITK.ReadImage(str(path))
-    except RuntimeError as error:
-        raise InputError(f"{path}: The file is missing, truncated or damaged; check the path.") from error
-    fields = {key: image.GetMetaData(key) for key in image.GetMetaDataKeys()}
-    segments = [_read_segment(fields, number) for number in range(_num_segments(fields))]
-    if not segments:
-        raise InputError(f"{path}: The file holds no segments; give a .seg.nrrd file as Slicer saves it.")
-    layers = SimpleITK.GetArrayViewFromImage(image).reshape((*image.GetSize()[::-1], -1))
-    segmentation = Segmentation(layers.shape[:3], affine_of(image), segments[0].provenance)
-    for segment in segments:
-        mask = layers[..., segment.layer] == segment.label
-        segmentation.add(segment.task, segment.structure, None, mask)
+    with explained_reading_errors(path):
+        try:
+            image = SimpleITK.ReadImage(str(path))
+        except RuntimeError as error:
+            raise InputError("The file is missing, truncated or damaged; check the path.") from error
+        layers = SimpleITK.GetArrayViewFromImage(image).reshape((*image.GetSize()[::-1], -1))
+        fields = {key: image.GetMetaData(key) for key in image.GetMetaDataKeys()}
+        segments = _read_segments(fields, layers.shape[3])
+        provenance = next((segment.provenance for segment in segments if segment.provenance), {})
+        segmentation = Segmentation(layers.shape[:3], affine_of(image), provenance)
+        for segment in segments:
+            mask = layers[..., segment.layer] == segment.label
+            segmentation.add(*_unused_key(segment, segmentation), None, mask)
     return segmentation
 
 
 @dataclass(frozen=True)
 class _Segment:
-    task: str
-    structure: str
+    name: str
+    key: Key
     layer: int
     label: int
     provenance: dict[str, Any]
 
 
-def _num_segments(fields: dict[str, str]) -> int:
-    return sum(bool(re.fullmatch(r"Segment\d+_ID", key)) for key in fields)
+def _read_segments(fields: dict[str, str], num_layers: int) -> list[_Segment]:
+    found = (re.fullmatch(r"Segment(\d+)_ID", key) for key in fields)
+    numbers = sorted(int(match[1]) for match in found if match)
+    if not numbers:
+        raise InputError("The file holds no segments; give a .seg.nrrd file as Slicer saves it.")
+    return [_read_segment(fields, number, index, num_layers) for index, number in enumerate(numbers)]
 
 
-def _read_segment(fields: dict[str, str], number: int) -> _Segment:
+def _read_segment(fields: dict[str, str], number: int, index: int, num_layers: int) -> _Segment:
+    """Read the segment of that number; before version 4.11 Slicer gave each a layer without saying so."""
     tags = dict(tag.partition(":")[::2] for tag in fields.get(f"Segment{number}_Tags", "").split("|"))
-    name = re.sub(r"\W+", "_", fields.get(f"Segment{number}_Name", "").lower()).strip("_")
+    name = re.sub(r"\W+", "_", fields.get(f"Segment{number}_Name", "").lower()).strip("_") or "segment"
+    layer = _whole_number(fields, f"Segment{number}_Layer", index)
+    if not 0 <= layer < num_layers:
+        raise InputError(
+            f"The segment {name} should be in layer {layer}, but the layers are 0 to {num_layers - 1}; "
+            "save the segmentation in Slicer again."
+        )
     return _Segment(
-        task=tags.get(_TASK_TAG, ""),
-        structure=tags.get(_STRUCTURE_TAG, name),
-        layer=int(fields.get(f"Segment{number}_Layer", 0)),
-        label=int(fields.get(f"Segment{number}_LabelValue", 1)),
-        provenance=json.loads(tags.get(_PROVENANCE_TAG, "{}")),
+        name=name,
+        key=(tags.get(_TASK_TAG, ""), tags.get(_STRUCTURE_TAG) or name),
+        layer=layer,
+        label=_whole_number(fields, f"Segment{number}_LabelValue", 1),
+        provenance=_provenance(tags.get(_PROVENANCE_TAG, "")),
     )
+
+
+def _whole_number(fields: dict[str, str], field: str, default: int) -> int:
+    try:
+        return int(fields.get(field, default))
+    except ValueError as error:
+        raise InputError(
+            f"{field} is '{fields[field]}', not a whole number; save the segmentation in Slicer again."
+        ) from error
+
+
+def _provenance(tag: str) -> dict[str, Any]:
+    """What a tag says; nothing if it was damaged, since the segments are good without it."""
+    try:
+        provenance = json.loads(tag)
+    except ValueError:
+        return {}
+    return provenance if isinstance(provenance, dict) else {}
+
+
+def _unused_key(segment: _Segment, segmentation: Segmentation) -> Key:
+    """Its own key, or one by its name: copies made in Slicer have the tags of the original."""
+    if segment.key not in segmentation:
+        return segment.key
+    taken = {structure for _, structure in segmentation}
+    numbered = (f"{segment.name}_{number}" for number in itertools.count(2))
+    return "", next(name for name in itertools.chain([segment.name], numbered) if name not in taken)
 
 
 def _assign_labels(segmentation: Segmentation) -> dict[Key, tuple[int, int]]:
@@ -143,8 +186,11 @@ def _planes(
 def _fields(segmentation: Segmentation, labels: dict[Key, tuple[int, int]]) -> dict[str, str]:
     """Key/value fields of the file, named and ordered as Slicer does."""
     fields: dict[str, str] = {}
+    boxes = _layer_boxes(segmentation, labels)
     for number, (key, (layer, label)) in enumerate(labels.items()):
-        segment = _segment_fields(segmentation, key) | {"Layer": str(layer), "LabelValue": str(label)}
+        extent = " ".join(f"{part.start} {part.stop - 1}" for part in boxes[layer][::-1])
+        place = {"Extent": extent, "Layer": str(layer), "LabelValue": str(label)}
+        segment = _segment_fields(segmentation, key) | place
         fields |= {f"Segment{number}_{name}": value for name, value in sorted(segment.items())}
     return fields | {
         "Segmentation_ContainedRepresentationNames": "Binary labelmap|",
@@ -154,9 +200,18 @@ def _fields(segmentation: Segmentation, labels: dict[Key, tuple[int, int]]) -> d
     }
 
 
+def _layer_boxes(segmentation: Segmentation, labels: dict[Key, tuple[int, int]]) -> dict[int, Box]:
+    """The box around all masks of each layer; up to 5.6 Slicer clips a layer to its first one's."""
+    boxes: dict[int, Box] = {}
+    for key, (layer, _) in labels.items():
+        boxes[layer] = box_around(boxes.get(layer, EMPTY_BOX), segmentation.packed(key).box)
+    depth, height, width = segmentation.shape
+    whole = (slice(0, depth), slice(0, height), slice(0, width))
+    return {layer: whole if is_empty(box) else box for layer, box in boxes.items()}
+
+
 def _segment_fields(segmentation: Segmentation, key: Key) -> dict[str, str]:
     structure = segmentation.structure_of(key)
-    box = segmentation.packed(key).box
     model = segmentation.provenance.get("model", "")
     provenance = json.dumps(segmentation.provenance, sort_keys=True)
     tags = {
@@ -165,12 +220,12 @@ def _segment_fields(segmentation: Segmentation, key: Key) -> dict[str, str]:
         _PROVENANCE_TAG: provenance.replace("|", r"\u007c"),  # "|" separates tags
         _STRUCTURE_TAG: key[1],
         _TASK_TAG: key[0],
+        _VOXELS_TAG: str(segmentation.voxel_count(key)),
         "TerminologyEntry": terminology_entry(structure),
     }
     return {
         "Color": " ".join(f"{channel / 255:.6g}" for channel in structure.color),
         "ColorAutoGenerated": "0",
-        "Extent": " ".join(f"{part.start} {part.stop - 1}" for part in box[::-1]),
         "ID": segmentation.identifier(key),
         "Name": segmentation.display_name(key),
         "NameAutoGenerated": "0",

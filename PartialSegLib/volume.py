@@ -127,13 +127,15 @@ def reorient(volume: Volume, orientation: str) -> Volume:
     return Volume(array.transpose(order), affine[:, [*order, 3]])
 
 
-def read_volume(path: str | Path, *, any_modality: bool = False) -> Volume:
+def read_volume(path: str | Path, *, any_modality: bool = False, series: str | None = None) -> Volume:
     """Read a CT from a file or from a folder with one DICOM series.
 
     Args:
         path: A .nii, .nii.gz, .nrrd, .nhdr, .mha or .mhd file with one 3-D image, or a folder with exactly
-            one DICOM CT series (other modalities beside it are passed over).
+            one DICOM CT series (other modalities, scouts and screenshots beside it are passed over).
         any_modality: Whether a DICOM series of another modality will do if it is the only one.
+        series: Which of several DICOM series to read: its SeriesInstanceUID, or a part of its description
+            that no other has, in upper or lower case.
 
     Returns:
         The volume; int16 when all values of the file are whole numbers in that range, else float32.
@@ -143,7 +145,7 @@ def read_volume(path: str | Path, *, any_modality: bool = False) -> Volume:
     """
     path = Path(path).expanduser()
     with explained_reading_errors(path):
-        array, affine = _read(path, any_modality)
+        array, affine = _read(path, any_modality, series)
         return Volume(compact(array), affine)
 
 
@@ -220,15 +222,17 @@ def check_hounsfield(volume: Volume) -> str | None:
     return None
 
 
-def _read(path: Path, any_modality: bool) -> tuple[np.ndarray, np.ndarray]:
+def _read(path: Path, any_modality: bool, series: str | None) -> tuple[np.ndarray, np.ndarray]:
     from .dicom_series import read_dicom_series
     from .itk_image import read_itk_image
     from .nifti import read_nifti
 
     if path.is_dir():
-        return read_dicom_series(path, any_modality=any_modality)
+        return read_dicom_series(path, any_modality=any_modality, series=series)
     if not path.exists():
         raise InputError("There is no such file or folder; check the path.")
+    if series is not None:
+        raise InputError("A series is chosen in a folder with DICOM files, and this is a file; leave it out.")
     if path.stat().st_size == 0:
         raise InputError("The file is empty; copy or download it again.")
     match image_suffix(path):

@@ -1,5 +1,6 @@
 """Folders with DICOM files, written here slice by slice with positions that are known."""
 
+import struct
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,6 +14,9 @@ from PartialSegLib.volume import read_volume
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 SHAPE = (5, 6, 7)
 IMAGE = np.random.default_rng(1).integers(-1024, 1500, SHAPE).astype(np.int16)
+CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2"
+STRUCTURE_SET = "1.2.840.10008.5.1.4.1.1.481.3"
+SCREENSHOT = "1.2.840.10008.5.1.4.1.1.7"
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,8 @@ class Series:
     orientation: tuple[float, ...] = (1, 0, 0, 0, 1, 0)
     spacing: tuple[float, float] = (0.9, 0.8)
     skipped: tuple[int, ...] = ()
+    image_type: str = "ORIGINAL\\PRIMARY\\AXIAL"
+    sop_class: str = CT_IMAGE
 
 
 def write_slice(path: Path, series: Series, index: int, plane: np.ndarray) -> None:
@@ -37,7 +43,8 @@ def write_slice(path: Path, series: Series, index: int, plane: np.ndarray) -> No
     image.SetOrigin(position.tolist())
     tags = {
         "0008|0060": series.modality,
-        "0008|0016": "1.2.840.10008.5.1.4.1.1.2",
+        "0008|0008": series.image_type,
+        "0008|0016": series.sop_class,
         "0008|0018": f"{series.uid}.{index + 1}",
         "0008|103e": series.description,
         "0020|000d": "1.2",
@@ -105,8 +112,39 @@ def test_another_modality_is_read_only_when_asked_for(tmp_path):
 def test_several_series_are_listed(tmp_path):
     folder = write_series(tmp_path / "ct")
     write_series(folder, Series(uid="1.2.4", description="arterial"), prefix="arterial")
-    with pytest.raises(InputError, match=r"2 CT series.*'abdomen', 5 images.*'arterial', 5 images"):
+    listed = r"'abdomen', 5 images, UID 1\.2\.3; CT 'arterial', 5 images, UID 1\.2\.4"
+    with pytest.raises(InputError, match=rf"2 series of the folder will do.*{listed}.*--series"):
         read_volume(folder)
+
+
+@pytest.mark.parametrize("wanted", ["1.2.3", "Portal"])
+def test_one_of_several_series_is_chosen_by_uid_or_description(tmp_path, wanted):
+    folder = write_series(tmp_path / "ct", Series(description="abdomen portal venous"))
+    write_series(folder, Series(uid="1.2.34", description="abdomen arterial", step=(0, 0, 3)), "arterial")
+    assert read_volume(folder, series=wanted).spacing[0] == pytest.approx(2.5)
+    for ambiguous, count in (("abdomen", 2), ("late", 0)):
+        with pytest.raises(InputError, match=rf"'{ambiguous}' is .* of {count} series.*'abdomen arterial'"):
+            read_volume(folder, series=ambiguous)
+    with pytest.raises(InputError, match=r"A series is chosen in a folder"):
+        read_volume(folder / "slice-0.dcm", series=wanted)
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [
+        Series(uid="1.2.4", image_type="ORIGINAL\\PRIMARY\\LOCALIZER"),
+        Series(image_type="ORIGINAL\\PRIMARY\\LOCALIZER"),
+        Series(uid="1.2.4", sop_class=SCREENSHOT),
+    ],
+    ids=["scout", "scout in the series", "dose report"],
+)
+def test_scouts_and_screenshots_are_passed_over_unless_there_is_nothing_else(tmp_path, beside):
+    folder = write_series(tmp_path / "ct")
+    (tmp_path / "alone").mkdir()
+    for path in (folder, tmp_path / "alone"):
+        write_slice(path / "beside.dcm", replace(beside, orientation=(1, 0, 0, 0, 0, -1)), 7, IMAGE[0])
+    assert np.array_equal(read_volume(folder).array, IMAGE)
+    assert np.array_equal(read_volume(tmp_path / "alone").array, IMAGE[:1])
 
 
 @pytest.mark.parametrize(
@@ -135,6 +173,36 @@ def test_a_truncated_slice_is_refused(tmp_path):
     content = (folder / "slice-4.dcm").read_bytes()
     (folder / "slice-4.dcm").write_bytes(content[:-20])
     with pytest.raises(InputError, match=r"slice-4.dcm is truncated or damaged"):
+        read_volume(folder)
+
+
+def element(group: int, number: int, kind: bytes, value: bytes) -> bytes:
+    """A data element in explicit VR little endian."""
+    length = struct.pack("<HI", 0, len(value)) if kind == b"OB" else struct.pack("<H", len(value))
+    return struct.pack("<HH", group, number) + kind + length + value
+
+
+def write_without_image(path: Path, storage_class: str) -> None:
+    uid = storage_class.encode() + b"\0" * (len(storage_class) % 2)
+    meta = element(2, 1, b"OB", b"\0\1") + element(2, 2, b"UI", uid)
+    meta += element(2, 0x10, b"UI", b"1.2.840.10008.1.2.1\0")
+    size = element(2, 0, b"UL", struct.pack("<I", len(meta)))
+    body = element(8, 0x16, b"UI", uid) + element(8, 0x60, b"CS", b"RTSTRUCT")
+    path.write_bytes(bytes(128) + b"DICM" + size + meta + body)
+
+
+def test_a_structure_set_beside_the_series_is_passed_over(tmp_path):
+    folder = write_series(tmp_path / "ct")
+    write_without_image(folder / "structures.dcm", STRUCTURE_SET)
+    assert np.array_equal(read_volume(folder).array, IMAGE)
+
+
+@pytest.mark.parametrize("length", [None, 132, 140, 170])
+def test_a_damaged_image_beside_the_series_is_no_structure_set(tmp_path, length):
+    folder = write_series(tmp_path / "ct")
+    write_without_image(folder / "damaged.dcm", CT_IMAGE)
+    (folder / "damaged.dcm").write_bytes((folder / "damaged.dcm").read_bytes()[:length])
+    with pytest.raises(InputError, match=r"damaged\.dcm is truncated or damaged"):
         read_volume(folder)
 
 

@@ -36,6 +36,100 @@ def test_segments_made_elsewhere_are_named_by_their_segments(tmp_path):
     assert segmentation.structure_of("left_ventricle_lv").type.meaning == "Tissue"
 
 
+def two_segments(path: Path, first: dict[str, str], second: dict[str, str], start: int = 0) -> None:
+    """Two layers, one segment in each with value 1, and only the given fields beside ID and name."""
+    segments = [{"ID": "a", "Name": "Liver"} | first, {"ID": "b", "Name": "Spleen"} | second]
+    fields = {
+        f"Segment{number}_{name}": value
+        for number, segment in enumerate(segments, start)
+        for name, value in segment.items()
+    }
+    directions = [[np.nan] * 3, *np.eye(3).tolist()]
+    kinds = ["list", "domain", "domain", "domain"]
+    header = {"space": "left-posterior-superior", "space directions": directions, "kinds": kinds}
+    nrrd.write(str(path), np.stack([LIVER.T, ~LIVER.T]).astype(np.uint8), {**header, **fields})
+
+
+@pytest.mark.parametrize("start", [0, 1])
+def test_segments_without_layer_and_label_have_a_layer_each_as_in_old_slicer(tmp_path, start):
+    two_segments(tmp_path / "old.seg.nrrd", {}, {}, start)
+    segmentation = read_segmentation(tmp_path / "old.seg.nrrd")
+    assert segmentation.keys() == [("", "liver"), ("", "spleen")]
+    assert np.array_equal(segmentation["liver"], LIVER)
+    assert np.array_equal(segmentation["spleen"], ~LIVER)
+
+
+def test_damaged_provenance_is_passed_over(tmp_path):
+    damaged, good = ({"Tags": f"PartialSeg.Provenance:{text}|"} for text in ("{abc", '{"model": "tiny"}'))
+    two_segments(tmp_path / "damaged.seg.nrrd", damaged, good)
+    assert read_segmentation(tmp_path / "damaged.seg.nrrd").provenance == {"model": "tiny"}
+
+
+@pytest.mark.parametrize(
+    ("name", "structure"), [("Liver corrected", "liver_corrected"), ("liver", "liver_2")]
+)
+def test_a_segment_that_was_copied_with_its_tags_is_called_by_its_name(tmp_path, name, structure):
+    tags = {"Tags": "PartialSeg.Task:liver|PartialSeg.Structure:liver|"}
+    two_segments(tmp_path / "copied.seg.nrrd", tags, {"Name": name} | tags)
+    segmentation = read_segmentation(tmp_path / "copied.seg.nrrd")
+    assert segmentation.keys() == [("liver", "liver"), ("", structure)]
+    assert np.array_equal(segmentation[structure], ~LIVER)
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ({"Layer": "x"}, "Segment1_Layer is 'x', not a whole number"),
+        ({"LabelValue": "1.5"}, r"Segment1_LabelValue is '1\.5', not a whole number"),
+        ({"Layer": "7"}, "spleen should be in layer 7, but the layers are 0 to 1"),
+    ],
+)
+def test_a_segment_in_no_layer_is_refused_with_the_path(tmp_path, fields, sentence):
+    two_segments(tmp_path / "bad.seg.nrrd", {}, fields)
+    with pytest.raises(InputError, match=rf"bad\.seg\.nrrd: .*{sentence}"):
+        read_segmentation(tmp_path / "bad.seg.nrrd")
+
+
+def test_tables_are_read_as_excel_saves_them(tmp_path):
+    segmentation = Segmentation(LIVER.shape, np.eye(4))
+    segmentation.add("liver", "liver", None, LIVER)
+    write_segmentation(tmp_path / "map.nii.gz", segmentation)
+    table = tmp_path / "map.labels.csv"
+    text = table.read_text(encoding="utf-8").replace("Liver", "Léber")
+    for saved in (text.encode("utf-8-sig"), text.replace(",", ";").encode("cp1252")):
+        table.write_bytes(saved)
+        assert np.array_equal(read_segmentation(tmp_path / "map.nii.gz")["liver", "liver"], LIVER)
+
+
+def test_labels_that_the_table_lacks_are_told(tmp_path, caplog):
+    write_volume(tmp_path / "map.nii.gz", Volume(LIVER * 1 + ~LIVER * 7, np.eye(4)))
+    (tmp_path / "map.labels.csv").write_text("label,task,structure\n1,,liver\n")
+    assert read_segmentation(tmp_path / "map.nii.gz").keys() == [("", "liver")]
+    assert "labels that map.labels.csv does not name were left out: 7." in caplog.text
+
+
+def test_a_dataset_json_names_the_labels_beside_it_or_below(tmp_path):
+    write_volume(tmp_path / "labelsTr" / "x.nii.gz", Volume(LIVER * 2 + ~LIVER, np.eye(4)))
+    (tmp_path / "dataset.json").write_text(
+        '{"labels": {"background": 0, "all": [1, 2], "liver": 2, "ignore": 3}}'
+    )
+    segmentation = read_segmentation(tmp_path / "labelsTr" / "x.nii.gz")
+    assert segmentation.keys() == [("", "all"), ("", "liver")]
+    assert segmentation["all"].all()
+    assert np.array_equal(segmentation["liver"], LIVER)
+    named = read_segmentation(tmp_path / "labelsTr" / "x.nii.gz", {"spleen": (1,)})
+    assert np.array_equal(named["spleen"], ~LIVER)
+
+
+def test_hidden_files_are_no_masks_and_a_mask_is_there_once(tmp_path):
+    write_volume(tmp_path / "liver.nii.gz", Volume(LIVER, np.eye(4)))
+    (tmp_path / "._liver.nii.gz").touch()
+    assert read_segmentation(tmp_path).keys() == [("", "liver")]
+    write_volume(tmp_path / "liver.nrrd", Volume(LIVER, np.eye(4)))
+    with pytest.raises(InputError, match="a second file of the mask liver"):
+        read_segmentation(tmp_path)
+
+
 def text_file(path: Path) -> None:
     path.write_text("not an image")
 

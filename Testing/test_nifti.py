@@ -69,6 +69,25 @@ def test_nifti_without_sform_and_qform_is_placed_by_its_spacing(tmp_path):
     assert read_volume(path).affine == pytest.approx(expected)
 
 
+def test_a_qform_that_contradicts_the_sform_is_warned_of(tmp_path, caplog):
+    mirrored = PLAIN * [[-1], [1], [1], [1]]
+    srow = mirrored[:3, [2, 1, 0, 3]].ravel()
+    path = patched_nifti(tmp_path / "ct.nii", ct(), (254, "h", (2,)), (280, "12f", srow))
+    assert read_volume(path).affine == pytest.approx(mirrored)
+    assert (
+        f"{path}: The header contradicts itself: sform and qform place the image up to 25 mm" in caplog.text
+    )
+
+
+@pytest.mark.parametrize("quaternion", [None, (float("inf"), 0, float("nan"))])
+def test_a_qform_that_differs_by_rounding_or_is_none_is_not_warned_of(tmp_path, caplog, quaternion):
+    affine = Rotation.from_euler("z", 179.99, degrees=True).as_matrix() * 0.9
+    volume = Volume(np.zeros((512, 512, 1), np.uint8), np.block([[affine, np.ones((3, 1))], [0, 0, 0, 1]]))
+    edits = [(256, "3f", quaternion)] if quaternion else []
+    read_volume(patched_nifti(tmp_path / "ct.nii", volume, *edits))
+    assert not caplog.text
+
+
 @pytest.mark.parametrize(("unit", "factor"), [(1, 1000), (2, 1), (3, 0.001), (0, 1)])
 def test_nifti_units_of_length_are_converted_to_mm(tmp_path, unit, factor):
     path = patched_nifti(tmp_path / "ct.nii", ct(), (123, "b", (unit,)))

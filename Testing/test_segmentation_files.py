@@ -123,9 +123,33 @@ def test_segments_carry_what_slicer_reads(tmp_path):
         assert tags["TerminologyEntry"] == terminology_entry(structure)
         assert tags["DICOM.SegmentAlgorithmType"] == "AUTOMATIC"
         assert tags["DICOM.SegmentAlgorithmName"] == "PartialSeg tiny"
-        if mask.any():
-            first, last = np.argwhere(mask).min(0), np.argwhere(mask).max(0)
-            assert fields["Extent"] == " ".join(f"{a} {b}" for a, b in zip(first, last, strict=True))
+        in_layer = np.argwhere(layers[int(fields["Layer"])])
+        first, last = in_layer.min(0), in_layer.max(0)
+        assert fields["Extent"] == " ".join(f"{a} {b}" for a, b in zip(first, last, strict=True))
+
+
+def only_empty() -> Segmentation:
+    segmentation = Segmentation(SHAPE, oblique_affine(), PROVENANCE)
+    segmentation.add("colon", "colon_tumor", None, filled(*np.s_[0:0, 0:0, 0:0]))
+    return segmentation
+
+
+@pytest.mark.parametrize("make", [disjoint, overlapping, only_empty])
+def test_old_readers_which_clip_a_layer_to_its_first_segment_lose_nothing(tmp_path, make):
+    """Up to version 5.6 Slicer took a layer's extent from the first segment that lies in it."""
+    write_segmentation(tmp_path / "result.seg.nrrd", make())
+    layers, header = nrrd.read(str(tmp_path / "result.seg.nrrd"))
+    clipped = {}
+    for number, key in enumerate(make()):
+        layer = int(header[f"Segment{number}_Layer"])
+        extent = [int(bound) for bound in header[f"Segment{number}_Extent"].split()]
+        x, y, z = (slice(first, last + 1) for first, last in zip(extent[::2], extent[1::2], strict=True))
+        clipped.setdefault(layer, (layers.reshape(-1, *SHAPE[::-1])[layer, x, y, z], (z, y, x)))
+        voxels, box = clipped[layer]
+        mask = filled(*np.s_[0:0, 0:0, 0:0])
+        mask[box] = np.equal(voxels.T, int(header[f"Segment{number}_LabelValue"]))
+        assert voxels.size
+        assert np.array_equal(mask, make()[key])
 
 
 def test_segments_share_a_layer_unless_they_overlap(tmp_path):
@@ -186,5 +210,5 @@ def test_a_folder_is_filled_up_without_touching_other_files(tmp_path):
 
 
 def test_an_unknown_suffix_is_refused(tmp_path):
-    with pytest.raises(InputError, match=r"written as \.seg\.nrrd, \.nii\.gz, \.nii or a folder"):
+    with pytest.raises(InputError, match=r"written as \.seg\.nrrd, \.nii\.gz, \.nii or into a folder"):
         write_segmentation(tmp_path / "result.png", disjoint())

@@ -106,6 +106,24 @@ def test_slicerio_reads_what_slicer_wrote(path):
         assert segment["tags"]["DICOM.SegmentAlgorithmType"] == "AUTOMATIC"
 
 
+def test_slicer_reads_all_segments_of_a_shared_layer_an_empty_one_too(scene, tmp_path):
+    segmentation = Segmentation((10, 12, 14), obliqueAffine(), NOW)
+    apart = [
+        found("spleen", "spleen", *np.s_[0:2, 0:3, 0:4]),
+        found("liver", "liver", *np.s_[5:9, 6:9, 1:12]),
+    ]
+    segmentation.add("colon", "colon_tumor", None, np.zeros(segmentation.shape, bool))
+    for segment in apart:
+        segmentation.add(segment.task, segment.structure, segment.box, segment.mask)
+    write_segmentation(tmp_path / "shared.seg.nrrd", segmentation)
+    node = slicer.util.loadSegmentation(str(tmp_path / "shared.seg.nrrd"))
+    assert segmentIds(node) == ["colon_tumor", "spleen", "liver"]
+    assert not len(segmentPoints(node, "colon_tumor"))
+    for segment in apart:
+        points = segmentPoints(node, segment.structure)
+        np.testing.assert_allclose(points, expectedPoints(obliqueAffine(), segment), atol=1e-4)
+
+
 def test_the_module_tags_and_names_segments_as_the_command_line_does(path, tmp_path):
     libraryFile(tmp_path / "library.seg.nrrd")
     ours, library = (nrrd.read_header(str(file)) for file in (path, tmp_path / "library.seg.nrrd"))
