@@ -22,6 +22,7 @@ from .cli.data_arguments import add_data_arguments
 from .errors import Cancelled, DeviceError, InputError
 
 WRONG_INPUT, NO_DEVICE, INTERRUPTED = 2, 3, 130
+SERIES = "of a DICOM folder that holds several: its UID, or a part of its description"
 KEEP = "keep only this structure (TASK/STRUCTURE: of that task only); repeat for more"
 
 
@@ -42,6 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code.
     """
+    _accept_all_characters()
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     previous = signal.signal(signal.SIGTERM, _interrupt)
     try:
@@ -49,8 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command = getattr(import_module(f".cli.{options.module}", __package__), options.function)
         command(options)
         sys.stdout.flush()
-    except (KeyboardInterrupt, Cancelled):
-        return _fail(INTERRUPTED, "Interrupted; unfinished output was removed.")
+    except (KeyboardInterrupt, Cancelled) as stopped:
+        return _fail(INTERRUPTED, str(stopped) or "Interrupted; unfinished output was removed.")
     except DeviceError as error:
         return _fail(NO_DEVICE, str(error))
     except MemoryError:
@@ -83,9 +85,14 @@ def build_parser() -> Parser:
     add("models", "inspecting", "models", "List the installed models.")
     command = add("info", "inspecting", "info", "Say what a volume, segmentation or model package is.")
     command.add_argument("file", help="image, DICOM folder, .seg.nrrd, package folder, or name of a model")
+    command.add_argument("--series", metavar="UID_OR_TEXT", help=SERIES)
     _import_arguments(
         add("import", "inspecting", "import_model", "Turn an official checkpoint into a package.")
     )
+    command = add("install", "inspecting", "install", "Install a model package, so that its name will do.")
+    command.add_argument("source", type=_path, help="a package: its folder, or a .zip of it")
+    text = "take the place of an installed package of the same name"
+    command.add_argument("--replace", action="store_true", help=text)
     _train_arguments(add("train", "training_run", "train_model", "Train a model, or go on with a run."))
     _evaluate_arguments(add("evaluate", "evaluating", "evaluate_files", "Compare with a reference."))
     text = "Let a model label what a collection is not labelled for; a new collection results."
@@ -97,34 +104,36 @@ def build_parser() -> Parser:
 
 def _segment_arguments(command: Parser) -> None:
     command.add_argument(
-        "input", type=Path, help=".nii, .nii.gz, .nrrd, .mha, or a folder with one DICOM series"
+        "input", type=_path, help=".nii, .nii.gz, .nrrd, .mha, or a folder with one DICOM series"
     )
     text = ".seg.nrrd, .nii.gz (one label map), or a folder (one .nii.gz per structure)"
-    command.add_argument("-o", "--output", type=Path, required=True, metavar="OUT", help=text)
+    command.add_argument("-o", "--output", type=_path, required=True, metavar="OUT", help=text)
+    command.add_argument("--series", metavar="UID_OR_TEXT", help=SERIES)
     command.add_argument("--task", action="append", metavar="T", help="a task of the model; repeat for more")
     command.add_argument("--structure", action="append", metavar="S", help=KEEP)
     text = "only this box, mm in RAS coordinates"
     command.add_argument(
         "--roi", type=float, nargs=6, metavar=("X0", "X1", "Y0", "Y1", "Z0", "Z1"), help=text
     )
-    command.add_argument("--report", type=Path, metavar="FILE.json", help="also write volumes and times")
+    command.add_argument("--report", type=_path, metavar="FILE.json", help="also write volumes and times")
     _session_arguments(command)
 
 
 def _demo_arguments(command: Parser) -> None:
     command.add_argument(
-        "input", type=Path, nargs="?", metavar="CT", help="image or DICOM folder (a phantom)"
+        "input", type=_path, nargs="?", metavar="CT", help="image or DICOM folder (a phantom)"
     )
-    command.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER")
+    command.add_argument("-o", "--output", type=_path, required=True, metavar="FOLDER")
+    command.add_argument("--series", metavar="UID_OR_TEXT", help=SERIES)
     command.set_defaults(task=None, structure=None, roi=None)
     _session_arguments(command)
 
 
 def _batch_arguments(command: Parser) -> None:
     text = "image files, folders with image files, or folders with DICOM series at any depth"
-    command.add_argument("input", type=Path, nargs="+", metavar="INPUT", help=text)
+    command.add_argument("input", type=_path, nargs="+", metavar="INPUT", help=text)
     text = "gets one segmentation for each image, and summary.csv"
-    command.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER", help=text)
+    command.add_argument("-o", "--output", type=_path, required=True, metavar="FOLDER", help=text)
     text = ".seg.nrrd, .nii.gz (one label map), or folder (one mask per structure) (%(default)s)"
     command.add_argument("--format", default=".seg.nrrd", metavar="F", help=text)
     command.add_argument("--task", action="append", metavar="T", help="a task of the model; repeat for more")
@@ -160,8 +169,8 @@ def _session_arguments(command: Parser) -> None:
 def _import_arguments(command: Parser) -> None:
     command.add_argument("name", help="dodnet, transdodnet, multitalent, stunet, nnunet, or auto")
     text = "file; for nnU-Net and STU-Net also the model folder, or the .zip that nnU-Net exports"
-    command.add_argument("checkpoint", type=Path, help=text)
-    command.add_argument("-o", "--output", type=Path, required=True, metavar="PACKAGE", help="new folder")
+    command.add_argument("checkpoint", type=_path, help=text)
+    command.add_argument("-o", "--output", type=_path, required=True, metavar="PACKAGE", help="new folder")
     text = "number of a fold, or all for the network of all cases; repeat for more (every numbered fold)"
     command.add_argument("--fold", action="append", default=[], metavar="F", help=text)
     text = "which model of several, such as 3d_fullres (the only three-dimensional one)"
@@ -172,22 +181,24 @@ def _train_arguments(command: Parser) -> None:
     command.add_argument("config", help="JSON file, or the name of a recipe, such as dodnet")
     text = "other values than the file's, as in seed=3 or loss.dice_epsilon=1e-5"
     command.add_argument("change", nargs="*", metavar="KEY=VALUE", help=text)
-    command.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N (%(default)s)")
+    command.add_argument("--device", default="cpu", help="auto, cpu, cuda or cuda:N (%(default)s)")
 
 
 def _evaluate_arguments(command: Parser) -> None:
-    command.add_argument("prediction", type=Path, help="a segmentation, or a folder of them")
-    command.add_argument("reference", type=Path, help="the same with the truth, matched by name")
+    command.add_argument("prediction", type=_path, help="a segmentation, or a folder of them")
+    command.add_argument("reference", type=_path, help="the same with the truth, matched by name")
     command.add_argument("--structure", action="append", metavar="S", help="compare only these structures")
+    text = "what the labels of label maps without a table are, as in 1=liver,2=liver_tumor"
+    command.add_argument("--labels", metavar="V=S,V=S", help=text)
     text = "up to which surfaces agree (3)"
     command.add_argument("--tolerance", type=float, metavar="MM", help=text)
-    command.add_argument("-o", "--output", type=Path, metavar="FILE", help=".csv or .json; else a table")
+    command.add_argument("-o", "--output", type=_path, metavar="FILE", help=".csv or .json; else a table")
 
 
 def _pseudo_label_arguments(command: Parser) -> None:
-    command.add_argument("collection", type=Path, help="collection file (.json); nothing of it is changed")
+    command.add_argument("collection", type=_path, help="collection file (.json); nothing of it is changed")
     text = "the new collection; its label maps and a record of their origin lie beside it"
-    command.add_argument("-o", "--output", type=Path, required=True, metavar="FILE.json", help=text)
+    command.add_argument("-o", "--output", type=_path, required=True, metavar="FILE.json", help=text)
     text = "an installed model or a package (the bundled one)"
     command.add_argument("--model", metavar="NAME|PATH", help=text)
     text = "add this one, where it is not annotated; repeat for more (all of the model's)"
@@ -213,6 +224,23 @@ def _pseudo_label_arguments(command: Parser) -> None:
     text = "accept images that do not look like CT in HU"
     command.add_argument("--force", action="store_true", help=text)
     command.add_argument("--overwrite", action="store_true", help="begin anew")
+
+
+def _accept_all_characters() -> None:
+    """Write "?" for what a terminal's or a file's encoding lacks; drop all where the streams are closed."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - for the process's life
+        elif getattr(stream, "errors", None) == "strict":
+            stream.reconfigure(errors="replace")
+
+
+def _path(text: str) -> Path:
+    """An empty text, as of a shell variable that is not set, would mean the current folder."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("an empty path was given; name a file or folder")
+    return Path(text)
 
 
 def _fail(code: int, sentence: str) -> int:

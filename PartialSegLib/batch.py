@@ -2,6 +2,7 @@
 
 The output folder keeps the state: `summary.csv` with a row for each case that was tried, and `batch.json`
 with what was asked for. A batch that was stopped goes on where it stopped; failed cases are tried again.
+Several runs may share the folder, each with cases of its own.
 """
 
 from __future__ import annotations
@@ -13,22 +14,25 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .batch_images import case_names, find_images
+from .batch_images import SUMMARY_FILE, case_names, find_images
 from .errors import InputError
 from .manifest import Manifest, read_manifest
-from .output_files import replacing
+from .output_files import locked, replacing
 from .packages import find_package
 from .task_request import request_tasks
 
 OUTPUT_FORMATS = (".seg.nrrd", ".nii.gz", "folder")
 """A segmentation with overlapping segments, a label map, or a folder with one mask for each structure."""
-SUMMARY_FILE = "summary.csv"
 REQUEST_FILE = "batch.json"
+LOCK_FILE = ".summary.lock"
 DONE, FAILED = "done", "failed"
 _SETTINGS = ("overlap", "mirror", "selection", "skip_air", "engine")
+_ANY_NAME = "surrogateescape"  # also file names that are no UTF-8
 _COLUMNS = ("case", "image", "segmentation", "status", "seconds", "message")
 
 Key = tuple[str, str]
+Rows = dict[str, dict[str, str]]
+"""Of the summary, by case."""
 
 
 @dataclass(frozen=True)
@@ -149,7 +153,11 @@ class Batch:
         self.folder = Path(folder).expanduser().absolute()
         self.request = request
         self.cases = _make_cases(find_images(inputs), self.folder, request.output_format)
-        self._rows: dict[str, dict[str, str]] = {} if overwrite else self._read_rows()
+        self._forgotten = _version(self.summary) if overwrite else None
+        self._rows: Rows = {}
+        if not overwrite and self.folder.is_dir():
+            with locked(self.folder / LOCK_FILE):
+                self._rows = self._read_rows()
         self.left = [case for case in self.cases if not self._is_done(case)]
 
     @property
@@ -169,10 +177,10 @@ class Batch:
         return {name: row["message"] for name, row in rows.items() if row["status"] == FAILED}
 
     def record(self, case: BatchCase, outcome: Outcome) -> None:
-        """Write down what became of a case; the summary is replaced in one stroke.
+        """Write down what became of a case; the summary is replaced in one stroke, rows of other runs stay.
 
         Raises:
-            InputError: the folder cannot be written to.
+            InputError: the folder cannot be written to, or another batch has begun there.
         """
         row = {
             "case": case.name,
@@ -185,14 +193,14 @@ class Batch:
         for key in self.request.keys:
             if key in outcome.volumes_ml:
                 row[_volume_column(key)] = f"{outcome.volumes_ml[key]:.3f}"
-        if not self._rows:
-            self._write_request()
-        self._rows[case.name] = row
-        header = [*_COLUMNS, *map(_volume_column, self.request.keys)]
-        with replacing(self.summary) as path, path.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, header, restval="")
-            writer.writeheader()
-            writer.writerows(self._rows.values())
+        with locked(self.folder / LOCK_FILE):
+            if self._forgotten is None or self._forgotten != _version(self.summary):
+                self._rows = self._rows | self._read_rows(otherwise=self._rows)
+            self._forgotten = None
+            if not self._rows or not (self.folder / REQUEST_FILE).exists():
+                self._write_request()
+            self._rows[case.name] = row
+            self._write_rows()
 
     def _is_done(self, case: BatchCase) -> bool:
         row = self._rows.get(case.name)
@@ -203,15 +211,21 @@ class Batch:
             and case.output.exists()
         )
 
-    def _read_rows(self) -> dict[str, dict[str, str]]:
-        """Rows of an earlier run, or none; refuses those of another request."""
+    def _read_rows(self, otherwise: Rows | None = None) -> Rows:
+        """Rows of earlier and other runs, or none; refuses those of another request.
+
+        Args:
+            otherwise: instead of a summary that cannot be read; None refuses it.
+        """
         try:
             earlier = json.loads((self.folder / REQUEST_FILE).read_text(encoding="utf-8"))
-            with self.summary.open(newline="", encoding="utf-8") as file:
+            with self.summary.open(newline="", encoding="utf-8-sig", errors=_ANY_NAME) as file:
                 rows = {row["case"]: row for row in csv.DictReader(file)}
         except FileNotFoundError:
             return {}
         except (OSError, ValueError, KeyError, csv.Error) as error:
+            if otherwise is not None:
+                return otherwise
             raise InputError(
                 f"The summary of an earlier batch in {self.folder} cannot be read ({error}); "
                 "choose another folder or overwrite it."
@@ -222,6 +236,16 @@ class Batch:
                 f"see {REQUEST_FILE}); choose another folder or overwrite it."
             )
         return rows
+
+    def _write_rows(self) -> None:
+        header = [*_COLUMNS, *map(_volume_column, self.request.keys)]
+        with (
+            replacing(self.summary) as path,
+            path.open("w", newline="", encoding="utf-8", errors=_ANY_NAME) as file,
+        ):
+            writer = csv.DictWriter(file, header, restval="", extrasaction="ignore")
+            writer.writeheader()
+            writer.writerows(self._rows.values())
 
     def _write_request(self) -> None:
         with replacing(self.folder / REQUEST_FILE) as path:
@@ -241,6 +265,14 @@ def _make_cases(images: list[Path], folder: Path, output_format: str) -> list[Ba
                 f"The segmentation of {case.image} would replace {case.output}; choose another output folder."
             )
     return cases
+
+
+def _version(file: Path) -> tuple[int, ...]:
+    """Changes whenever a file is replaced; empty where there is none."""
+    if not file.exists():
+        return ()
+    status = file.stat()
+    return status.st_mtime_ns, status.st_ino, status.st_size
 
 
 def _volume_column(key: Key) -> str:

@@ -10,7 +10,8 @@ import csv
 import json
 import logging
 import math
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from .output_files import replacing
 from .segmentation import Key, Segmentation
 from .structures import load_structures
 from .surface_distance import surface_distances
-from .volume import IMAGE_SUFFIXES, Volume
+from .volume import IMAGE_SUFFIXES, Volume, reorient
 
 TOLERANCE_MM = 3.0
 """Default tolerance of the normalized surface distance, the one TotalSegmentator reports with."""
@@ -106,7 +107,7 @@ def evaluate(
     """Compare two segmentations of one image, structure by structure.
 
     A mask is compared with the reference of the same task and structure, else with the only one of that
-    structure.
+    structure; capital letters do not matter. A reference whose axes are flipped or swapped is turned.
 
     Args:
         prediction: what a model found.
@@ -122,7 +123,8 @@ def evaluate(
         InputError: different grids, a structure that one of them lacks, or nothing in common.
     """
     grid, other = (Volume(np.broadcast_to(np.False_, s.shape), s.affine) for s in (prediction, reference))
-    if not grid.same_geometry(other):
+    is_turned = not grid.same_geometry(other)
+    if is_turned and not grid.same_geometry(reorient(other, grid.orientation)):
         raise InputError(
             f"{case or 'The prediction'} and its reference lie on different grids ({prediction.shape} and "
             f"{reference.shape} voxels, or another affine); evaluate on the grid of the image."
@@ -130,6 +132,8 @@ def evaluate(
     scores = []
     for key, reference_key in _matching_keys(prediction, reference, structures):
         a, b = prediction[key], reference[reference_key]
+        if is_turned:
+            b = reorient(other.with_array(b), grid.orientation).array
         surfaces = surface_distances(a, b, grid.spacing)
         volumes = prediction.volume_ml(key), reference.volume_ml(reference_key)
         measures = dice(a, b), surfaces.fraction_within(tolerance_mm), surfaces.percentile(0.95)
@@ -137,18 +141,83 @@ def evaluate(
     return scores
 
 
+class Comparison:
+    """Scores of several cases; a structure that one prediction has and another lacks is empty in the latter.
+
+    Args:
+        structures: ids to compare; None for all that predictions and references have.
+        tolerance_mm: for the normalized surface distance.
+    """
+
+    def __init__(self, structures: Iterable[str] | None = None, tolerance_mm: float = TOLERANCE_MM) -> None:
+        self._structures = None if structures is None else {_folded(name) for name in structures}
+        self._tolerance_mm = tolerance_mm
+        self._scores: dict[str, list[Score]] = {}
+        self._lacking_ml: dict[str, dict[str, float]] = {}
+        self._predicted: dict[Key, None] = {}
+        self._expected: set[str] = set()
+
+    def add(self, case: str, prediction: Segmentation, reference: Segmentation) -> None:
+        """Score a case.
+
+        Raises:
+            InputError: different grids, or the reference lacks a structure that shall be compared.
+        """
+        expected = {_folded(structure) for _, structure in reference}
+        if missing := (self._structures or set()) - expected:
+            raise InputError(f"The reference lacks {_listed(missing)}; it has {_listed(expected)}.")
+        wanted = expected if self._structures is None else self._structures
+        common = wanted & {_folded(structure) for _, structure in prediction}
+        scores = []
+        if common:
+            options = {"tolerance_mm": self._tolerance_mm}
+            scores = evaluate(prediction, reference, common, **options, case=case)
+        self._scores[case] = scores
+        volumes = {_folded(key[1]): reference.volume_ml(key) for key in reference}
+        self._lacking_ml[case] = {name: volumes[name] for name in sorted(wanted - common)}
+        self._predicted |= dict.fromkeys(prediction)
+        self._expected |= wanted
+
+    def scores(self) -> list[Score]:
+        """All scores, case by case; warns of structures that no prediction has.
+
+        Raises:
+            InputError: no prediction has a structure that shall be compared, or any of the references'.
+        """
+        predicted = {_folded(structure) for _, structure in self._predicted}
+        if missing := (self._structures or set()) - predicted:
+            raise InputError(f"No prediction has {_listed(missing)}; there is {_listed(predicted)}.")
+        if not predicted & self._expected:
+            raise _nothing_to_compare(predicted, self._expected)
+        unknown = {name for lacking in self._lacking_ml.values() for name in lacking if lacking[name]}
+        if unknown := unknown - predicted:
+            logger.warning("No prediction has %s; left out.", _listed(unknown))
+        return [score for case, scores in self._scores.items() for score in (*scores, *self._missed(case))]
+
+    def _missed(self, case: str) -> Iterator[Score]:
+        """Scores of the empty masks that stand for what a prediction lacks."""
+        for name, volume_ml in self._lacking_ml[case].items():
+            agreement, distance = (0.0, math.inf) if volume_ml else (1.0, 0.0)
+            for key in self._predicted:
+                if _folded(key[1]) == name:
+                    measures = agreement, agreement, distance, 0.0, volume_ml
+                    yield Score(case, *key, *measures, self._tolerance_mm)
+
+
 def matched_cases(prediction: str | Path, reference: str | Path) -> list[tuple[str, Path, Path]]:
     """Pair predictions with references.
 
     Args:
         prediction: a segmentation as `read_segmentation` takes it, or a folder of these.
-        reference: likewise; cases are matched by their names without suffix.
+        reference: likewise; cases are matched by their names without suffix: the same, the same but for
+            capital letters, or NAME_0000, as nnU-Net calls its images.
 
     Returns:
         (case, prediction, reference) of every reference, sorted by case; the case is empty for a single pair.
 
     Raises:
-        InputError: one is a folder of cases and the other is not, or a reference has no prediction.
+        InputError: one is a folder of cases and the other is not, a reference has no prediction, or a case is
+            there twice.
     """
     prediction, reference = Path(prediction).expanduser(), Path(reference).expanduser()
     folders = [path for path in (prediction, reference) if _is_folder_of_cases(path)]
@@ -157,11 +226,12 @@ def matched_cases(prediction: str | Path, reference: str | Path) -> list[tuple[s
     if len(folders) == 1:
         raise InputError(f"{folders[0]} is a folder of cases, the other is not; give two of a kind.")
     predictions, references = _cases(prediction), _cases(reference)
-    if missing := sorted(references.keys() - predictions.keys()):
+    names = {case: _predicted_name(case, predictions) for case in sorted(references)}
+    if missing := [case for case, name in names.items() if not name]:
         raise InputError(f"{prediction} has no prediction for {', '.join(missing)}; add it.")
-    if extra := sorted(predictions.keys() - references.keys()):
+    if extra := sorted(predictions.keys() - set(names.values())):
         logger.warning("Without a reference and left out: %s.", ", ".join(extra))
-    return [(case, predictions[case], references[case]) for case in sorted(references)]
+    return [(case, predictions[name], references[case]) for case, name in names.items()]
 
 
 def write_scores(path: str | Path, scores: Iterable[Score]) -> None:
@@ -189,40 +259,60 @@ def _is_folder_of_cases(path: Path) -> bool:
     """Whether a folder holds segmentations, not masks named after structures."""
     if not path.is_dir() or (path / FOLDER_TABLE).exists():
         return False
-    return not any(case.rpartition("-")[2] in load_structures() for case in _cases(path))
+    return not any(_folded(case.rpartition("-")[2]) in load_structures() for case in _cases(path))
 
 
 def _cases(folder: Path) -> dict[str, Path]:
+    """Segmentations by their names without suffix; what macOS packs along (.hidden, __MACOSX) is none."""
     suffixes = (".seg.nrrd", ".seg.nhdr", *IMAGE_SUFFIXES)
-    cases = {}
+    cases: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
         suffix = next((suffix for suffix in suffixes if path.name.lower().endswith(suffix)), "")
-        if suffix or (path.is_dir() and not path.name.startswith(".")):
-            cases[path.name[: len(path.name) - len(suffix)]] = path
+        if path.name.startswith((".", "__MACOSX")) or not (suffix or path.is_dir()):
+            continue
+        case = path.name[: len(path.name) - len(suffix)]
+        if case in cases:
+            raise InputError(f"{folder} holds {cases[case].name} and {path.name} of one case; keep one.")
+        cases[case] = path
     if not cases:
         raise InputError(f"{folder} holds no segmentations; give a file or a folder of them.")
     return cases
+
+
+def _predicted_name(case: str, predictions: Iterable[str]) -> str:
+    """Name of the prediction of a case, or nothing."""
+    for wanted in (case, f"{case}_0000"):
+        if wanted in predictions:
+            return wanted
+        close = [name for name in predictions if name.casefold() == wanted.casefold()]
+        if len(close) == 1:
+            return close[0]
+    return ""
 
 
 def _matching_keys(
     prediction: Segmentation, reference: Segmentation, structures: Iterable[str] | None
 ) -> list[tuple[Key, Key]]:
     """Pairs of (task, structure), of the prediction and of the reference."""
-    available = [{structure for _, structure in s} for s in (prediction, reference)]
-    wanted = available[0] & available[1] if structures is None else set(structures)
+    available = [{_folded(structure) for _, structure in s} for s in (prediction, reference)]
+    wanted = available[0] & available[1] if structures is None else {_folded(name) for name in structures}
     for name, have in zip(("prediction", "reference"), available, strict=True):
         if missing := wanted - have:
             raise InputError(f"The {name} lacks {_listed(missing)}; it has {_listed(have)}.")
     if not wanted:
-        predicted, expected = map(_listed, available)
-        raise InputError(
-            f"There is nothing to compare: predicted are {predicted}, the reference has {expected}."
-        )
-    return [(key, _counterpart(key, reference)) for key in prediction if key[1] in wanted]
+        raise _nothing_to_compare(*available)
+    return [(key, _counterpart(key, reference)) for key in prediction if _folded(key[1]) in wanted]
+
+
+def _nothing_to_compare(predicted: Iterable[str], expected: Iterable[str]) -> InputError:
+    return InputError(
+        f"There is nothing to compare: predicted are {_listed(predicted)}, the reference has "
+        f"{_listed(expected)}; name its labels (NAME.labels.csv, dataset.json or --labels)."
+    )
 
 
 def _counterpart(key: Key, reference: Segmentation) -> Key:
-    candidates = [other for other in reference if other[1] == key[1]]
+    candidates = [other for other in reference if _folded(other[1]) == _folded(key[1])]
     if key in candidates:
         return key
     if len(candidates) > 1:
@@ -231,6 +321,11 @@ def _counterpart(key: Key, reference: Segmentation) -> Key:
             f"The reference has {key[1]} of several tasks ({tasks}) but not of {key[0]}; keep one."
         )
     return candidates[0]
+
+
+def _folded(structure: str) -> str:
+    """Capital letters, spaces and dashes make no other structure."""
+    return re.sub(r"\W+", "_", structure.lower()).strip("_")
 
 
 def _listed(names: Iterable[str]) -> str:

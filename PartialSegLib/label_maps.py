@@ -1,7 +1,12 @@
 """Segmentations as NIfTI: one label map with a table beside it, or a folder with one mask per structure."""
 
 import csv
+import io
+import json
+import logging
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -14,7 +19,13 @@ from .volume import IMAGE_SUFFIXES, Volume, read_volume
 _COLUMNS = ("label", "task", "structure", "name", "volume_ml", "color", "snomed_type", "snomed_region")
 FOLDER_TABLE = "labels.csv"
 """What marks a folder as one segmentation."""
+_DATASET_FILE = "dataset.json"
 _LARGEST_LABEL = 255
+
+Values = dict[Key, tuple[int, ...]]
+"""Which labels of a map make a mask."""
+
+logger = logging.getLogger(__name__)
 
 
 def write_label_map(path: Path, segmentation: Segmentation) -> None:
@@ -37,7 +48,7 @@ def write_label_map(path: Path, segmentation: Segmentation) -> None:
     for label, key in enumerate(keys, start=1):
         box, mask = segmentation.cropped(key)
         labels[box][mask] = label
-    with replacing(path) as image, replacing(_table_path(path)) as table:
+    with replacing(path) as image, replacing(table_path(path)) as table:
         write_nifti(image, labels, segmentation.affine)
         _write_table(table, segmentation, {key: str(label) for label, key in enumerate(keys, start=1)})
 
@@ -60,21 +71,31 @@ def write_mask_folder(path: Path, segmentation: Segmentation) -> None:
         _write_table(folder / FOLDER_TABLE, segmentation, names)
 
 
-def read_label_map(path: Path) -> Segmentation:
-    """Read a label map with its NAME.labels.csv, or without that a single mask named after its structure.
+def read_label_map(path: Path, labels: Mapping[str, tuple[int, ...]] | None = None) -> Segmentation:
+    """Read a label map, or a single mask named after its structure.
+
+    Args:
+        path: The image. What its labels are says NAME.labels.csv, else `labels`, else a dataset.json in its
+            folder, or above the folder labelsTr; without any of these it is a mask.
+        labels: The values of each structure.
 
     Raises:
         InputError: When the image or the table cannot be used.
     """
     volume = read_volume(path)
     segmentation = Segmentation(volume.shape, volume.affine)
-    if _table_path(path).exists():
-        for row in _read_table(_table_path(path)):
-            if not row["label"].isdecimal():
-                raise InputError(f"{_table_path(path)}: '{row['label']}' is no label; give whole numbers.")
-            segmentation.add(row["task"], row["structure"], None, volume.array == int(row["label"]))
-    else:
+    source, values = _named_values(path, labels)
+    if values is None:
         segmentation.add(*_key_of_name(path), None, _as_mask(path, volume))
+        return segmentation
+    unnamed = volume.array != 0
+    for key, numbers in values.items():
+        mask = np.logical_or.reduce([volume.array == number for number in numbers])
+        unnamed &= ~mask
+        segmentation.add(*key, None, mask)
+    if source and unnamed.any():
+        left_out = ", ".join(f"{value:g}" for value in np.unique(volume.array[unnamed])[:10])
+        logger.warning("%s: labels that %s does not name were left out: %s.", path, source.name, left_out)
     return segmentation
 
 
@@ -89,8 +110,14 @@ def read_mask_folder(path: Path) -> Segmentation:
             (row["task"], row["structure"]): path / row["label"] for row in _read_table(path / FOLDER_TABLE)
         }
     else:
-        images = sorted(child for child in path.iterdir() if child.name.lower().endswith(IMAGE_SUFFIXES))
+        images = sorted(
+            child
+            for child in path.iterdir()
+            if child.name.lower().endswith(IMAGE_SUFFIXES) and not child.name.startswith(".")
+        )
         files = {_key_of_name(image): image for image in images}
+        if twins := [image.name for image in images if image not in files.values()]:
+            raise InputError(f"{path}: The folder holds a second file of the mask {twins[0]}; keep one.")
     if not files:
         raise InputError(f"{path}: The folder holds no masks; give one with STRUCTURE.nii.gz files.")
     first: Volume | None = None
@@ -106,7 +133,8 @@ def read_mask_folder(path: Path) -> Segmentation:
     return segmentation
 
 
-def _table_path(path: Path) -> Path:
+def table_path(path: Path) -> Path:
+    """Return where the table of a label map lies: NAME.labels.csv beside it."""
     return path.with_name(f"{_stem(path)}.labels.csv")
 
 
@@ -134,9 +162,76 @@ def _write_table(path: Path, segmentation: Segmentation, labels: dict[Key, str])
             )
 
 
+def _named_values(
+    path: Path, labels: Mapping[str, tuple[int, ...]] | None
+) -> tuple[Path | None, Values | None]:
+    """The file that names the labels of a map, if it is one that names them all, and their values."""
+    if table_path(path).exists():
+        return table_path(path), _values_of_table(table_path(path))
+    if labels is not None:
+        return None, {("", structure): values for structure, values in labels.items()}
+    folders = [path.parent, *([path.parent.parent] if path.parent.name.startswith("labels") else [])]
+    files = [folder / _DATASET_FILE for folder in folders if (folder / _DATASET_FILE).is_file()]
+    return (files[0], _values_of_dataset(files[0])) if files else (None, None)
+
+
+def _values_of_table(path: Path) -> Values:
+    rows = _read_table(path)
+    if wrong := [row["label"] for row in rows if not row["label"].isdecimal()]:
+        raise InputError(f"{path}: '{wrong[0]}' is no label; give whole numbers.")
+    values: Values = {}
+    for row in rows:
+        key = row["task"], row["structure"]
+        values[key] = (*values.get(key, ()), int(row["label"]))
+    return values
+
+
+def _values_of_dataset(path: Path) -> Values | None:
+    """What a dataset.json names; nothing where it is that of something else."""
+    try:
+        contents = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path} is not valid JSON ({error}); copy it again, or remove it.") from None
+    if not isinstance(contents, dict) or not isinstance(contents.get("labels"), dict):
+        return None
+    named = labels_of(contents, path).items()
+    return {("", name): values for name, values in named if name.lower() != "ignore"}
+
+
+def labels_of(contents: dict[str, Any], path: Path) -> dict[str, tuple[int, ...]]:
+    """Labels and their values without the background, as a dataset.json names them.
+
+    The Decathlon and nnU-Net version 1 write {"1": "liver"}, version 2 {"liver": 1} or, for regions,
+    {"liver": [1, 2]}.
+
+    Raises:
+        InputError: When a value is not a whole number.
+    """
+    labels: dict[str, tuple[int, ...]] = {}
+    try:
+        for key, value in contents["labels"].items():
+            is_number = isinstance(value, int | list)
+            name, values = (str(key), value) if is_number else (str(value), int(key))
+            numbers = tuple(int(number) for number in (values if isinstance(values, list) else [values]))
+            if numbers not in ((), (0,)) and name.lower() != "background":
+                labels[name] = numbers
+    except (TypeError, ValueError):
+        raise InputError(
+            f"{path}: expected labels as name: value or value: name, got {contents['labels']}."
+        ) from None
+    return labels
+
+
 def _read_table(path: Path) -> list[dict[str, str]]:
-    with open(path, encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
+    """Rows of a table, also of one that Excel has saved in its own way."""
+    contents = path.read_bytes()
+    try:
+        text = contents.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        text = contents.decode("cp1252", errors="replace")
+    delimiter = max(",;\t", key=text.partition("\n")[0].count)
+    rows = list(csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter))
+    rows = [row for row in rows if any(row.values())]
     if any(not row.get("label") or not row.get("structure") or row.get("task") is None for row in rows):
         raise InputError(
             f"{path}: A label table needs the columns label, task and structure; write it again."
@@ -147,6 +242,7 @@ def _read_table(path: Path) -> list[dict[str, str]]:
 def _as_mask(path: Path, volume: Volume) -> np.ndarray:
     if volume.array.dtype != np.int16 or volume.array.min() < 0 or volume.array.max() > 1:
         raise InputError(
-            f"{path}: A mask holds 0 and 1 only; a label map needs its NAME.labels.csv beside it."
+            f"{path}: A mask holds 0 and 1 only; a label map needs its NAME.labels.csv beside it, a "
+            "dataset.json, or --labels."
         )
     return volume.array.astype(bool)

@@ -3,10 +3,15 @@
 import contextlib
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from secrets import token_hex
 
 from .errors import InputError
+
+_STALE_SECONDS = 10.0
+"""After which a lock that does not change belongs to a process that was killed."""
 
 
 @contextlib.contextmanager
@@ -15,7 +20,8 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
 
     The temporary lies in the same folder, so that the rename is atomic, and keeps the suffixes of `path`,
     from which writers choose their format. It may be made a file or a folder; a folder's files are moved one
-    by one into a target folder that exists already. Missing parent folders are created.
+    by one into a target folder that exists already, in which the temporary then lies. Missing parent folders
+    are created.
 
     Args:
         path: Where the finished output shall be.
@@ -26,8 +32,9 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     Raises:
         InputError: When the place cannot be written to, or its disk is full.
     """
-    target = Path(path).expanduser()
-    temporary = target.with_name(f".{os.getpid()}.partial-{target.name}")
+    target = Path(path).expanduser().absolute()  # "." has no name
+    place = target if target.is_dir() else target.parent
+    temporary = place / f".{os.getpid()}-{token_hex(4)}.partial-{target.name}"
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
@@ -39,6 +46,56 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         ) from error
     finally:
         _remove(temporary)
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Let one process at a time into the block: it holds the file `path`, the others wait.
+
+    Works on network drives, too, where what reads and writes in the block takes far less than ten seconds.
+
+    Args:
+        path: The lock; nothing is there before and after the block. Missing parent folders are created.
+
+    Raises:
+        InputError: When the place cannot be written to.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        seen, since = 0, time.monotonic()
+        while not _create(path):
+            time.sleep(0.02)
+            if (stamp := _stamp(path)) != seen:
+                seen, since = stamp, time.monotonic()
+            elif time.monotonic() - since > _STALE_SECONDS:
+                path.unlink(missing_ok=bool(stamp))
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise InputError(f"Cannot write {path}: {reason}; choose another place.") from error
+    try:
+        yield
+    finally:
+        _remove(path)
+
+
+def _create(path: Path) -> bool:
+    """Whether the file was not there before."""
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+    except FileExistsError:
+        return False
+    except PermissionError:  # so Windows says while another process removes it
+        if os.name != "nt":
+            raise
+        return False
+    return True
+
+
+def _stamp(path: Path) -> int:
+    """When a file was made, by the clock of its drive; 0 where there is none."""
+    with contextlib.suppress(FileNotFoundError):
+        return path.stat().st_mtime_ns
+    return 0
 
 
 def _move(source: Path, target: Path) -> None:

@@ -67,4 +67,9 @@ def find_package(name_or_path: str | Path) -> Path:
             )
     if not path.exists():
         raise InputError(f"There is no model package at {path}; check the path.")
+    if path.is_file():
+        raise InputError(
+            f"{path} is a file, not the folder of a model package; install it with 'partialseg install' "
+            "and give the name of the model."
+        )
     return path

@@ -2,12 +2,15 @@
 
 import csv
 import json
+import os
 import re
+import subprocess
+import sys
 
 import pytest
 from small_packages import write_package
 
-from PartialSegLib.batch import REQUEST_FILE, Batch, BatchRequest, Outcome, settings_of
+from PartialSegLib.batch import LOCK_FILE, REQUEST_FILE, Batch, BatchRequest, Outcome, settings_of
 from PartialSegLib.batch_images import case_names, find_images
 from PartialSegLib.errors import InputError
 from PartialSegLib.manifest import read_manifest
@@ -56,6 +59,29 @@ def test_a_folder_gives_its_images_and_the_dicom_folders_below(images):
     assert [str(path.relative_to(images)) for path in found] == [
         "a.nrrd", "b.nii.gz", "c.mha", "patient 1/series 2",
     ]  # fmt: skip
+
+
+def test_slices_without_preamble_and_behind_other_files_are_found(tmp_path):
+    for number, start in enumerate((b"\2\0\0\0UL\4\0", b"\x08\0\5\0CS\12\0", b"\x08\0\x08\0\x12\0\0\0")):
+        (tmp_path / f"{number}").mkdir()
+        (tmp_path / f"{number}" / "IM0").write_bytes(start + bytes(200))
+        for name in ("a.txt", "b", "c"):
+            (tmp_path / f"{number}" / name).write_text("notes of the scan")
+    assert [path.name for path in find_images([tmp_path])] == ["0", "1", "2"]
+
+
+def test_results_in_the_folder_of_the_images_are_no_images(images, manifest, caplog):
+    (images / "b.nii.gz").unlink()
+    request = BatchRequest(manifest, output_format=".nii.gz")
+    record(Batch([images], images, request), "a", "c")
+    for name in ("alone.nii.gz", "alone.labels.csv", "both.nii", "both.nii.gz", "both.labels.csv"):
+        (images / name).touch()
+    names = ["a.nrrd", "both.nii", "both.nii.gz", "c.mha"]
+    assert [path.name for path in find_images([images])] == names
+    assert [case.name for case in Batch([images / "a.nrrd", images / "c.nii.gz"], images, request).cases] == [
+        "a"
+    ]
+    assert "c.nii.gz is the result of a batch and left out" in caplog.text
 
 
 def test_an_image_given_twice_is_one_case(images):
@@ -114,6 +140,49 @@ def test_a_folder_with_another_request_is_refused_unless_overwritten(images, man
     assert len(batch.left) == 3
     record(batch, "a")
     assert json.loads((tmp_path / "out" / REQUEST_FILE).read_text())["segments"] == [["spleen", "spleen"]]
+
+
+def test_runs_that_share_a_folder_keep_each_others_rows(images, manifest, tmp_path):
+    request, out = BatchRequest(manifest, tasks=("liver",)), tmp_path / "out"
+    record(Batch([images], out, request), "c")
+    runs = [Batch([images / name], out, request, overwrite=True) for name in ("a.nrrd", "b.nii.gz")]
+    for run, name in zip(runs, "ab", strict=True):
+        record(run, name)
+    assert [row["case"] for row in rows_of(runs[0])] == ["a", "b"]
+    record(Batch([images / "c.mha"], out, BatchRequest(manifest, tasks=("spleen",)), overwrite=True), "c")
+    with pytest.raises(InputError, match="another batch"):
+        record(runs[0], "a")
+
+
+def test_a_summary_that_was_damaged_meanwhile_is_written_again(images, manifest, tmp_path):
+    batch = Batch([images], tmp_path / "out", BatchRequest(manifest))
+    record(batch, "a")
+    batch.summary.write_text("case;image\na;b\n")
+    record(batch, "b")
+    assert [row["case"] for row in rows_of(batch)] == ["a", "b"]
+
+
+def test_processes_that_record_at_once_lose_no_row(images, manifest, package, tmp_path):
+    code = (
+        "import sys; from PartialSegLib.batch import *\n"
+        "batch = Batch([sys.argv[1]], sys.argv[2], BatchRequest(read_manifest(sys.argv[3])))\n"
+        "for number in range(40):\n"
+        "    batch.record(BatchCase(f'{sys.argv[4]}{number}', Path('x'), Path('x')), Outcome(1))"
+    )
+    arguments = [sys.executable, "-c", code, images, tmp_path / "out", package]
+    runs = [subprocess.Popen(list(map(str, [*arguments, name]))) for name in "xy"]
+    assert [run.wait() for run in runs] == [0, 0]
+    assert len(rows_of(Batch([images], tmp_path / "out", BatchRequest(read_manifest(package))))) == 80
+    assert sorted(os.listdir(tmp_path / "out")) == ["batch.json", "summary.csv"]
+
+
+def test_the_lock_of_a_killed_run_is_taken_away(images, manifest, tmp_path, monkeypatch):
+    monkeypatch.setattr("PartialSegLib.output_files._STALE_SECONDS", 0.1)
+    batch = Batch([images], tmp_path / "out", BatchRequest(manifest))
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / LOCK_FILE).touch()
+    record(batch, "a")
+    assert len(rows_of(batch)) == 1
 
 
 OPTIONS = {"overlap": None, "mirror": False, "selection": "auto", "skip_air": False, "engine": "auto"}

@@ -145,7 +145,7 @@ def test_a_missing_device_stops_the_batch(runs):
     assert "cuda:7" in runs.told.ends[0]
 
 
-def test_the_console_call_segments_files_and_goes_on(scene, model, images, tmp_path):
+def test_the_console_call_segments_files_and_goes_on(dialogs, scene, model, images, tmp_path):
     import PartialSeg
 
     logic = PartialSeg.PartialSegLogic()

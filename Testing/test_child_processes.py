@@ -84,7 +84,7 @@ def test_scripts_use_the_stored_folder_of_models(dialogs, tmp_path, monkeypatch)
     assert os.environ["PARTIALSEG_MODEL_DIR"] == str(tmp_path)
 
 
-def test_scripts_are_told_what_speaks_against_a_volume(scene, caplog):
+def test_scripts_are_told_what_speaks_against_a_volume(dialogs, caplog):
     import numpy as np
 
     from PartialSeg import PartialSegLogic

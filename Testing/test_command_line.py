@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from full_disk import full_disk
+from small_packages import zip_package
 from tiny_model import TASKS, write_tiny_model
 
 from PartialSegLib import InputError, Volume, __main__, read_segmentation, read_volume, write_volume
@@ -126,13 +128,39 @@ def test_nothing_is_found_outside_the_region_of_interest(tmp_path, package, ct, 
         (["--roi", "1", "2", "3"], "expected 6 arguments"),
         (["--colour"], "unrecognized arguments: --colour"),
         (["--overlap", "half"], "invalid float value: 'half'"),
-        (["-o", "out.dcm"], "a segmentation is written as"),
+        (["-o", "out.dcm"], "A segmentation is written as"),
+        (["-o", ""], "an empty path was given"),
     ],
 )
 def test_a_wrong_option_is_answered_by_one_sentence(tmp_path, package, ct, run, options, message):
     given = ["segment", ct, "-o", tmp_path / "out.seg.nrrd", "--model", package, *options]
     assert_one_sentence(run(*given), 2, message)
     assert not list(tmp_path.iterdir())
+
+
+def test_outputs_never_replace_the_input_or_each_other(tmp_path, package, ct, run):
+    shutil.copy(ct, tmp_path / "ct.nii.gz")
+    shutil.copy(ct, tmp_path / "liver.nii.gz")
+    (tmp_path / "dicom").mkdir()
+    (tmp_path / "slice").touch()
+    before = sorted(tmp_path.rglob("*"))
+    for image, options, message in (
+        (
+            "ct.nii.gz",
+            ["-o", tmp_path / "dicom" / ".." / "ct.nii.gz"],
+            "segmentation would replace the input",
+        ),
+        ("liver.nii.gz", ["-o", tmp_path], "a mask would replace the input"),
+        ("dicom", ["-o", tmp_path / "dicom"], "segmentation would replace the input"),
+        ("ct.nii.gz", ["-o", tmp_path / "slice"], "a segmentation is written as"),
+        ("ct.nii.gz", ["-o", tmp_path / "x.nii.gz", "--report", tmp_path / "ct.nii.gz"], "a .json file"),
+        ("ct.nii.gz", ["-o", tmp_path / "x.nii.gz", "--report", tmp_path / "x.labels.csv"], "a .json file"),
+        ("ct.nii.gz", ["-o", tmp_path / "x.nii.gz", "--report", tmp_path / "dicom"], "a .json file"),
+    ):
+        assert_one_sentence(
+            run("segment", tmp_path / image, "--model", package, *options), 2, f"(?i){message}"
+        )
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def images_to_refuse():
@@ -304,7 +332,25 @@ def test_import_names_the_package_it_wrote_or_the_fault(tmp_path, run):
     assert not (tmp_path / "package").exists()
 
 
-def test_evaluate_scores_files_and_folders(tmp_path, package, ct, run):
+def test_a_package_is_installed_from_its_zip_and_used_by_its_name(tmp_path, package, ct, run):
+    archive = zip_package(package, tmp_path / "tiny.zip", "tiny/")
+    given = ["segment", ct, "-o", tmp_path / "out.seg.nrrd", "--task", "spleen"]
+    assert_one_sentence(
+        run(*given, "--model", archive), 2, "is a file, .*'partialseg install' and give the name"
+    )
+    assert run("install", archive).stdout.rstrip().endswith(" MB")
+    assert run(*given, "--model", "tiny").returncode == 0
+    assert_one_sentence(run("install", package), 2, "tiny is installed already, .* --replace")
+    assert run("install", package, "--replace").returncode == 0
+    assert_one_sentence(run("install", tmp_path / "no.zip"), 2, "There is no model package at")
+
+
+def test_info_of_nothing_names_what_was_looked_for(run):
+    assert_one_sentence(run("info", "missing.nii.gz"), 2, "There is no file or model missing.nii.gz; check")
+    assert_one_sentence(run("info", "trunk-7task"), 2, "no file or model trunk-7task; .*mean trunk-7tasks")
+
+
+def test_evaluate_scores_files_and_folders(tmp_path, package, ct, run, caplog):
     for name in (
         "predictions/a.seg.nrrd",
         "predictions/b.nii.gz",
@@ -322,16 +368,62 @@ def test_evaluate_scores_files_and_folders(tmp_path, package, ct, run):
     with (tmp_path / "scores.csv").open(newline="") as file:
         assert [(row["case"], row["dice"]) for row in csv.DictReader(file)] == [("a", "1.0"), ("b", "1.0")]
     assert_one_sentence(run("evaluate", *folders, "-o", tmp_path / "x.txt"), 2, r"\.csv or \.json")
-    assert_one_sentence(run("evaluate", *folders, "--structure", "liver"), 2, "lacks liver")
+    assert_one_sentence(run("evaluate", *folders, "--structure", "liver"), 2, "No case could be scored")
+    assert caplog.messages[-1] == "b: The reference lacks liver; it has spleen."
     assert_one_sentence(
         run("evaluate", *folders, "--tolerance", "-1"), 2, "distance in mm, such as 3, not -1"
     )
+
+
+def test_evaluate_scores_what_can_be_scored_and_names_the_rest(tmp_path, run, caplog):
+    array = np.zeros((6, 8, 8), np.uint8)
+    array[:3], array[:1] = 1, 2
+    for name in ("p/a_0000", "p/b_0000", "labelsTr/a", "labelsTr/b"):
+        write_volume(tmp_path / f"{name}.nii.gz", Volume(array, AFFINE))
+    (tmp_path / "p" / "dataset.json").write_text(
+        '{"labels": {"background": 0, "Liver": [1, 2], "cancer": 2}}'
+    )
+    (tmp_path / "dataset.json").write_text('{"labels": {"0": "background", "1": "liver", "2": "cancer"}}')
+    given = ["evaluate", tmp_path / "p", tmp_path / "labelsTr", "-o", tmp_path / "scores.csv"]
+
+    def scores(*options):
+        assert run(*given, *options).returncode == 0
+        with (tmp_path / "scores.csv").open(newline="") as file:
+            return {(row["case"], row["structure"]): float(row["dice"]) for row in csv.DictReader(file)}
+
+    assert scores()["a", "cancer"] == 1
+    assert scores()["b", "Liver"] == pytest.approx(0.8)
+    assert scores("--labels", "1=liver,2=liver,2=liver_tumor")["a", "liver_tumor"] == 1
+    assert_one_sentence(run(*given, "--labels", "liver=1"), 2, "expected VALUE=STRUCTURE")
+    (tmp_path / "labelsTr" / "b.nii.gz").write_text("no image")
+    (tmp_path / "scores.csv").unlink()
+    assert_one_sentence(run(*given), 2, "1 of 2 cases could not be scored")
+    assert re.search(r"^b: .*b\.nii\.gz", caplog.messages[-1])
+    assert len((tmp_path / "scores.csv").read_text().splitlines()) == 3
 
 
 def test_without_a_command_the_usage_is_pointed_to(run):
     assert_one_sentence(run(), 2, "COMMAND; see partialseg --help")
     assert run("--help").returncode == 0
     assert run("--version").stdout.startswith("partialseg ")
+
+
+def test_the_current_folder_and_names_with_dots_are_folders(tmp_path, package, ct, run, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for folder in (".", "patient.001", "1.2.840.10"):
+        given = ["segment", ct, "-o", folder, "--model", package, "--task", "spleen"]
+        assert run(*given).returncode == 0
+        assert [path.name for path in Path(folder).glob("*.*z")] == ["spleen.nii.gz"]
+    assert sorted(os.listdir()) == ["1.2.840.10", "labels.csv", "patient.001", "spleen.nii.gz"]
+
+
+def test_characters_that_an_encoding_lacks_and_closed_streams_are_no_error(ct):
+    environment = {**os.environ, "PYTHONIOENCODING": "cp1251"}
+    described = partialseg("info", ct, env=environment)
+    assert described.returncode == 0
+    assert "26 ? 24 ? 20" in described.stdout
+    closed = subprocess.run(f"{sys.executable} -m PartialSegLib info {ct} >&- 2>&-", shell=True, cwd=ROOT)
+    assert closed.returncode == 0
 
 
 def test_a_reader_that_closes_the_pipe_is_no_error(package):
@@ -343,7 +435,7 @@ def test_a_reader_that_closes_the_pipe_is_no_error(package):
 def test_a_fault_of_ours_is_not_hidden(run, monkeypatch, ct):
     """Only the user's mistakes lose their traceback."""
 
-    def fail(path, any_modality):
+    def fail(path, any_modality, series):
         raise ZeroDivisionError
 
     monkeypatch.setattr("PartialSegLib.cli.inspecting.read_volume", fail)

@@ -89,6 +89,15 @@ def test_a_bad_image_fails_alone(package, images, tmp_path, capsys):
     assert rows["c"]["segmentation"] == "c.nii.gz"
 
 
+def test_cases_with_dots_in_their_names_become_folders(package, images, tmp_path, capsys):
+    (images / "a.nii.gz").rename(images / "1.2.840.nii.gz")
+    (images / "b.nii.gz").rename(images / "c.nrrd.nii.gz")
+    arguments = (images, "-o", tmp_path / "out", "--model", package, "--format", "folder", "--task", "spleen")
+    assert batch(capsys, *arguments)[0] == 0
+    folders = [path.parent.name for path in sorted((tmp_path / "out").glob("*/spleen.nii.gz"))]
+    assert folders == ["1.2.840", "c", "c.nrrd"]
+
+
 def test_a_doubtful_image_needs_force(package, images, tmp_path, capsys):
     array = np.random.default_rng(0).integers(0, 255, (20, 24, 26)).astype(np.uint8)
     write_volume(images / "b.nii.gz", Volume(array, AFFINE))

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import SimpleITK
 
+from PartialSegLib.__main__ import main
 from PartialSegLib.errors import InputError
 from PartialSegLib.volume import read_volume
 
@@ -118,10 +119,12 @@ def test_several_series_are_listed(tmp_path):
 
 
 @pytest.mark.parametrize("wanted", ["1.2.3", "Portal"])
-def test_one_of_several_series_is_chosen_by_uid_or_description(tmp_path, wanted):
+def test_one_of_several_series_is_chosen_by_uid_or_description(tmp_path, wanted, capsys):
     folder = write_series(tmp_path / "ct", Series(description="abdomen portal venous"))
     write_series(folder, Series(uid="1.2.34", description="abdomen arterial", step=(0, 0, 3)), "arterial")
     assert read_volume(folder, series=wanted).spacing[0] == pytest.approx(2.5)
+    assert main(["info", str(folder), "--series", wanted]) == 0
+    assert "2.5 mm" in capsys.readouterr().out
     for ambiguous, count in (("abdomen", 2), ("late", 0)):
         with pytest.raises(InputError, match=rf"'{ambiguous}' is .* of {count} series.*'abdomen arterial'"):
             read_volume(folder, series=ambiguous)

@@ -6,8 +6,9 @@ from dataclasses import astuple
 import numpy as np
 import pytest
 
-from PartialSegLib import InputError, Segmentation, write_segmentation
+from PartialSegLib import InputError, Segmentation, Volume, write_segmentation, write_volume
 from PartialSegLib.evaluation import (
+    Comparison,
     Score,
     dice,
     evaluate,
@@ -17,6 +18,7 @@ from PartialSegLib.evaluation import (
     write_scores,
 )
 from PartialSegLib.surface_distance import surface_distances
+from PartialSegLib.volume import reorient
 
 SPACINGS = [(1.0, 1.0, 1.0), (2.5, 0.8, 0.8), (5.0, 1.0, 2.0)]
 
@@ -162,6 +164,58 @@ def test_what_cannot_be_compared_is_refused(reference, structures, message):
         evaluate(segmentation_of({("liver", "liver"): LEFT}), reference, structures)
 
 
+def test_capital_letters_and_dashes_make_no_other_structure():
+    predicted = segmentation_of({("liver", "liver_tumor"): LEFT})
+    (score,) = evaluate(predicted, segmentation_of({("", "Liver-Tumor"): LEFT}))
+    assert (score.structure, score.dice) == ("liver_tumor", 1)
+
+
+@pytest.mark.parametrize("orientation", ["SAR", "IPL", "RIA", "LSP"])
+def test_a_reference_with_turned_axes_is_turned_back(orientation):
+    corner = box((4, 8, 8), (0, 1), (0, 3), (0, 5))
+    predicted = segmentation_of({("liver", "liver"): corner})
+    turned = reorient(Volume(corner, predicted.affine), orientation)
+    reference = Segmentation(turned.shape, turned.affine)
+    reference.add("", "liver", None, turned.array)
+    assert [(s.dice, s.hausdorff95_mm) for s in evaluate(predicted, reference)] == [(1, 0)]
+
+
+class TestComparison:
+    def test_what_one_prediction_lacks_and_another_has_is_a_miss(self, caplog):
+        both = {("liver", "liver"): LEFT, ("liver", "liver_tumor"): MIDDLE}
+        reference = segmentation_of({**both, ("", "spleen"): RIGHT})
+        comparison = Comparison()
+        comparison.add("a", segmentation_of({("liver", "liver"): LEFT}), reference)
+        comparison.add("b", segmentation_of(both), reference)
+        assert [(s.case, s.task, s.structure, s.dice) for s in comparison.scores()] == [
+            ("a", "liver", "liver", 1), ("a", "liver", "liver_tumor", 0),
+            ("b", "liver", "liver", 1), ("b", "liver", "liver_tumor", 1),
+        ]  # fmt: skip
+        missed = comparison.scores()[1]
+        assert (missed.nsd, missed.hausdorff95_mm, missed.prediction_ml) == (0, math.inf, 0)
+        assert missed.reference_ml == pytest.approx(0.128)
+        assert "No prediction has spleen; left out." in caplog.text
+
+    def test_nothing_found_where_nothing_is_agrees(self):
+        comparison = Comparison(["liver_tumor"])
+        reference = segmentation_of({("", "liver_tumor"): NOTHING})
+        comparison.add("a", segmentation_of({}), reference)
+        comparison.add("b", segmentation_of({("liver", "liver_tumor"): LEFT}), reference)
+        assert [s.dice for s in comparison.scores()] == [1, 0]
+
+    def test_what_no_prediction_has_is_refused_where_it_is_asked_for(self):
+        comparison = Comparison(["spleen"])
+        comparison.add(
+            "", segmentation_of({("liver", "liver"): LEFT}), segmentation_of({("", "spleen"): LEFT})
+        )
+        with pytest.raises(InputError, match="No prediction has spleen; there is liver"):
+            comparison.scores()
+        comparison = Comparison()
+        comparison.add("", segmentation_of({}), segmentation_of({("", "spleen"): LEFT}))
+        with pytest.raises(InputError, match="predicted are nothing, the reference has spleen"):
+            comparison.scores()
+
+
 SCORES = [
     Score("a", "liver", "liver", 0.5, 1.0, 4.0, 12.5, 25.0, 3.0),
     Score("b", "liver", "liver", 0.0, 0.0, math.inf, 0.0, 25.0, 3.0),
@@ -222,6 +276,28 @@ class TestMatchedCases:
         (folders[0] / "a.seg.nrrd").unlink()
         with pytest.raises(InputError, match="no prediction for a; add it"):
             matched_cases(*folders)
+
+    def test_images_of_nnunet_and_capital_letters_are_matched(self, folders):
+        predictions, references = folders
+        (predictions / "a.seg.nrrd").rename(predictions / "a_0000.seg.nrrd")
+        (references / "b.seg.nrrd").rename(references / "B.seg.nrrd")
+        assert [(case, p.name) for case, p, _ in matched_cases(*folders)] == [
+            ("B", "b"), ("a", "a_0000.seg.nrrd")
+        ]  # fmt: skip
+
+    def test_what_macos_packs_along_is_no_case(self, folders):
+        (folders[1] / "._a.nii.gz").touch()
+        (folders[1] / "__MACOSX").mkdir()
+        assert [case for case, _, _ in matched_cases(*folders)] == ["a", "b"]
+
+    def test_two_files_of_one_case_are_refused(self, folders):
+        (folders[0] / "a.nii.gz").touch()
+        with pytest.raises(InputError, match=r"holds a\.nii\.gz and a\.seg\.nrrd of one case; keep one"):
+            matched_cases(*folders)
+
+    def test_a_folder_of_one_mask_in_capital_letters_is_one_case(self, folders, tmp_path):
+        write_volume(tmp_path / "masks" / "Liver.nii.gz", Volume(LEFT, np.eye(4)))
+        assert len(matched_cases(tmp_path / "masks", folders[1] / "a.nii.gz")) == 1
 
     def test_a_prediction_without_reference_is_reported(self, folders, caplog):
         (folders[1] / "b.seg.nrrd").unlink()

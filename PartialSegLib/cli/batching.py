@@ -65,7 +65,8 @@ def _run(todo: Batch, session: InferenceSession, options: Namespace) -> None:
             session.reset_image()
 
     def write(case: BatchCase, found: Segmentation) -> dict[tuple[str, str], float]:
-        write_segmentation(case.output, found)
+        is_folder = todo.request.output_format == "folder"
+        write_segmentation(f"{case.output}/" if is_folder else case.output, found)
         return {key: found.volume_ml(key) for key in found}
 
     def finish(case: BatchCase, attempt: Attempt) -> None:

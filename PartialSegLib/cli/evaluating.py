@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 from argparse import Namespace
 from collections.abc import Sequence
 from statistics import fmean
 
 from ..errors import InputError
-from ..evaluation import SCORE_SUFFIXES, TOLERANCE_MM, Score, evaluate, matched_cases, write_scores
+from ..evaluation import SCORE_SUFFIXES, TOLERANCE_MM, Comparison, Score, matched_cases, write_scores
+from ..failures import describe_failure, is_fault_of_ours
 from ..segmentation import read_segmentation
 from .terminal import write_table
 
+logger = logging.getLogger(__name__)
+
 
 def evaluate_files(options: Namespace) -> None:
-    """Score predictions against references; to a file, or as a table to standard output."""
+    """Score predictions against references; to a file, or as a table to standard output.
+
+    Raises:
+        InputError: wrong options, nothing to compare, or at least one case could not be scored.
+    """
     if options.output and options.output.suffix.lower() not in SCORE_SUFFIXES:
         raise InputError(f"{options.output}: scores are written as {' or '.join(SCORE_SUFFIXES)}.")
     tolerance_mm = TOLERANCE_MM if options.tolerance is None else options.tolerance
@@ -21,14 +29,46 @@ def evaluate_files(options: Namespace) -> None:
         raise InputError(
             f"The tolerance is a distance in mm, such as {TOLERANCE_MM:g}, not {tolerance_mm:g}."
         )
-    scores = []
-    for case, prediction, reference in matched_cases(options.prediction, options.reference):
-        pair = read_segmentation(prediction), read_segmentation(reference)
-        scores += evaluate(*pair, options.structure, tolerance_mm=tolerance_mm, case=case)
+    labels = _labels(options.labels) if options.labels else None
+    pairs = matched_cases(options.prediction, options.reference)
+    comparison, failed = Comparison(options.structure, tolerance_mm), 0
+    for case, *files in pairs:
+        try:
+            comparison.add(case, *(read_segmentation(file, labels) for file in files))
+        except Exception as error:
+            if not case:
+                raise
+            _tell(case, error)
+            failed += 1
+    if failed == len(pairs):
+        raise InputError("No case could be scored; the sentences above say why.")
+    scores = comparison.scores()
     if options.output:
         write_scores(options.output, scores)
     else:
         _write_score_table(scores, tolerance_mm)
+    if failed:
+        raise InputError(
+            f"{failed} of {len(pairs)} cases could not be scored, the others were; see the sentences above."
+        )
+
+
+def _tell(case: str, error: Exception) -> None:
+    """Why a case failed, with the traceback of a fault of ours."""
+    _, message, advice = describe_failure(error)
+    traceback = error if is_fault_of_ours(error) else None
+    logger.warning("%s", f"{case}: {message} {advice}".strip(), exc_info=traceback)
+
+
+def _labels(text: str) -> dict[str, tuple[int, ...]]:
+    """Values of each structure: 1=liver,2=liver,2=liver_tumor."""
+    labels: dict[str, tuple[int, ...]] = {}
+    for part in text.split(","):
+        value, _, structure = part.strip().partition("=")
+        if not value.isdecimal() or not structure:
+            raise InputError(f"--labels {text}: expected VALUE=STRUCTURE, as in 1=liver,2=liver_tumor.")
+        labels[structure] = (*labels.get(structure, ()), int(value))
+    return labels
 
 
 def _write_score_table(scores: Sequence[Score], tolerance_mm: float) -> None:

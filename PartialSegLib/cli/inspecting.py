@@ -1,4 +1,4 @@
-"""The commands `models`, `info` and `import`."""
+"""The commands `models`, `info`, `import` and `install`."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..errors import InputError
+from ..json_fields import suggestion
 from ..manifest import MANIFEST_FILE, Manifest, Preprocessing, read_manifest
+from ..package_installation import AlreadyInstalledError, install_package
 from ..packages import find_package, installed_packages
 from ..segmentation import read_segmentation
 from ..volume import check_hounsfield, read_volume
-from .terminal import write_line, write_table
+from .terminal import progress_bar, write_line, write_table
 
 if TYPE_CHECKING:
     from ..flops import PatchFlops
@@ -31,12 +34,14 @@ def models(options: Namespace) -> None:
 def info(options: Namespace) -> None:
     """Say what a volume, a segmentation or a model package is."""
     path = Path(options.file).expanduser()
-    if not path.exists() or (path / MANIFEST_FILE).exists() or path.name == MANIFEST_FILE:
+    if not path.exists():
+        _describe_package(_installed_package(options.file))
+    elif (path / MANIFEST_FILE).exists() or path.name == MANIFEST_FILE:
         _describe_package(find_package(path.parent if path.name == MANIFEST_FILE else options.file))
     elif path.name.lower().endswith((".seg.nrrd", ".seg.nhdr")):
         _describe_segmentation(path)
     else:
-        _describe_volume(path)
+        _describe_volume(path, options.series)
 
 
 def import_model(options: Namespace) -> None:
@@ -54,8 +59,29 @@ def import_model(options: Namespace) -> None:
         )
 
 
-def _describe_volume(path: Path) -> None:
-    volume = read_volume(path, any_modality=True)
+def install(options: Namespace) -> None:
+    """Copy a model package among the installed ones."""
+    try:
+        with progress_bar("byte") as show:
+            folder = install_package(options.source, replace=options.replace, on_progress=show)
+    except AlreadyInstalledError as error:
+        raise InputError(f"{error} On the command line: --replace.") from None
+    manifest = read_manifest(folder)
+    write_line(f"{folder}: {manifest.name} {manifest.version}, {_megabytes(manifest):.1f} MB")
+
+
+def _installed_package(name: str) -> Path:
+    try:
+        return find_package(name)
+    except InputError:
+        models = suggestion(name, [manifest.name for _, manifest in installed_packages()])
+        raise InputError(
+            f"There is no file or model {name}; check the path, or the name of the model: {models}."
+        ) from None
+
+
+def _describe_volume(path: Path, series: str | None) -> None:
+    volume = read_volume(path, any_modality=True, series=series)
     _write_facts({
         "volume": str(path),
         "size (x, y, z)": " × ".join(str(size) for size in volume.shape[::-1]),

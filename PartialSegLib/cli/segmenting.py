@@ -10,16 +10,19 @@ import os
 from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import combinations
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING
 
 from ..errors import InputError
 from ..evaluation import dice
+from ..label_maps import table_path
 from ..overview import write_overview
 from ..packages import BUNDLED_MODELS, installed_packages
 from ..report import build_report, write_report
-from ..segmentation import Key, Segmentation, write_segmentation
+from ..segmentation import Key, Segmentation, segmentation_suffix, write_segmentation
+from ..structures import load_structures
 from ..task_request import request_tasks
 from ..volume import Volume, check_hounsfield, read_volume, write_volume
 from .memory_check import MemoryCheck
@@ -30,7 +33,6 @@ if TYPE_CHECKING:
     from ..session import InferenceSession
 
 PHANTOM_SEED = 2026
-SEGMENTATION_SUFFIXES = (".seg.nrrd", ".nii.gz", ".nii")
 
 logger = logging.getLogger(__name__)
 
@@ -39,13 +41,11 @@ Seconds = dict[str, float]
 
 def segment(options: Namespace) -> None:
     """Segment a file or a DICOM folder; write the result, and a report when asked for."""
-    _check_output(options.output)
+    _check_outputs(options.input, options.output, options.report)
     check_session_options(options)
-    if options.report:
-        check_folder(options.report.parent)
     seconds: Seconds = {}
     with _timed(seconds, "read"):
-        volume = read_ct(options.input, options.force)
+        volume = read_ct(options.input, options.force, options.series)
     session = open_session(options, seconds)
     memory = MemoryCheck(session, volume, options)
     session.set_image(volume)
@@ -67,7 +67,7 @@ def demo(options: Namespace) -> None:
     if options.input:
         source, reference = str(options.input), None
         with _timed(seconds, "read"):
-            volume = read_ct(options.input, options.force)
+            volume = read_ct(options.input, options.force, options.series)
     else:
         source = f"phantom {PHANTOM_SEED}"
         volume, reference = _make_phantom(seconds)
@@ -151,17 +151,18 @@ def bundled_model() -> Path:
     raise InputError("This copy of PartialSeg has no bundled model; name one with --model.")
 
 
-def read_ct(path: Path, is_forced: bool) -> Volume:
+def read_ct(path: Path, is_forced: bool, series: str | None = None) -> Volume:
     """Read an image that should be a CT in HU.
 
     Args:
         path: image file or DICOM folder.
         is_forced: warn only, where it does not look like one.
+        series: of a DICOM folder that holds several.
 
     Raises:
         InputError: it cannot be read, or does not look like one.
     """
-    volume = read_volume(path, any_modality=is_forced)
+    volume = read_volume(path, any_modality=is_forced, series=series)
     doubt = check_hounsfield(volume)
     if doubt and not is_forced:
         raise InputError(f"{path}: {doubt}; give a CT in HU, or add --force to segment it all the same.")
@@ -213,12 +214,23 @@ def _agreement(segmentation: Segmentation, key: Key, reference: Segmentation) ->
     return [f"{reference.volume_ml(key[1]):.1f}", f"{overlap:.2f}"]
 
 
-def _check_output(path: Path) -> None:
-    """Refuse an output before the work that would be lost; what happens later is caught when writing."""
-    if path.suffix and not path.is_dir() and not path.name.lower().endswith(SEGMENTATION_SUFFIXES):
-        choices = ", ".join(SEGMENTATION_SUFFIXES)
-        raise InputError(f"{path}: a segmentation is written as {choices} or into a folder; choose one.")
-    check_folder(path.parent)
+def _check_outputs(image: Path, output: Path, report: Path | None) -> None:
+    """Refuse outputs before the work that would be lost; what happens later is caught when writing."""
+    suffix = segmentation_suffix(output)
+    check_folder(output.parent if suffix else output)
+    files = {"the input": image, "the segmentation": output}
+    if suffix in (".nii", ".nii.gz"):
+        files["the table of the labels"] = table_path(output)
+    elif not suffix and image.suffix and image.name.partition(".")[0].rpartition("-")[2] in load_structures():
+        files["a mask"] = output / image.name
+    if report:
+        if report.suffix.lower() != ".json" or report.is_dir():
+            raise InputError(f"{report}: a report is written as a .json file; choose such a name.")
+        check_folder(report.parent)
+        files["the report"] = report
+    for (first, one), (second, other) in combinations(files.items(), 2):
+        if one.resolve() == other.resolve() or (one.exists() and other.exists() and one.samefile(other)):
+            raise InputError(f"{other}: {second} would replace {first}; choose another name.")
 
 
 def check_folder(folder: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import InputError
+from ...label_maps import labels_of
 from ..collection import DataSet
 from .label_rules import structures_of_values
 from .protocols import PROTOCOLS
@@ -99,30 +100,6 @@ def data_set_of(folder: Path, contents: dict[str, Any], name: str | None = None)
         str(contents.get("licence", contents.get("license", ""))),
         channels,
     )
-
-
-def labels_of(contents: dict[str, Any], path: Path) -> dict[str, tuple[int, ...]]:
-    """Labels and their values without the background.
-
-    The Decathlon and nnU-Net version 1 write {"1": "liver"}, version 2 {"liver": 1} or, for regions,
-    {"liver": [1, 2]}.
-
-    Raises:
-        InputError: a value is not a whole number.
-    """
-    labels: dict[str, tuple[int, ...]] = {}
-    try:
-        for key, value in contents["labels"].items():
-            is_number = isinstance(value, int | list)
-            name, values = (str(key), value) if is_number else (str(value), int(key))
-            numbers = tuple(int(number) for number in (values if isinstance(values, list) else [values]))
-            if numbers != (0,) and name.lower() != "background":
-                labels[name] = numbers
-    except (TypeError, ValueError):
-        raise InputError(
-            f"{path}: expected labels as name: value or value: name, got {contents['labels']}."
-        ) from None
-    return labels
 
 
 def _values(labels: dict[str, tuple[int, ...]]) -> set[int]:

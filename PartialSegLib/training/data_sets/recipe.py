@@ -10,11 +10,12 @@ from pathlib import Path
 
 from ...errors import InputError
 from ...importers.label_names import structures_of_labels
+from ...label_maps import labels_of
 from ..collection import Case, Collection, DataSet
 from .brats import brats_cases
 from .btcv import btcv_cases, btcv_pelvis_cases
 from .case_files import existing_folder
-from .dataset_json import FILE, IGNORE_LABEL, labels_of, read_dataset_json
+from .dataset_json import FILE, IGNORE_LABEL, read_dataset_json
 from .decathlon import decathlon_cases
 from .folder_pair import folder_pair_cases
 from .kits import kits_cases
