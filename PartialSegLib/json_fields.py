@@ -31,6 +31,13 @@ def require(condition: bool, message: str) -> None:
         raise InputError(message)
 
 
+def require_at_least(instance: Any, **least: int) -> None:
+    """Refuse fields of a dataclass whose numbers are less than these."""
+    for name, number in least.items():
+        value = getattr(instance, name)
+        require(value >= number, f"{name}: expected {number} or more, got {value}")
+
+
 def to_json(instance: Any) -> dict[str, Any]:
     """Plain JSON values of a dataclass; fields that are None are left out."""
 

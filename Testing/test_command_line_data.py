@@ -1,13 +1,16 @@
 """The command `data`: collections from real folders, exit codes, one sentence for a mistake."""
 
 import json
+from dataclasses import replace
 
 import data_set_folders as folders
 import pytest
+from collection_on_disk import write_collection_files
+from training_runs import tiny_values
 
 from PartialSegLib import __main__
 from PartialSegLib.cli import collecting, data_arguments
-from PartialSegLib.training.collection import read_collection
+from PartialSegLib.training.collection import read_collection, write_collection
 from PartialSegLib.training.data_sets import LAYOUTS
 
 
@@ -211,3 +214,23 @@ def test_lists_name_their_split(data, tmp_path):
         2,
         "--list tests=a.txt: expected SPLIT=FILE, the split training, validation, test.\n",
     )
+
+
+def test_cases_are_prepared_before_a_training_and_without_a_gpu(data, tmp_path):
+    collection = write_collection_files(tmp_path, a="livers", b="spleens")
+    data_sets = {name: replace(one, ignore=(2, 3)) for name, one in collection.data_sets.items()}
+    write_collection(tmp_path / "c.json", replace(collection, data_sets=data_sets))
+    files = {"collection": str(tmp_path / "c.json"), "prepared": "p"}
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(tiny_values(tmp_path / "run", synthetic=None, collection=files)))
+    place = f"collection.prepared={tmp_path / 'prepared'}"
+    code, out, err = data("prepare", config, place, "--processes", "1")
+    (folder,) = (tmp_path / "prepared").iterdir()
+    assert (code, out, err) == (0, f"{folder}\n", "")
+    assert sorted(path.name for path in folder.iterdir()) == ["a", "b", "settings.json"]
+    assert not (tmp_path / "run").exists()
+    (tmp_path / "a.nii").unlink()
+    assert data("prepare", config, place)[:2] == (0, f"{folder}\n")
+    assert data("prepare", config, place, "--processes", "0")[0] == 2
+    config.write_text(json.dumps(tiny_values(tmp_path / "run")))
+    assert "trains on synthetic cases" in data("prepare", config)[2]

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import shutil
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,11 +23,21 @@ from collection_on_disk import (
     write_collection_files,
 )
 from torch.utils.data import DataLoader
+from training_runs import tiny_config
 
 from PartialSegLib.errors import InputError
 from PartialSegLib.manifest import Task
+from PartialSegLib.networks import NETWORKS
 from PartialSegLib.training.cases import Cases
-from PartialSegLib.training.collection import Collection
+from PartialSegLib.training.collection import Collection, write_collection
+from PartialSegLib.training.config import TrainingConfig
+from PartialSegLib.training.data import (
+    batches,
+    check_shared_memory,
+    explained_data_workers,
+    prepare,
+    validation_cases,
+)
 from PartialSegLib.training.patches.augmentation import PRESETS, Augmentation
 from PartialSegLib.training.patches.collection_cases import (
     CollectionCases,
@@ -32,6 +45,9 @@ from PartialSegLib.training.patches.collection_cases import (
     whole_case,
 )
 from PartialSegLib.training.preparation.prepared_cases import prepare_collection
+from PartialSegLib.training.train import make_manifest
+from PartialSegLib.training.validation import validate
+from PartialSegLib.training.workers import ALONE
 
 PATCH = (8, 8, 8)
 
@@ -184,3 +200,105 @@ def test_a_data_set_needs_a_structure_of_its_task(collection):
 
 def test_data_sets_by_name_are_those_of_the_collection(collection):
     assert {case.data_set.name for case in patches(collection).cases} == set(DATA_SETS)
+
+
+def run_on(collection: Collection, folder: Path, **changes) -> TrainingConfig:
+    """A configuration of training on a collection, whose file is written to a folder."""
+    data_sets = {name: replace(data_set, ignore=(2, 3)) for name, data_set in collection.data_sets.items()}
+    write_collection(folder / "c.json", replace(collection, data_sets=data_sets))
+    files = {"collection": str(folder / "c.json"), "prepared": str(folder / "prepared")}
+    return tiny_config(folder, synthetic=None, collection=files, **changes)
+
+
+def test_every_task_is_validated_if_there_is_a_case_for_it(tmp_path, caplog):
+    names = dict.fromkeys("abcdefgh", "livers") | {"i": "organs", "j": "spleens"}
+    collection = write_collection_files(tmp_path, **names)
+    validated = {"a", "b", "c", "d", "i", "j"}
+    cases = [replace(case, split="validation") for case in collection.cases if case.name in validated]
+    config = run_on(replace(collection, cases=(*collection.cases[4:8], *cases)), tmp_path)
+    manifest = make_manifest(config)
+    prepare(config, manifest)
+    data = validation_cases(config, manifest, 2)
+    taken = [data.cases[number] for number in data.order[:10]]
+    assert [case.task for case in taken] == [0, 2] * 5
+    assert Counter(case.data_set.name for case in taken[::2]) in (
+        {"livers": 3, "organs": 2},
+        {"livers": 2, "organs": 3},
+    )
+    livers = [case.case.folder.name for case in taken if case.data_set.name == "livers"]
+    assert len(set(livers)) == len(livers)
+    assert validation_cases(config, manifest, 2).order == data.order
+    assert set(caplog.messages) == {"Not validated, for want of validation cases or patches: colon."}
+
+
+@pytest.mark.parametrize(("task", "name"), [("Liver", "Liver"), ("spleen", "spleens")])
+def test_a_misspelt_task_is_refused(tmp_path, task, name):
+    collection = write_collection_files(tmp_path, a="livers", b="organs", c="spleens")
+    wrong = {**DATA_SETS, "organs": replace(DATA_SETS["organs"], task=name)}
+    config = run_on(replace(collection, data_sets=wrong), tmp_path)
+    with pytest.raises(
+        InputError, match=f"data set organs trains the task {name}, the model has {task.lower()};"
+    ):
+        prepare(config, make_manifest(config))
+
+
+def test_data_sets_of_other_tasks_are_left_out_aloud(tmp_path, caplog):
+    collection = write_collection_files(tmp_path, a="livers", b="organs", c="spleens")
+    kidneys = {**DATA_SETS, "organs": replace(DATA_SETS["organs"], task="kidney")}
+    config = run_on(replace(collection, data_sets=kidneys), tmp_path, only_tasks=["liver"])
+    folder = prepare(config, make_manifest(config))
+    assert caplog.messages == ["The data set organs (1 cases) is left out: the model has no task kidney."]
+    assert sorted(path.name for path in folder.iterdir()) == ["a", "settings.json"]
+
+
+def test_a_damaged_case_is_one_sentence_from_a_data_worker(collection, tmp_path):
+    shutil.copytree(collection.folder, tmp_path / "copy")
+    data = patches(replace(collection, folder=tmp_path / "copy"), 30)
+    drawn = data[0]
+    labels = tmp_path / "copy" / "prepared" / ("c" if drawn.tasks[0] == 0 else "a") / "labels.b2nd"
+    labels.write_bytes(labels.read_bytes()[:60])
+    config = tiny_config(tmp_path, workers=1, phases=[{"iterations": 30}])
+    feed = batches(data, config, ALONE, 0)
+    assert same(next(feed)[0], drawn)
+    with pytest.raises(
+        InputError, match=r"labels\.b2nd cannot be read .*; delete its folder and start again"
+    ):
+        list(feed)
+
+
+def train_with_a_killed_worker(data: CollectionCases, config: TrainingConfig) -> None:
+    others = set(multiprocessing.active_children())
+    with explained_data_workers():
+        feed = batches(data, config, ALONE, 0)
+        next(feed)
+        (worker,) = set(multiprocessing.active_children()) - others
+        worker.kill()
+        list(feed)
+
+
+def test_a_killed_data_worker_is_one_sentence(collection, tmp_path):
+    config = tiny_config(tmp_path, workers=1, phases=[{"iterations": 5000}])
+    with pytest.raises(InputError, match=r"prepares data has ended or hangs \(.*\), .*; choose fewer"):
+        train_with_a_killed_worker(patches(collection, 5000), config)
+
+
+def test_too_little_shared_memory_is_told_before_the_first_step(tmp_path):
+    check_shared_memory(1000, tmp_path)
+    check_shared_memory(10**18, tmp_path / "no such place")
+    with pytest.raises(
+        InputError, match=r"take up to 10{12} MB of shared memory, but .* MB free; choose fewer"
+    ):
+        check_shared_memory(10**18, tmp_path)
+
+
+def test_voxels_that_nobody_has_labelled_do_not_count_in_validation(tmp_path):
+    manifest = make_manifest(tiny_config(tmp_path))
+    target = torch.zeros(1, 2, 16, 16, 16, dtype=torch.bool)
+    target[0, 0, :2] = True
+    ignored = torch.zeros(16, 16, 16, dtype=torch.bool)
+    ignored[1:] = True
+    nothing, annotated = torch.empty(0, dtype=torch.int64), torch.tensor([[True, False]])
+    cases = Cases(torch.zeros(1, 16, 16, 16), torch.tensor([0]), target, annotated, nothing, nothing, ignored)
+    network = NETWORKS["DoDNet"](**manifest.network.arguments).eval()
+    network.initialize_head(100.0)  # foreground everywhere
+    assert validate(network, [cases], manifest, torch.device("cpu")) == {("liver", "liver"): 1.0}

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+import time
 from collections import namedtuple
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,10 +18,15 @@ from collection_on_disk import LIVER, PREPROCESSING, SHAPE, affine_of, arrays, w
 from full_disk import full_disk
 
 from PartialSegLib.errors import InputError
+from PartialSegLib.json_fields import to_json
 from PartialSegLib.manifest import Preprocessing
 from PartialSegLib.preprocessing import preprocess
 from PartialSegLib.training.collection import Case
-from PartialSegLib.training.preparation.prepared_cases import find_case, prepare_collection
+from PartialSegLib.training.preparation.prepared_cases import (
+    find_case,
+    prepare_collection,
+    settings_folder,
+)
 from PartialSegLib.training.preparation.preparing import resample_labels
 from PartialSegLib.volume import Volume, read_volume, reorient, write_volume
 
@@ -127,16 +135,71 @@ def test_an_interrupted_preparation_goes_on_where_it_was(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         prepare_collection(collection, PREPROCESSING, folder, on_progress=stop_after_one)
     first = files_of(folder / "a")
-    (folder / ".99.partial-b").mkdir()  # what a killed process leaves
+    for name, age in ((".node-98-0.partial-b", 7 * 3600), (".node-99-0.partial-b", 0)):
+        (folder / name).mkdir()  # what a process leaves that was killed long ago, or one that is still at it
+        os.utime(folder / name, times=(time.time() - age,) * 2)
     shutil.copytree(folder / "a", folder / "c")
     (folder / "c" / "case.json").unlink()
     reports: list[tuple[int, int]] = []
     prepare_collection(collection, PREPROCESSING, folder, on_progress=lambda *report: reports.append(report))
     assert reports == [(1, 3), (2, 3), (3, 3)]
     assert files_of(folder / "a") == first
-    assert sorted(os.listdir(folder)) == ["a", "b", "c"]
+    assert sorted(os.listdir(folder)) == [".node-99-0.partial-b", "a", "b", "c", "settings.json"]
     images = [everything(folder, case)[0] for case in collection.cases]
     assert not np.array_equal(images[0], images[2])
+
+
+def test_what_another_process_has_prepared_meanwhile_is_kept(tmp_path):
+    collection = write_collection_files(tmp_path, a="livers", b="spleens", c="spleens")
+    folder, found = tmp_path / "prepared", {}
+
+    def prepare_all_after_one(done: int, total: int) -> None:
+        if done == 1:
+            prepare_collection(collection, PREPROCESSING, folder)
+            found.update(files_of(folder))
+
+    prepare_collection(collection, PREPROCESSING, folder, on_progress=prepare_all_after_one)
+    assert files_of(folder) == found
+
+
+def test_many_at_once_fill_a_folder_and_replace_what_has_changed(tmp_path):
+    collection = write_collection_files(tmp_path, **dict.fromkeys("abcd", "livers"))
+    folder = tmp_path / "prepared"
+    for _ in range(2):
+        with ThreadPoolExecutor(4) as pool:
+            runs = [pool.submit(prepare_collection, collection, PREPROCESSING, folder) for _ in range(4)]
+        assert [run.result() for run in runs] == [None] * 4
+        assert sorted(os.listdir(folder)) == ["a", "b", "c", "d", "settings.json"]
+        for case in collection.cases:
+            everything(folder, case)
+            write_volume(tmp_path / f"{case.name}-label.nii", Volume(np.ones(SHAPE, np.uint8), affine_of()))
+
+
+def test_settings_lie_side_by_side_and_say_what_they_are(tmp_path):
+    collection = write_collection_files(tmp_path, a="livers")
+    other = replace(PREPROCESSING, pad_value=-325)
+    folders = [settings_folder(tmp_path, how) for how in (PREPROCESSING, other)]
+    for folder, how in zip(folders, (PREPROCESSING, other), strict=True):
+        prepare_collection(collection, how, folder)
+        assert json.loads((folder / "settings.json").read_text())["preprocessing"] == to_json(how)
+        assert len(folder.name) == 8
+    assert find_case(folders[0], collection.cases[0]).summary.background == (-1.0,)
+    assert settings_folder(tmp_path, other, "nearest") not in folders
+
+
+def test_prepared_cases_do_without_their_files(tmp_path, caplog):
+    collection = write_collection_files(tmp_path, a="livers", b="spleens")
+    folder = tmp_path / "prepared"
+    prepare_collection(collection, PREPROCESSING, folder)
+    before = files_of(folder)
+    (tmp_path / "a.nii").unlink()
+    prepare_collection(collection, PREPROCESSING, folder)
+    assert files_of(folder) == before
+    assert caplog.messages == [
+        "1 of 2 cases, such as a, are taken as they were prepared: their images or label maps are not there."
+    ]
+    with pytest.raises(InputError, match=r"of the case a cannot be read .*; check the collection's paths"):
+        prepare_collection(collection, PREPROCESSING, folder, rule="nearest")
 
 
 @pytest.mark.parametrize("change", ["preprocessing", "rule", "label"])
@@ -179,7 +242,7 @@ def test_test_cases_and_cases_without_labels_are_passed_over(tmp_path):
     a, b, c = collection.cases
     collection = replace(collection, cases=(a, replace(b, split="test"), replace(c, label=None)))
     prepare_collection(collection, PREPROCESSING, tmp_path / "prepared")
-    assert os.listdir(tmp_path / "prepared") == ["a"]
+    assert sorted(os.listdir(tmp_path / "prepared")) == ["a", "settings.json"]
     with pytest.raises(InputError, match=r"The case b is not prepared in .*; prepare the collection first"):
         find_case(tmp_path / "prepared", b)
 
@@ -188,7 +251,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(tmp_path):
     collection = write_collection_files(tmp_path, a="livers")
     with full_disk(), pytest.raises(InputError, match=r"Cannot write .*a: .*free some space\.$"):
         prepare_collection(collection, PREPROCESSING, tmp_path / "prepared")
-    assert os.listdir(tmp_path / "prepared") == []
+    assert os.listdir(tmp_path / "prepared") == ["settings.json"]
 
 
 def test_a_disk_that_will_not_do_is_told_before_anything_is_written(tmp_path, monkeypatch):

@@ -434,7 +434,7 @@ def test_an_interrupted_run_continues_bit_for_bit(tmp_path: Path, finished: Path
 
 
 def test_a_run_is_not_continued_with_other_settings(finished: Path) -> None:
-    with pytest.raises(InputError, match="holds a run with another alpha; choose another output folder"):
+    with pytest.raises(InputError, match=r"run with alpha 0\.001, not 0\.01; choose another output folder"):
         train_slice_bank(tiny_config(finished.parent, alpha=0.01))
 
 

@@ -232,7 +232,7 @@ def test_structures_that_no_phantom_has_are_refused(config, tmp_path):
 
 
 def test_another_run_does_not_get_its_folder(trained, config):
-    with pytest.raises(InputError, match="holds a run with other settings"):
+    with pytest.raises(InputError, match="holds a run with seed 0, not 1; choose another output folder"):
         train_slice_selector(dataclasses.replace(config, seed=1))
 
 

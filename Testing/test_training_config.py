@@ -6,13 +6,15 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
 from training_runs import tiny_config, tiny_values
 
 from PartialSegLib.__main__ import main as partialseg
 from PartialSegLib.errors import InputError
 from PartialSegLib.training import read_config, train
 from PartialSegLib.training.__main__ import main
-from PartialSegLib.training.optimization import Phase, learning_rate, position
+from PartialSegLib.training.optimization import Phase, learning_rate, make_optimizer, position
 from PartialSegLib.training.train import make_manifest
 
 
@@ -39,6 +41,18 @@ def test_a_file_names_what_differs_from_another(tmp_path: Path) -> None:
         ({"phases": [{"iterations": 0}]}, r"phases\[0\].iterations: expected 1 or more, got 0"),
         ({"synthetic": None}, "expected one of the two, got neither"),
         ({"batch_size": 0}, "batch_size: expected 1 or more"),
+        ({"workers": -1}, "workers: expected 0 or more, got -1"),
+        ({"seed": -1}, "seed: expected 0 or more, got -1"),
+        ({"validate_every": -3}, "validate_every: expected 0 or more"),
+        ({"ema_decay": 2}, "ema_decay: expected 0 or more and less than 1, got 2"),
+        (
+            {"phases": [{"iterations": 1, "weight_decay": -1}]},
+            r"phases\[0\].weight_decay: expected 0 or more",
+        ),
+        ({"phases": [{"iterations": 1, "momentum": 1}]}, r"phases\[0\].momentum: .* less than 1, got 1"),
+        ({"phases": [{"iterations": 1, "gradient_clip": -1}]}, "gradient_clip: expected more than 0 or null"),
+        ({"loss": {"deep_supervision": [0, 0]}}, "loss.deep_supervision: .* not all 0"),
+        ({"synthetic": {"atlas_share": 2}}, "synthetic.atlas_share: expected a number from 0 to 1, got 2"),
         ({"precision": "half"}, "precision: expected 'float32'"),
         ({"extends": "nowhere.json"}, "No training configuration at"),
         ({"extends": "config.json"}, "extends itself"),
@@ -51,9 +65,20 @@ def test_a_wrong_configuration_is_named(tmp_path: Path, changes: dict[str, objec
         read_config(write(tmp_path / "config.json", merged))
 
 
-def test_an_unknown_augmentation_is_named(tmp_path: Path) -> None:
-    data = {"collection": "c.json", "prepared": "p", "augmentation": "dodnt"}
-    with pytest.raises(InputError, match="unknown preset 'dodnt'; did you mean dodnet"):
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"augmentation": "dodnt"}, "unknown preset 'dodnt'; did you mean dodnet"),
+        ({"preparing_processes": 0}, "preparing_processes: expected 1 or more, got 0"),
+        ({"validation_patches": -3}, "validation_patches: expected 0 or more"),
+        ({"foreground": 2}, "foreground: expected a number from 0 to 1, got 2"),
+    ],
+)
+def test_a_wrong_use_of_a_collection_is_named(
+    tmp_path: Path, change: dict[str, object], sentence: str
+) -> None:
+    data = {"collection": "c.json", "prepared": "p", **change}
+    with pytest.raises(InputError, match=sentence):
         tiny_config(tmp_path, synthetic=None, collection=data)
 
 
@@ -71,6 +96,7 @@ def test_an_unknown_augmentation_is_named(tmp_path: Path) -> None:
             },
             "UNet cannot be trained on patches of .*more than 1 spatial element",
         ),
+        ({"only_tasks": ["liver", "splen"]}, "only_tasks: unknown task 'splen'; did you mean spleen"),
         ({"loss": {"deep_supervision": [2, 1]}}, "2 weights, but DoDNet has 1"),
         ({"tissue": {"weight": 1.0, "layer": "projektion"}}, "has no module 'projektion'"),
         ({"transfer": {"package": "no-such-model"}}, "no-such-model"),
@@ -95,10 +121,40 @@ def test_the_command_line_says_what_is_wrong(tmp_path: Path, capsys: pytest.Capt
     assert "expected KEY=VALUE" in capsys.readouterr().err
 
 
+def test_the_device_is_tried_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = str(write(tmp_path / "c.json", tiny_values(tmp_path / "run")))
+    cases = [("gpu", 2, "Unknown device 'gpu'"), ("mps", 3, "not been tried on mps")]
+    if not torch.cuda.is_available():
+        cases.append(("cuda", 3, "Device cuda does not work"))
+    for device, code, sentence in cases:
+        assert main([config, "--device", device]) == code
+        assert sentence in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_processes_that_srun_starts_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "4")
+    with pytest.raises(InputError, match=r"srun has started 4 processes .*torchrun"):
+        train(tiny_config(tmp_path))
+
+
+def test_an_output_that_is_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "run").write_text("mine")
+    with pytest.raises(InputError, match=r"output: .*run cannot be made a folder .*choose another place"):
+        train(tiny_config(tmp_path / "run"))
+    assert (tmp_path / "run").read_text() == "mine"
+
+
+def test_sgd_without_momentum() -> None:
+    optimizer = make_optimizer(Phase(iterations=1, momentum=0), [nn.Linear(1, 1)])
+    assert not optimizer.param_groups[0]["nesterov"]
+
+
 def test_train_is_a_command_and_knows_the_recipes_by_name(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert partialseg(["train", str(write(tmp_path / "c.json", tiny_values(tmp_path / "run")))]) == 0
+    config = str(write(tmp_path / "c.json", tiny_values(tmp_path / "run")))
+    assert partialseg(["train", config, "--device", "auto"]) == 0
     assert capsys.readouterr().out.strip() == str(tmp_path / "run" / "package")
     assert partialseg(["train", "dodnet", "batch_size=0"]) == 2
     assert "batch_size: expected 1 or more" in capsys.readouterr().err

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,6 +21,7 @@ from training_runs import losses_of, tiny_config, tiny_values
 from PartialSegLib.errors import InputError
 from PartialSegLib.model import load_model
 from PartialSegLib.training import train
+from PartialSegLib.training.exit_codes import exit_code_of
 from PartialSegLib.training.run import Run
 
 TISSUE = {"weight": 0.5, "iterations": 2, "voxels": 200}
@@ -27,13 +31,15 @@ def weights_of(output: Path) -> bytes:
     return (output / "package" / "weights.safetensors").read_bytes()
 
 
-def start(config: Path, *options: str, processes: int = 1) -> subprocess.Popen[str]:
+def start(
+    config: Path, *options: str, processes: int = 1, environment: dict[str, str] | None = None, **popen: Any
+) -> subprocess.Popen[str]:
     """A training run in processes of its own."""
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     command = [sys.executable, *(launcher if processes > 1 else []), "-m", "PartialSegLib.training"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+    variables = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore", **(environment or {})}
     return subprocess.Popen(
-        [*command, str(config), *options], text=True, stderr=subprocess.PIPE, env=environment
+        [*command, str(config), *options], text=True, stderr=subprocess.PIPE, env=variables, **popen
     )
 
 
@@ -57,6 +63,14 @@ def wait_for_step(output: Path, step: int) -> None:
             return
         time.sleep(0.02)
     raise AssertionError(f"no step {step} in {output}")
+
+
+def wait_for_events(output: Path) -> None:
+    """Until a run is about to take its first step."""
+    deadline = time.monotonic() + 120
+    while not list(output.glob("tensorboard/*")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    time.sleep(0.5)
 
 
 def test_a_killed_run_continues_to_the_bit(tmp_path: Path) -> None:
@@ -146,6 +160,95 @@ def test_out_of_memory_is_one_sentence(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(Run, "add_gradient", exhausted)
     with pytest.raises(InputError, match=r"Out of memory on cpu with patches of .*raise `accumulate`"):
         train(tiny_config(tmp_path))
+
+
+def test_a_run_with_other_settings_is_not_continued(tmp_path: Path) -> None:
+    train(tiny_config(tmp_path))
+    for changes, sentence in [
+        ({"seed": 777, "batch_size": 4}, "run with batch_size 1, not 4; choose another output folder"),
+        ({"loss": {"kind": "class-adaptive"}}, 'loss.kind "dice and cross-entropy", not "class-adaptive"'),
+        ({"phases": [{"iterations": 9, "momentum": 0.5}]}, r"phases\[0\].momentum 0.99, not 0.5"),
+        ({"tissue": TISSUE}, "tissue none, not "),
+    ]:
+        with pytest.raises(InputError, match=sentence):
+            train(tiny_config(tmp_path, **changes))
+
+
+def test_a_run_is_continued_for_longer(tmp_path: Path) -> None:
+    train(tiny_config(tmp_path))
+    checkpoint = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    del checkpoint["config"]  # as in early versions
+    torch.save(checkpoint, tmp_path / "checkpoint.pt")
+    for iterations in (7, 8):
+        phases = [{"iterations": iterations, "learning_rate": 0.001}, {"iterations": 1, "optimizer": "adamw"}]
+        train(tiny_config(tmp_path, phases=phases[: iterations - 6], checkpoint_every=1, validate_every=9))
+    assert len(losses_of(tmp_path)) == 9
+
+
+class Sigterm(logging.Handler):
+    """Asks the run to end when step 2 is validated."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.getMessage().startswith("step 2, Dice"):
+            assert callable(signal.getsignal(signal.SIGTERM))  # it would end the tests
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_a_run_that_is_asked_to_end_finishes_its_step(tmp_path: Path) -> None:
+    logger, handler, before = logging.getLogger("PartialSegLib"), Sigterm(), signal.getsignal(signal.SIGTERM)
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        config = tiny_config(tmp_path, validate_every=2, checkpoint_every=100)
+        assert exit_code_of(lambda: train(config)) == 143
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+    assert torch.load(tmp_path / "checkpoint.pt", weights_only=True)["step"] == len(losses_of(tmp_path)) == 3
+    assert not (tmp_path / "package").exists()
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_processes_end_together_and_go_on_from_files_that_all_see(tmp_path: Path) -> None:
+    """Of two that no torchrun watches, SLURM's signal reaches one, and what prepares data for it."""
+    changes = {"batch_size": 2, "workers": 1, "phases": [{"iterations": 9999}], "checkpoint_every": 9999}
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(tiny_values("run", **changes)))
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    (tmp_path / "elsewhere").mkdir()
+
+    def start_two(second: Path) -> list[subprocess.Popen[str]]:
+        places = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
+        return [
+            start(config, cwd=folder, start_new_session=True, environment={**places, "RANK": str(rank)})
+            for rank, folder in enumerate((tmp_path, second))
+        ]
+
+    def finish_both(processes: list[subprocess.Popen[str]], code: int, sentence: str) -> None:
+        try:
+            messages = [process.communicate(timeout=120)[1] for process in processes]
+        finally:
+            for process in processes:
+                process.kill()
+        for process, errors in zip(processes, messages, strict=True):
+            assert (process.returncode, sentence in errors, "Traceback" in errors) == (code, True, False), (
+                errors
+            )
+
+    processes = start_two(tmp_path)
+    wait_for_events(tmp_path / "run")
+    os.killpg(processes[1].pid, signal.SIGTERM)
+    finish_both(processes, 143, "start the same command again to go on")
+    assert torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["step"] >= 1
+    apart = start_two(tmp_path / "elsewhere")
+    finish_both(apart, 2, "must lie on a file system that all nodes see")
+
+
+@pytest.mark.gpu
+def test_a_run_on_a_gpu(tmp_path: Path) -> None:
+    assert (train(tiny_config(tmp_path, workers=1), "cuda") / "model.json").exists()
 
 
 @pytest.mark.parametrize("damage", ["cut", "other network"])

@@ -1,9 +1,10 @@
-"""The commands below `data`: making, joining, checking and listing collections."""
+"""The commands below `data`: making, joining, checking, listing and preparing collections."""
 
 from __future__ import annotations
 
 import dataclasses
 import logging
+import os
 from argparse import Namespace
 from collections import Counter
 from collections.abc import Sequence
@@ -13,8 +14,10 @@ from typing import get_args
 from ..errors import InputError
 from ..json_fields import suggestion
 from ..structures import load_structures
+from ..training import read_config
 from ..training.case_check import Fault, check_cases, fault_rows
 from ..training.collection import Case, Collection, DataSet, read_collection, write_collection
+from ..training.data import prepare
 from ..training.data_sets import LAYOUTS, MOTS, MULTITALENT
 from ..training.data_sets.dataset_json import FILE, channels_of, data_set_of, read_dataset_json
 from ..training.data_sets.joining import joined
@@ -29,6 +32,7 @@ from ..training.data_sets.totalsegmentator import (
     totalsegmentator_cases,
     totalsegmentator_data_set,
 )
+from ..training.train import make_manifest
 from .terminal import progress_bar, write_line, write_table
 
 logger = logging.getLogger(__name__)
@@ -118,6 +122,21 @@ def check(options: Namespace) -> None:
     if faults:
         _refuse(faults, len(collection.cases), go_on=False)
     write_line(f"{len(collection.cases)} cases, no faults.")
+
+
+def prepare_cases(options: Namespace) -> None:
+    """Preprocess the cases that a configuration of training names, and say where they are."""
+    config = read_config(options.config, options.change)
+    if config.collection is None:
+        raise InputError(
+            f"{options.config} trains on synthetic cases; start the training, there is nothing to prepare."
+        )
+    if options.processes is not None and options.processes < 1:
+        raise InputError(f"--processes is a number from 1 on, not {options.processes}.")
+    processes = options.processes or max(1, _cores() - 1)
+    data = dataclasses.replace(config.collection, preparing_processes=processes)
+    folder = prepare(dataclasses.replace(config, collection=data), make_manifest(config))
+    write_line(str(folder))
 
 
 def show(options: Namespace) -> None:
@@ -224,3 +243,8 @@ def _workers(options: Namespace) -> int:
     if options.workers < 1:
         raise InputError(f"--workers is a number of threads from 1 on, not {options.workers}.")
     return int(options.workers)
+
+
+def _cores() -> int:
+    """Those of the machine that this process may use; batch systems give out a part of them."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -48,6 +48,8 @@ def add_data_arguments(command: ArgumentParser) -> None:
     below = add("check", "check", "Read all cases and list what is wrong with them.")
     below.add_argument("collection", type=Path, metavar="COLLECTION")
     _worker_argument(below)
+    text = "Preprocess the cases that a training will read, and nothing else: no GPU is needed."
+    _prepare_arguments(add("prepare", "prepare_cases", text))
     below = add("list", "show", "Say what a collection holds.")
     below.add_argument("collection", type=Path, metavar="COLLECTION")
 
@@ -94,6 +96,14 @@ def _phantom_arguments(command: ArgumentParser) -> None:
     text = "size of a voxel in mm (%(default)s)"
     command.add_argument("--spacing", type=float, default=6.0, metavar="MM", help=text)
     command.add_argument("--seed", type=int, default=0, help="of the phantoms (%(default)s)")
+
+
+def _prepare_arguments(command: ArgumentParser) -> None:
+    command.add_argument("config", help="of the training: JSON file, or the name of a recipe, such as dodnet")
+    text = "other values than the file's, as in collection.prepared=data/prepared"
+    command.add_argument("change", nargs="*", metavar="KEY=VALUE", help=text)
+    text = "that work at the same time, each with one case in memory (all cores but one)"
+    command.add_argument("--processes", type=int, metavar="N", help=text)
 
 
 def _data_set_arguments(command: ArgumentParser) -> None:

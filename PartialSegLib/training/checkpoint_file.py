@@ -1,7 +1,13 @@
-"""Checkpoints of all training loops: written in one stroke, read without executing what is in them."""
+"""Checkpoints of all training loops: written in one stroke, read without executing what is in them.
+
+They hold the settings of their run, and only a run with the same settings goes on from them, but for those
+that decide how long and how fast is trained, where files lie, what is written and who computes it.
+"""
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +15,16 @@ import torch
 
 from ..errors import InputError
 from ..output_files import replacing
+
+MAY_CHANGE = {
+    "output", "collection.prepared", "collection.preparing_processes", "workers", "accumulate", "compile",
+    "phases.iterations", "phases.learning_rate", "phases.decay", "phases.epoch", "phases.warm_up",
+    "phases.warm_up_start", "phases.gradient_clip", "iterations", "learning_rate", "decision_epochs",
+    "bank_learning_rate", "decision_learning_rate", "warm_up_epochs", "checkpoint_every",
+    "validate_every", "validation_slices", "synthetic.validation_images", "collection.validation_patches",
+    "overlap", "inference.overlap", "store_float16",
+}  # fmt: skip
+"""Settings of the three loops with other values of which a run may go on."""
 
 
 def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
@@ -40,3 +56,41 @@ def read_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str,
         advice = "choose another output folder, or remove it to start anew"
         raise InputError(f"{path} cannot be read ({text}); {advice}.") from None
     return state
+
+
+def check_settings(place: Path, held: dict[str, Any], wanted: dict[str, Any]) -> None:
+    """Refuse to go on with a run that was begun with other settings than those of `MAY_CHANGE`.
+
+    Args:
+        place: file or folder of the run.
+        held: its settings, as plain JSON.
+        wanted: those of the run that shall go on.
+
+    Raises:
+        InputError: the settings differ; the first that does is named.
+    """
+    difference = _first_difference("", held, wanted)
+    if difference is not None:
+        name, before, now = difference
+        raise InputError(
+            f"{place} holds a run with {name} {_shown(before)}, not {_shown(now)}; choose another output "
+            "folder, or remove it to start anew."
+        )
+
+
+def _first_difference(name: str, held: Any, wanted: Any) -> tuple[str, Any, Any] | None:
+    """Place, value and wanted value of what differs first."""
+    if isinstance(held, dict) and isinstance(wanted, dict):
+        keys = {f"{name}.{key}".lstrip("."): key for key in {**wanted, **held}}
+        parts = [(path, held.get(key), wanted.get(key)) for path, key in keys.items()]
+    elif isinstance(held, list) and isinstance(wanted, list) and len(held) == len(wanted):
+        parts = [(f"{name}[{i}]", *pair) for i, pair in enumerate(zip(held, wanted, strict=True))]
+    else:
+        return None if held == wanted else (name, held, wanted)
+    counted = (part for part in parts if re.sub(r"\[\d+\]", "", part[0]) not in MAY_CHANGE)
+    return next(filter(None, (_first_difference(*part) for part in counted)), None)
+
+
+def _shown(value: Any) -> str:
+    text = "none" if value is None else json.dumps(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

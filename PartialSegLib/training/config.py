@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from ..json_fields import from_json, require, suggestion, to_json
+from ..json_fields import from_json, require, require_at_least, suggestion, to_json
 from ..manifest import Inference, Preprocessing
 from .optimization import Phase
 from .patches.augmentation import PRESETS, Augmentation
@@ -33,6 +33,13 @@ class SyntheticData:
     cases_per_image: int = 1
     validation_images: int = 8
 
+    def __post_init__(self) -> None:
+        """Refuse numbers that mean nothing."""
+        for name in ("atlas_share", "lesion_probability"):
+            value = getattr(self, name)
+            require(0 <= value <= 1, f"{name}: expected a number from 0 to 1, got {value}")
+        require_at_least(self, cases_per_image=1, validation_images=0)
+
 
 @dataclass(frozen=True)
 class CollectionData:
@@ -40,7 +47,8 @@ class CollectionData:
 
     Attributes:
         collection: file made by `partialseg data`; its training cases are trained on.
-        prepared: folder for the preprocessed cases; it is filled before the first step.
+        prepared: folder for the preprocessed cases, in it one folder for each kind of preprocessing; it is
+            filled before the first step.
         case_sampling: every case with the same probability, or with 1 / sqrt(cases of its data set).
         preparing_processes: that preprocess cases at the same time.
         place: where patches lie, see `training.patches.sampling`.
@@ -63,7 +71,10 @@ class CollectionData:
     validation_patches: int = 16
 
     def __post_init__(self) -> None:
-        """Refuse an augmentation that there is not."""
+        """Refuse numbers that mean nothing, and an augmentation that there is not."""
+        require_at_least(self, preparing_processes=1, validation_patches=0)
+        share = self.foreground
+        require(0 <= share <= 1, f"foreground: expected a number from 0 to 1, got {share}")
         require(
             self.augmentation in PRESETS,
             f"augmentation: unknown preset {self.augmentation!r}; {suggestion(self.augmentation, PRESETS)}",
@@ -100,6 +111,15 @@ class Loss:
     foreground_weight: float = 0.0
     background_weight: float = 0.0
     deep_supervision: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse weights that mean nothing."""
+        require_at_least(self, dice_epsilon=0, foreground_weight=0, background_weight=0)
+        weights = self.deep_supervision
+        require(
+            not weights or (min(weights) >= 0 and max(weights) > 0),
+            f"deep_supervision: expected weights of 0 or more, not all 0, got {list(weights)}",
+        )
 
 
 @dataclass(frozen=True)
@@ -197,8 +217,10 @@ class TrainingConfig:
         given = sum(data is not None for data in (self.synthetic, self.collection))
         require(given == 1, f"synthetic, collection: expected one of the two, got {given or 'neither'}")
         require(len(self.phases) > 0, "phases: expected at least one, got none")
-        for name in ("batch_size", "accumulate", "checkpoint_every"):
-            require(getattr(self, name) > 0, f"{name}: expected 1 or more, got {getattr(self, name)}")
+        require_at_least(self, batch_size=1, accumulate=1, checkpoint_every=1)
+        require_at_least(self, validate_every=0, seed=0, workers=0)
+        decay = self.ema_decay
+        require(0 <= decay < 1, f"ema_decay: expected 0 or more and less than 1, got {decay}")
         require(
             self.tissue is None or self.synthetic is not None,
             "tissue: only synthetic images have labels for it; leave it out, or train on synthetic data",

@@ -6,10 +6,13 @@ import sys
 from collections.abc import Callable
 
 from ..errors import DeviceError, InputError
+from .stop_signals import Terminated
 
 
 def exit_code_of(command: Callable[[], object], when_interrupted: str = "") -> int:
-    """Run a command; 0 when done, 2 after a user's mistake, 3 without the device, 130 when interrupted.
+    """Run a command and return its exit code.
+
+    0 when done, 2 after a user's mistake, 3 without the device, 130 and 143 after SIGINT and SIGTERM.
 
     Args:
         command: what to run.
@@ -23,7 +26,8 @@ def exit_code_of(command: Callable[[], object], when_interrupted: str = "") -> i
     except DeviceError as error:
         sys.stderr.write(f"{error}\n")
         return 3
-    except KeyboardInterrupt:
-        sys.stderr.write(f"{when_interrupted}\n" if when_interrupted else "")
-        return 130
+    except KeyboardInterrupt as error:
+        sentence = str(error) or when_interrupted
+        sys.stderr.write(f"{sentence}\n" if sentence else "")
+        return 143 if isinstance(error, Terminated) else 130
     return 0

@@ -15,10 +15,10 @@ from ..devices import explained_memory_errors
 from ..errors import DeviceError, InputError, OutOfMemoryError
 from .phased_run import PhasedRun, StepResult
 from .run_log import RunLog
+from .stop_signals import noted_signals, stop
 from .workers import Workers
 
 CHECKPOINT_FILE, PACKAGE_FOLDER = "checkpoint.pt", "package"
-INTERRUPTED = "Interrupted; start the same command again to go on from the last checkpoint."
 
 
 def run_steps(
@@ -30,7 +30,7 @@ def run_steps(
     validate_every: int,
     validate: Callable[[], None],
 ) -> None:
-    """Take all steps that are left.
+    """Take all steps that are left, or those until a signal asks any of the processes to stop.
 
     Args:
         run: at any step.
@@ -43,22 +43,32 @@ def run_steps(
 
     Raises:
         InputError: loss or gradient are no longer finite, or the disk is full.
+        KeyboardInterrupt: SIGINT or SIGTERM (`Terminated`) has come; there is a checkpoint of the last step.
     """
-    while run.step < run.iterations:
-        asked = time.monotonic()
-        batch = next(feed)
-        waited = time.monotonic() - asked
-        result = run.take_step(batch)
-        _check_finite(result, run)
-        mean = run.workers.mean(result.loss)
-        log.add_step(run.step, mean, result.rate, result.norm, waited, result.figures)
-        done = run.step == run.iterations
-        if done or (validate_every and run.step % validate_every == 0):
-            validate()
-        if done or run.step % checkpoint_every == 0:
-            log.flush()
-            if run.workers.leads:
-                run.save(folder / CHECKPOINT_FILE)
+    with noted_signals(alone=run.workers.size == 1) as noted:
+        while run.step < run.iterations:
+            result, waited = _timed_step(run, feed)
+            _check_finite(result, run)
+            mean, asked = run.workers.means([result.loss, float(bool(noted))])
+            log.add_step(run.step, mean, result.rate, result.norm, waited, result.figures)
+            done = run.step == run.iterations
+            if done or (validate_every and run.step % validate_every == 0):
+                validate()
+            if done or asked or run.step % checkpoint_every == 0:
+                log.flush()
+                if run.workers.leads:
+                    run.save(folder / CHECKPOINT_FILE)
+            if asked and not done:
+                run.workers.wait()
+                stop(noted)
+
+
+def _timed_step(run: PhasedRun, feed: Iterator[Any]) -> tuple[StepResult, float]:
+    """Take a step, and say how many seconds it waited for its data."""
+    asked = time.monotonic()
+    batch = next(feed)
+    waited = time.monotonic() - asked
+    return run.take_step(batch), waited
 
 
 def _check_finite(result: StepResult, run: PhasedRun) -> None:
@@ -111,6 +121,21 @@ def explained_compilation(compiled: bool) -> Iterator[None]:
             f"The network failed as torch.compile of PyTorch {torch.__version__} has compiled it "
             f"({type(error).__name__}); set compile=false, the run goes on from its last checkpoint."
         ) from error
+
+
+def make_run_folder(output: str) -> Path:
+    """Make the folder of a run, if it is not there yet.
+
+    Raises:
+        InputError: it cannot be made.
+    """
+    try:
+        Path(output).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"output: {output} cannot be made a folder ({error.strerror}); choose another place."
+        ) from None
+    return Path(output)
 
 
 def check_batch(batch_size: int, items: str, workers: Workers, accumulate: int = 1) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from ..errors import InputError
-from ..json_fields import require
+from ..json_fields import require, require_at_least
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Phase:
         epoch: steps for which the learning rate stays the same.
         warm_up: first epochs, in which the learning rate rises linearly from `warm_up_start` of it instead.
         warm_up_start: fraction.
-        momentum: of SGD.
+        momentum: of SGD; 0 for none.
         amsgrad: of Adam and AdamW: steps by the largest second moment so far.
         weight_decay: of all weights.
         gradient_clip: largest norm of the gradient; None does not clip.
@@ -49,10 +49,12 @@ class Phase:
     factors: dict[str, float] | None = None
 
     def __post_init__(self) -> None:
-        """Refuse a phase without steps."""
-        for name in ("iterations", "epoch"):
-            require(getattr(self, name) > 0, f"{name}: expected 1 or more, got {getattr(self, name)}")
+        """Refuse what no phase can mean."""
+        require_at_least(self, iterations=1, epoch=1, warm_up=0, weight_decay=0)
         require(self.learning_rate > 0, f"learning_rate: expected more than 0, got {self.learning_rate}")
+        require(0 <= self.momentum < 1, f"momentum: expected 0 or more and less than 1, got {self.momentum}")
+        clip = self.gradient_clip
+        require(clip is None or clip > 0, f"gradient_clip: expected more than 0 or null, got {clip}")
 
 
 class Position(NamedTuple):
@@ -109,7 +111,11 @@ def make_optimizer(phase: Phase, modules: Iterable[nn.Module]) -> torch.optim.Op
         decay = phase.weight_decay
         return adam(options, phase.learning_rate, weight_decay=decay, amsgrad=phase.amsgrad)
     return torch.optim.SGD(
-        options, phase.learning_rate, phase.momentum, weight_decay=phase.weight_decay, nesterov=True
+        options,
+        phase.learning_rate,
+        phase.momentum,
+        weight_decay=phase.weight_decay,
+        nesterov=phase.momentum > 0,
     )
 
 

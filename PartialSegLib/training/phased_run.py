@@ -97,17 +97,21 @@ class PhasedRun:
         self.optimizer.zero_grad()
         return rate
 
-    def finish_step(self) -> float:
-        """Change the weights, and return the norm of the gradient before clipping."""
+    def finish_step(self, loss: torch.Tensor) -> tuple[float, float]:
+        """Change the weights; return the loss and the norm of the gradient before clipping.
+
+        Both are read from the device at once, the only time that a step waits for it.
+        """
         self.scaler.unscale_(self.optimizer)
         weights = [p for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
-        norm = float(nn.utils.clip_grad_norm_(weights, self.phase.gradient_clip or math.inf))
+        clipped = nn.utils.clip_grad_norm_(weights, self.phase.gradient_clip or math.inf)
+        value, norm = torch.stack([loss.detach(), clipped.to(loss)]).tolist()
         if math.isfinite(norm) or self.scaler.is_enabled():
             self.scaler.step(self.optimizer)
             self.scaler.update()
             self.step += 1
             self.weights_changed()
-        return norm
+        return value, norm
 
     def weights_changed(self) -> None:
         """Called at the end of each step."""
@@ -124,11 +128,17 @@ class PhasedRun:
         """Continue from a checkpoint, if there is one.
 
         Raises:
-            InputError: it cannot be read, or belongs to another run.
+            InputError: it cannot be read, belongs to another run, or not all processes see it.
         """
-        if not path.exists():
+        state = read_checkpoint(path, self.workers.device) if path.exists() else {}
+        steps = self.workers.gathered(int(state.get("step", 0)))
+        if len(set(steps)) > 1:
+            raise InputError(
+                f"The processes of the run would go on from different steps ({', '.join(map(str, steps))}) "
+                f"by what they find at {path}; `output` must lie on a file system that all nodes see."
+            )
+        if not state:
             return
-        state = read_checkpoint(path, self.workers.device)
         try:
             self.load_state(state)
         except InputError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,7 +12,9 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ..errors import InputError
+from ..json_fields import from_json, to_json
 from ..networks import NETWORKS, PartialLabelNetwork
+from .checkpoint_file import check_settings
 from .config import TrainingConfig
 from .losses import SUMMED
 from .phased_run import PhasedRun, StepResult
@@ -65,13 +68,14 @@ class Run(PhasedRun):
         rate = self.begin_step()
         parts = self.config.accumulate
         size, share = len(batch) // parts, 1.0 if self.config.loss.kind in SUMMED else 1 / parts
-        loss = 0.0
+        losses = []
         for part in range(parts):
             images = batch[part * size : (part + 1) * size]
-            loss += self.add_gradient(images, share, last=part == parts - 1)
-        return StepResult(loss, rate, self.finish_step())
+            losses.append(self.add_gradient(images, share, last=part == parts - 1))
+        loss, norm = self.finish_step(torch.stack(losses).sum())
+        return StepResult(loss, rate, norm)
 
-    def add_gradient(self, batch: list[Any], share: float, last: bool) -> float:
+    def add_gradient(self, batch: list[Any], share: float, last: bool) -> Tensor:
         """Add the gradient of part of a batch, and return its loss, both times `share`.
 
         Args:
@@ -85,7 +89,7 @@ class Run(PhasedRun):
         with waiting:
             loss = share * self._parallel(batch, self.step)
             self.scaler.scale(loss).backward()
-        return float(loss.detach())
+        return loss.detach()
 
     def weights_changed(self) -> None:
         """Exponential moving average of the weights, warmed up so that it forgets the start."""
@@ -106,18 +110,37 @@ class Run(PhasedRun):
         """What a checkpoint holds."""
         return {
             **super().state(),
+            "config": to_json(self.config),
             "network": self.network.state_dict(),
             "tissue_head": None if self.tissue_head is None else self.tissue_head.state_dict(),
             "average": self.average,
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Take over what `state` gave."""
+        """Take over what `state` gave.
+
+        Raises:
+            InputError: it is of a run with other settings.
+        """
+        if "config" in state:  # not in checkpoints of early versions
+            self._check_config(from_json(TrainingConfig, state["config"]), int(state["phase"]))
         self.network.load_state_dict(state["network"])
         if self.tissue_head is not None:
             self.tissue_head.load_state_dict(state["tissue_head"])
         super().load_state(state)
         self.average.update(state["average"])
+
+    def _check_config(self, held: TrainingConfig, phase: int) -> None:
+        """Refuse the settings of another run; phases after the present one may be any."""
+        settings = [
+            {
+                **to_json(config),
+                "package": {"tasks": config.package.get("tasks")},
+                "phases": to_json(config)["phases"][: phase + 1],
+            }
+            for config in (held, self.config)
+        ]
+        check_settings(Path(self.config.output), *settings)
 
 
 def _initial_network(config: TrainingConfig, arguments: dict[str, Any]) -> PartialLabelNetwork:

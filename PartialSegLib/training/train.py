@@ -1,7 +1,7 @@
 """Training from a configuration to a package; the steps are those of `loop`.
 
 python -m PartialSegLib.training CONFIG.json
-torchrun --nproc-per-node 4 -m PartialSegLib.training CONFIG.json --device cuda
+torchrun --nproc-per-node 2 -m PartialSegLib.training CONFIG.json --device cuda
 """
 
 from __future__ import annotations
@@ -17,19 +17,20 @@ from torch.utils.data import Dataset
 
 from ..devices import explained_memory_errors
 from ..errors import InputError
-from ..json_fields import from_json, suggestion, to_json
+from ..json_fields import from_json, require, suggestion, to_json
 from ..manifest import Manifest
 from ..model import build_network, check_tasks_served, save_model
 from ..networks import NETWORKS, PartialLabelNetwork
 from .cases import Cases
 from .config import TrainingConfig
-from .data import batches, prepare, training_cases, validation_cases
+from .data import batches, explained_data_workers, prepare, training_cases, validation_cases
 from .loop import (
     CHECKPOINT_FILE,
     PACKAGE_FOLDER,
     check_batch,
     explained_compilation,
     explained_exhaustion,
+    make_run_folder,
     run_steps,
 )
 from .run import Run
@@ -47,11 +48,14 @@ def train(config: TrainingConfig, device: str = "cpu") -> Path:
 
     Args:
         config: of the run.
-        device: "cpu", "cuda" or "cuda:N"; with `torchrun` each process takes one GPU.
+        device: "auto", "cpu", "cuda" or "cuda:N"; with `torchrun` each process takes one GPU.
 
     Raises:
         InputError: the configuration cannot be trained, loss or gradient are no longer finite, memory or disk
-            are full, a compiled network fails, or another process of the run has stopped.
+            are full, a compiled network fails, another process of the run has stopped, or the processes do
+            not see the same files.
+        DeviceError: there is no such device.
+        KeyboardInterrupt: SIGINT or SIGTERM has stopped the run; it can be continued.
     """
     manifest = make_manifest(config)
     with joined_workers(device) as workers:
@@ -64,8 +68,7 @@ def train(config: TrainingConfig, device: str = "cpu") -> Path:
 
 
 def _train(config: TrainingConfig, manifest: Manifest, workers: Workers) -> Path:
-    output = Path(config.output)
-    output.mkdir(parents=True, exist_ok=True)
+    output = make_run_folder(config.output)
     if workers.leads:
         prepare(config, manifest)
     workers.wait()
@@ -76,7 +79,8 @@ def _train(config: TrainingConfig, manifest: Manifest, workers: Workers) -> Path
     watched = validation_cases(config, manifest, channels) if workers.leads else None
     with RunLog(output, run.step, run.iterations, workers.leads) as log:
         validation = partial(_validate, run, watched, manifest, log, output)
-        with explained_compilation(config.compile), explained_memory_errors(workers.device):
+        compilation, memory = explained_compilation(config.compile), explained_memory_errors(workers.device)
+        with compilation, memory, explained_data_workers():
             run_steps(run, feed, log, output, config.checkpoint_every, config.validate_every, validation)
     if workers.leads:
         save_package(config, manifest, run.weights, output / PACKAGE_FOLDER)
@@ -109,6 +113,9 @@ def make_manifest(config: TrainingConfig) -> Manifest:
         )
     tasks = config.package.get("tasks", [])
     if config.only_tasks:
+        names = [task.get("name") for task in tasks]
+        for name in config.only_tasks:
+            require(name in names, f"only_tasks: unknown task {name!r}; {suggestion(name, names)}.")
         tasks = [task for task in tasks if task.get("name") in config.only_tasks]
     arguments = dict(config.network_arguments)
     if "num_tasks" in signature(NETWORKS[config.network]).parameters:

@@ -55,8 +55,8 @@ class TrainingStep(nn.Module):
     def forward(self, batch: Sequence[Cases], step: int) -> Tensor:
         """The loss of some cases at a step of the run: a scalar, a mean over them unless it is summed."""
         device, tissue = self.workers.device, self.config.tissue
-        images = torch.stack([cases.image for cases in batch])
-        images = images.to(device, memory_format=torch.channels_last_3d)
+        images = torch.stack([cases.image.to(device, non_blocking=True) for cases in batch])
+        images = images.to(memory_format=torch.channels_last_3d)
         levels = self._levels(images)
         loss = images.new_zeros(())
         if tissue is not None and self.tissue_head is not None:
@@ -121,10 +121,10 @@ class TrainingStep(nn.Module):
         with self._autocast(self.network.convolves_in_head):
             logits = self.network.forward_level_head(features, task, level)[0]
         channels, size = logits.shape[0], logits.shape[1:]
-        target = _of_size(cases.target[number, :channels].to(logits.device), size)
+        target = _of_size(cases.target[number, :channels].to(logits.device, non_blocking=True), size)
         known = None
         if cases.ignored is not None:
-            known = ~_of_size(cases.ignored[None].to(logits.device), size).flatten()
+            known = ~_of_size(cases.ignored[None].to(logits.device, non_blocking=True), size).flatten()
         annotated = cases.annotated[number, :channels].to(logits.device)
         return Prediction(task, logits.float().flatten(1), target.flatten(1), annotated, known)
 

@@ -47,7 +47,7 @@ def validate(
     device: torch.device,
     picture: Path | None = None,
 ) -> Scores:
-    """Dice of the annotated structures, each over the voxels of all patches together.
+    """Dice of the annotated structures, each over the labelled voxels of all patches together.
 
     Args:
         network: in evaluation mode, on the device.
@@ -68,6 +68,8 @@ def validate(
             task, target, annotated = manifest.tasks[index], cases.target[number], cases.annotated[number]
             logits = network.forward_head(features, index)[0]
             masks = predicted_masks(logits, manifest.inference.activation).cpu()
+            if cases.ignored is not None:
+                masks, target = masks & ~cases.ignored, target & ~cases.ignored
             channels = {name: channel for name, channel in task.structures.items() if annotated[channel]}
             for structure, channel in channels.items():
                 key = task.name, structure

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -14,7 +15,8 @@ from torch import Tensor, nn
 from torch.distributed.nn.functional import all_reduce
 from torch.nn.parallel import DistributedDataParallel
 
-from ..errors import InputError
+from ..devices import choose_device
+from ..errors import DeviceError, InputError
 
 Key = tuple[int, int]
 
@@ -80,13 +82,22 @@ class Workers:
         if self.size > 1:
             dist.barrier()
 
-    def mean(self, value: float) -> float:
-        """The mean of a number over all processes."""
+    def means(self, values: Sequence[float]) -> list[float]:
+        """The means of numbers over all processes, in one exchange."""
         if self.size == 1:
-            return value
-        tensor = torch.tensor(value, dtype=torch.float64, device=self.device)
+            return list(values)
+        tensor = torch.tensor(values, dtype=torch.float64, device=self.device)
         dist.all_reduce(tensor)
-        return float(tensor) / self.size
+        return [total / self.size for total in tensor.tolist()]
+
+    def gathered(self, value: int) -> list[int]:
+        """A number of every process, in the order of their ranks."""
+        if self.size == 1:
+            return [value]
+        table = torch.zeros(self.size, dtype=torch.int64, device=self.device)
+        table[self.rank] = value
+        dist.all_reduce(table)
+        return table.tolist()
 
 
 ALONE = Workers()
@@ -97,29 +108,31 @@ def joined_workers(device: str) -> Iterator[Workers]:
     """This process among those that `torchrun` started, or alone.
 
     Args:
-        device: "cpu", "cuda" (each process takes the GPU of its local rank) or "cuda:N".
+        device: "cpu", "cuda" (each process takes the GPU of its local rank), "cuda:N", or "auto", which takes
+            a GPU where there is one.
 
     Raises:
-        InputError: another process of the run has gone, or there are more processes than GPUs.
+        InputError: another process of the run has gone, there are more processes than GPUs, the device has
+            an unknown name, or `srun` has started processes that do not know of each other.
+        DeviceError: there is no such device.
     """
-    if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
-        yield Workers(device=torch.device(device))
+    together = "RANK" in os.environ and "WORLD_SIZE" in os.environ
+    place = _device_of_rank(device) if together else _device(device)
+    if place.type == "cuda":
+        torch.backends.cudnn.benchmark = True  # patches have one size
+    if not together:
+        _check_started_alone()
+        yield Workers(device=place)
         return
     rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    place = torch.device(device)
     if place.type == "cuda":
-        place = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-        if place.index >= torch.cuda.device_count():
-            raise InputError(
-                f"{place.index + 1} processes or more on a machine with {torch.cuda.device_count()} GPUs; "
-                "start torchrun with --nproc-per-node of at most the number of GPUs."
-            )
         torch.cuda.set_device(place)
     dist.init_process_group("nccl" if place.type == "cuda" else "gloo", timeout=PATIENCE)
     try:
         yield Workers(rank, size, place)
-    except RuntimeError as error:
-        if not _is_lost_connection(error):
+    except BaseException as error:
+        traceback.clear_frames(error.__traceback__)  # what they hold of the group would hang when freed later
+        if not isinstance(error, RuntimeError) or not _is_lost_connection(error):
             raise
         raise InputError(
             "Another process of the run has stopped; start the same command again: "
@@ -127,6 +140,39 @@ def joined_workers(device: str) -> Iterator[Workers]:
         ) from None
     finally:
         dist.destroy_process_group()
+
+
+def _device(name: str) -> torch.device:
+    """The device of a process that is alone; "auto" does without mps."""
+    if name == "mps":
+        raise DeviceError("Training has not been tried on mps; choose auto, cpu, cuda or cuda:N.")
+    place = choose_device(name)
+    return torch.device("cpu") if place.type == "mps" else place
+
+
+def _device_of_rank(name: str) -> torch.device:
+    """The device of one of several processes; on a GPU none opens that of another."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if not name.startswith("cuda"):
+        return _device(name)
+    index, count = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+    if index >= count > 0:
+        raise InputError(
+            f"{index + 1} processes or more on a machine with {count} GPUs; "
+            "start torchrun with --nproc-per-node of at most the number of GPUs."
+        )
+    return choose_device(f"cuda:{index}")
+
+
+def _check_started_alone() -> None:
+    """Refuse to be one of the processes of `srun`, all of which would train the same run."""
+    tasks = int(os.environ.get("SLURM_STEP_NUM_TASKS", "1"))  # absent from a batch script itself
+    if tasks > 1:
+        raise InputError(
+            f"srun has started {tasks} processes that do not know of each other; start one on each node, as "
+            "in srun --ntasks-per-node=1 torchrun --nnodes=$SLURM_NNODES --nproc-per-node=GPUS …"
+        )
 
 
 def _is_lost_connection(error: RuntimeError) -> bool:

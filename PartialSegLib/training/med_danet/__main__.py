@@ -7,24 +7,21 @@ import logging
 import sys
 from collections.abc import Sequence
 
-from ...devices import choose_device
 from ..exit_codes import exit_code_of
-from ..loop import INTERRUPTED
+from ..stop_signals import INTERRUPTED
 from .config import read_slice_bank_config
 from .training import train_slice_bank
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Train as the configuration says; 0 when done, 2 after a user's mistake, 130 when interrupted."""
+    """Train as the configuration says, and return the exit code, see `exit_code_of`."""
     parser = argparse.ArgumentParser("python -m PartialSegLib.training.med_danet")
     parser.add_argument("config", help="JSON file of a SliceBankConfig")
-    parser.add_argument("--device", default="cpu", help="auto, cpu, cuda, cuda:N or mps")
+    parser.add_argument("--device", default="cpu", help="auto, cpu, cuda or cuda:N (%(default)s)")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     return exit_code_of(
-        lambda: train_slice_bank(
-            read_slice_bank_config(options.config), device=str(choose_device(options.device))
-        ),
+        lambda: train_slice_bank(read_slice_bank_config(options.config), device=options.device),
         INTERRUPTED,
     )
 

@@ -17,8 +17,8 @@ from ...errors import InputError
 from ...manifest import Manifest, Task
 from ..collection import Collection, DataSet, read_collection
 from ..preparation.case_store import PreparedCase
-from ..preparation.prepared_cases import find_case, labelled_cases, prepare_collection
-from .config import SliceBankConfig
+from ..preparation.prepared_cases import find_case, labelled_cases, prepare_collection, settings_folder
+from .config import CollectionSlicesConfig, SliceBankConfig
 from .slices import PhantomSlices, Slice, SliceSource
 
 VALIDATION_SEED = 10_000_000_033  # of patients that no training has seen
@@ -88,7 +88,7 @@ def prepare_slices(config: SliceBankConfig) -> None:
         prepare_collection(
             read_collection(config.collection.collection),
             config.preprocessing,
-            Path(config.collection.prepared),
+            _prepared(config, config.collection),
             rule=config.collection.label_resampling,
             processes=max(1, config.workers),
         )
@@ -104,7 +104,7 @@ def open_slices(config: SliceBankConfig, manifest: Manifest) -> SliceSource:
     if config.collection is None:
         return PhantomSlices(config.phantoms, config.preprocessing, task, config.seed)
     collection = read_collection(config.collection.collection)
-    return CollectionSlices(collection, Path(config.collection.prepared), task)
+    return CollectionSlices(collection, _prepared(config, config.collection), task)
 
 
 def open_validation_slices(config: SliceBankConfig, manifest: Manifest) -> SliceSource | None:
@@ -124,9 +124,14 @@ def open_validation_slices(config: SliceBankConfig, manifest: Manifest) -> Slice
         collection = read_collection(config.collection.collection)
         if not labelled_cases(collection, "validation"):
             return None
-        slices = CollectionSlices(collection, Path(config.collection.prepared), task, "validation")
+        slices = CollectionSlices(collection, _prepared(config, config.collection), task, "validation")
     numbers = np.linspace(0, len(slices) - 1, min(wanted, len(slices))).round().astype(int)
     return Subset(slices, numbers.tolist())  # type: ignore[arg-type] # a source is as good as a data set
+
+
+def _prepared(config: SliceBankConfig, data: CollectionSlicesConfig) -> Path:
+    """Where the cases lie that were prepared as the configuration says."""
+    return settings_folder(Path(data.prepared), config.preprocessing, data.label_resampling)
 
 
 def _check_labels(data_set: DataSet, task: Task) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ...errors import InputError
-from ...json_fields import from_json, require, to_json
+from ...json_fields import from_json, require, require_at_least, to_json
 from ...manifest import Inference, Manifest, Preprocessing
 from ..config_files import read_json
 from ..optimization import Phase
@@ -148,8 +148,8 @@ class SliceBankConfig:
         for number, candidate in enumerate(self.candidates):
             place = f"candidates[{number}].epochs"
             require(candidate.epochs >= 1, f"{place}: expected 1 or more, got {candidate.epochs}")
-        for name in ("decision_epochs", "checkpoint_every"):
-            require(getattr(self, name) > 0, f"{name}: expected 1 or more, got {getattr(self, name)}")
+        require_at_least(self, decision_epochs=1, checkpoint_every=1, validate_every=0, validation_slices=0)
+        require_at_least(self, warm_up_epochs=0, weight_decay=0, seed=0, workers=0)
         require(0 <= self.alpha <= 1, f"alpha: expected a weight from 0 to 1, got {self.alpha}")
         require(self.batch_size >= 2, f"batch_size: expected 2 or more slices, got {self.batch_size}")
         require(set(self.mirror_axes) <= {0, 1}, "mirror_axes: expected some of 0 (y) and 1 (x)")

@@ -6,6 +6,7 @@ Wang et al.: Med-DANet, ECCV 2022, sections 3.2, 3.3 and 4.1.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from ...errors import InputError
 from ...json_fields import to_json
 from ...manifest import Manifest
 from ...networks import MedDANet
+from ..checkpoint_file import check_settings
 from ..phased_run import PhasedRun, StepResult, mixed_precision
 from ..shared_batch_norm import share_batch_norm
 from ..workers import Workers
@@ -22,9 +24,6 @@ from .choice_metric import best_choices
 from .config import SliceBankConfig
 from .losses import bank_loss, candidate_loss, decision_loss
 from .slices import Slice
-
-WITHOUT_EFFECT = ("output", "package", "checkpoint_every", "validate_every", "validation_slices", "workers")
-"""Fields of the configuration that may change when a run is continued."""
 
 Judged = tuple[Tensor, dict[str, Tensor]]
 """A loss, and figures for the log by the names of their columns."""
@@ -42,7 +41,7 @@ class SliceBankRun(PhasedRun):
 
     Attributes:
         network: on the device of the process.
-        identity: what may not change when the run is continued, as plain JSON.
+        identity: settings of the run, as plain JSON; most may not change when it is continued.
         figures: names of the columns that a step fills in the log.
 
     Raises:
@@ -67,8 +66,8 @@ class SliceBankRun(PhasedRun):
         self.config = config
         self.network = network.to(workers.device)
         self.steps_per_epoch = steps_per_epoch
-        kept = {key: value for key, value in to_json(config).items() if key not in WITHOUT_EFFECT}
-        self.identity = {**kept, "tasks": config.package["tasks"], "number of slices": num_slices}
+        settings = {key: value for key, value in to_json(config).items() if key != "package"}
+        self.identity = {**settings, "tasks": config.package["tasks"], "number of slices": num_slices}
         losses = [f"loss/{candidate.name}" for candidate in config.candidates]
         self.figures = (*losses, "right", *(f"choice/{option}" for option in network.bank.options))
         phases = config.phases(steps_per_epoch)
@@ -84,11 +83,12 @@ class SliceBankRun(PhasedRun):
     def take_step(self, batch: Slice) -> StepResult:
         """Change the weights once, by the slices that this process has of a batch."""
         rate = self.begin_step()
-        batch = Slice(*(part.to(self.workers.device) for part in batch))
+        batch = Slice(*(part.to(self.workers.device, non_blocking=True) for part in batch))
         loss, figures = self._judge_choices(batch) if self.phase_number else self._judge_candidates(batch)
         self.scaler.scale(loss).backward()
-        means = {name: self.workers.mean(float(value.detach())) for name, value in figures.items()}
-        return StepResult(float(loss.detach()), rate, self.finish_step(), means)
+        means = self.workers.means(torch.stack(list(figures.values())).detach().tolist())
+        value, norm = self.finish_step(loss)
+        return StepResult(value, rate, norm, dict(zip(figures, means, strict=True)))
 
     def _judge_candidates(self, batch: Slice) -> Judged:
         """Of all candidates that have not left, together (equations 5 and 6).
@@ -141,12 +141,7 @@ class SliceBankRun(PhasedRun):
         Raises:
             InputError: it is of a run with another configuration or other slices.
         """
-        for name, value in self.identity.items():
-            if state["identity"].get(name) != value:
-                raise InputError(
-                    f"{self.config.output} holds a run with another {name}; choose another output folder, or "
-                    "take the configuration of that run."
-                )
+        check_settings(Path(self.config.output), state["identity"], self.identity)
         self.network.load_state_dict(state["network"])
         super().load_state(state)
 

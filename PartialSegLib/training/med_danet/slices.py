@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from ...json_fields import require, suggestion
 from ...manifest import Preprocessing, Task
 from ...phantom import STRUCTURE_TISSUES, Phantom, make_phantom
+from ..stop_signals import heed_parent_only
 from ..workers import ALONE, Workers
 from .config import PhantomConfig, SliceBankConfig
 
@@ -174,6 +175,8 @@ def load_batches(
         VariedSlices(source, config),
         batch_sampler=_places(len(source), config, first, last, workers),
         num_workers=config.workers,
+        worker_init_fn=heed_parent_only,
+        pin_memory=workers.device.type == "cuda",
     )
     return iter(loader)
 

@@ -15,7 +15,14 @@ import torch
 
 from ...manifest import Manifest
 from ...model import save_model
-from ..loop import CHECKPOINT_FILE, PACKAGE_FOLDER, check_batch, explained_exhaustion, run_steps
+from ..loop import (
+    CHECKPOINT_FILE,
+    PACKAGE_FOLDER,
+    check_batch,
+    explained_exhaustion,
+    make_run_folder,
+    run_steps,
+)
 from ..run_log import RunLog
 from ..run_report import write_report
 from ..validation import Scores
@@ -41,12 +48,15 @@ def train_slice_bank(
     Args:
         config: of the run.
         source: the slices; None takes those that the configuration names.
-        device: "cpu", "cuda" or "cuda:N"; with `torchrun` each process takes one GPU.
+        device: "auto", "cpu", "cuda" or "cuda:N"; with `torchrun` each process takes one GPU.
         watched: slices on which the run is validated, where `source` is given; None for no validation.
 
     Raises:
         InputError: the configuration does not make a valid package, the folder holds another run, loss or
-            gradient are no longer finite, memory or disk are full, or another process of the run has stopped.
+            gradient are no longer finite, memory or disk are full, another process of the run has stopped,
+            or the processes do not see the same files.
+        DeviceError: there is no such device.
+        KeyboardInterrupt: SIGINT or SIGTERM has stopped the run; it can be continued.
     """
     manifest = slice_bank_manifest(config)
     with joined_workers(device) as workers:
@@ -72,8 +82,7 @@ def _train(
         watched = open_validation_slices(config, manifest) if workers.leads else None
     check_batch(min(config.batch_size, len(source)), "slices", workers)
     run = SliceBankRun(config, manifest, len(source), steps_per_epoch(source, config.batch_size), workers)
-    output = Path(config.output)
-    output.mkdir(parents=True, exist_ok=True)
+    output = make_run_folder(config.output)
     run.resume(output / CHECKPOINT_FILE)
     feed = load_batches(source, config, run.step, run.iterations, workers)
     with RunLog(output, run.step, run.iterations, workers.leads, run.figures) as log:

@@ -21,7 +21,7 @@ from ..preparation.case_store import PreparedCase, Size
 from ..preparation.prepared_cases import find_case, labelled_cases
 from .augmentation import Augmentation, monai_transforms
 from .intensities import disturb_intensities
-from .sampling import CaseSampling, Padding, Place, case_probabilities, choose_start
+from .sampling import CaseSampling, Padding, Place, case_probabilities, cases_in_turn, choose_start
 from .spatial_transform import draw_spatial_transform
 
 
@@ -62,9 +62,10 @@ class CollectionCases(Dataset[Cases]):
     """Patches of a collection, one case each: a pure function of (seed, index).
 
     Neither the number of workers nor where a run was interrupted changes a patch. Cases are drawn with
-    replacement, as in nnU-Net; DoDNet's code goes through all cases in random order. Where an image is
-    smaller than what a patch is made from, the missing voxels have the intensity outside the image and are
-    labelled background, as in DoDNet's code: so the network learns that nothing is there.
+    replacement, as in nnU-Net; DoDNet's code goes through all cases in random order. For validation tasks
+    take turns, see `cases_in_turn`. Where an image is smaller than what a patch is made from, the missing
+    voxels have the intensity outside the image and are labelled background, as in DoDNet's code: so the
+    network learns that nothing is there.
 
     Args:
         folder: with the prepared cases, see `training.preparation`.
@@ -107,6 +108,10 @@ class CollectionCases(Dataset[Cases]):
         self.num_structures, self.patch_size = num_structures, patch_size
         self.length = length
         self.seed = (seed,) if isinstance(seed, int) else tuple(seed)
+        self.order: list[int] | None = None
+        if split == "validation":
+            keys = [(case.task, case.data_set.name) for case in self.cases]
+            self.order = cases_in_turn(keys, length, np.random.default_rng(self.seed))
         self.place: Place = place
         self.foreground = foreground
         self.padding: Padding = padding
@@ -120,8 +125,7 @@ class CollectionCases(Dataset[Cases]):
     def __getitem__(self, index: int) -> Cases:
         """Make patch number `index`."""
         rng = np.random.default_rng([*self.seed, index])
-        number = np.searchsorted(self.cumulative, rng.random(), side="right")
-        chosen = self.cases[min(int(number), len(self.cases) - 1)]
+        chosen = self.cases[self._drawn(rng) if self.order is None else self.order[index]]
         transform = draw_spatial_transform(self.augmentation, rng)
         covered, crop = transform.scaled_size(self.patch_size), transform.crop_size(self.patch_size)
         where = self.place, self.foreground, self.padding
@@ -132,6 +136,11 @@ class CollectionCases(Dataset[Cases]):
         image, labels = transform.apply(image, labels, self.patch_size)
         image = disturb_intensities(image, self.augmentation, rng)
         return chosen.with_labels(image, labels, self.num_structures)
+
+    def _drawn(self, rng: np.random.Generator) -> int:
+        """Number of a case for training."""
+        number = np.searchsorted(self.cumulative, rng.random(), side="right")
+        return min(int(number), len(self.cases) - 1)
 
 
 def labelled_cases_of_tasks(

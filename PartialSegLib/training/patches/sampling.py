@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from itertools import cycle, islice
 from typing import Literal
 
 import numpy as np
@@ -34,6 +35,25 @@ def case_probabilities(data_sets: Sequence[str], rule: CaseSampling) -> np.ndarr
     weights = np.array([1.0 if rule == "uniform" else cases[name] ** -0.5 for name in data_sets])
     probabilities: np.ndarray = weights / weights.sum()
     return probabilities
+
+
+def cases_in_turn(keys: Sequence[tuple[int, str]], length: int, rng: np.random.Generator) -> list[int]:
+    """Choose cases so that tasks take turns, and within a task its data sets.
+
+    Args:
+        keys: for each case the index of its task and the name of its data set.
+        length: how many to choose.
+        rng: draws the order of the cases of a data set; none comes twice before all have come.
+
+    Returns:
+        Numbers of the chosen cases.
+    """
+    by_task: dict[int, dict[str, list[int]]] = {}
+    for number in rng.permutation(len(keys)).tolist():
+        task, data_set = keys[number]
+        by_task.setdefault(task, {}).setdefault(data_set, []).append(number)
+    tasks = [cycle([cycle(cases) for cases in by_task[task].values()]) for task in sorted(by_task)]
+    return [next(next(data_sets)) for data_sets in islice(cycle(tasks), length)]
 
 
 def choose_start(

@@ -12,9 +12,15 @@ in place of Zstandard 39 MB, 18 and 30 ms. What does not fit into memory would m
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from platform import node
+from secrets import token_hex
 from typing import Any, Final
 
 import numpy as np
@@ -22,7 +28,6 @@ from scipy import ndimage
 
 from ...errors import InputError
 from ...json_fields import from_json, to_json
-from ...output_files import replacing
 
 Size = tuple[int, int, int]
 
@@ -34,6 +39,8 @@ FILES: Final = {IMAGE_FILE, LABELS_FILE, VOXELS_FILE, CASE_FILE}
 BLOCK: Final = (16, 48, 48)
 CHUNK: Final = (32, 96, 96)
 KEPT_VOXELS: Final = 5000
+PARTIAL: Final = ".partial-"  # in the name of a folder in which a case is being written
+STALE_AFTER_S: Final = 6 * 3600  # a case is written within minutes, perhaps by another computer
 
 
 @dataclass(frozen=True)
@@ -131,25 +138,37 @@ def read_case(folder: Path) -> PreparedCase | None:
         return None
 
 
-def remove_case(folder: Path) -> None:
-    """Remove a prepared case if there is one, or what is left of one.
+def is_prepared(folder: Path, settings: str) -> bool:
+    """Whether a whole case made with these settings is there."""
+    case = read_case(folder)
+    return case is not None and case.summary.settings == settings
+
+
+def check_place(folder: Path) -> None:
+    """Refuse a place for a case where something else lies.
 
     Raises:
-        InputError: the folder holds something else.
+        InputError: the folder holds other files than those of a case.
     """
-    if folder.exists():
-        if not folder.is_dir() or {path.name for path in folder.iterdir()} - FILES:
-            raise InputError(f"{folder} is no prepared case; choose a new folder for the prepared cases.")
-        shutil.rmtree(folder)
+    if not _has_only_files_of_a_case(folder):
+        raise InputError(f"{folder} is no prepared case; choose a new folder for the prepared cases.")
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what killed processes have left, hours ago, in a folder of cases."""
+    for leftover in folder.glob(f".*{PARTIAL}*"):
+        with suppress(OSError):  # another process was quicker
+            if time.time() - leftover.stat().st_mtime > STALE_AFTER_S and _has_only_files_of_a_case(leftover):
+                shutil.rmtree(leftover, ignore_errors=True)
 
 
 def write_case(
     folder: Path, image: np.ndarray, labels: np.ndarray, background: tuple[float, ...], settings: str
 ) -> None:
-    """Write a case in one stroke.
+    """Write a case in one stroke; one of other settings is replaced, one of the same settings stays.
 
     Args:
-        folder: of the case; nothing is there yet.
+        folder: of the case.
         image: (C, D, H, W), scaled; kept as float16.
         labels: (D, H, W) uint8 or uint16.
         background: scaled intensity outside the image, for each channel.
@@ -162,8 +181,7 @@ def write_case(
     values = label_values(labels)
     voxels: dict[str, Any] = {str(value.value): _some_voxels(labels, value) for value in values}
     summary = CaseSummary(settings, (depth, height, width), background, values)
-    with replacing(folder) as temporary:
-        temporary.mkdir()
+    with _new_case(folder, settings) as temporary:
         (temporary / IMAGE_FILE).write_bytes(_compressed(image.astype(np.float16, copy=False)))
         (temporary / LABELS_FILE).write_bytes(_compressed(labels))
         with (temporary / VOXELS_FILE).open("wb") as file:
@@ -181,6 +199,61 @@ def label_values(labels: np.ndarray) -> tuple[LabelValue, ...]:
             low, high = (z.start, y.start, x.start), (z.stop, y.stop, x.stop)
             found.append(LabelValue(value, int(counts[value]), low, high))
     return tuple(found)
+
+
+@contextmanager
+def _new_case(folder: Path, settings: str) -> Iterator[Path]:
+    """A folder to write a case into, which takes its place at once."""
+    temporary = _beside(folder)
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        _put_in_place(temporary, folder, settings)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise InputError(
+            f"Cannot write {folder}: {reason}; choose another place or free some space."
+        ) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _put_in_place(temporary: Path, folder: Path, settings: str) -> None:
+    """Rename a finished case, unless another process was quicker."""
+    for attempts_left in reversed(range(10)):
+        if is_prepared(folder, settings):
+            return
+        try:
+            _remove_case(folder)
+            temporary.rename(folder)
+            return
+        except OSError:  # another process did the same between these two lines
+            if not attempts_left:
+                raise
+
+
+def _beside(folder: Path) -> Path:
+    """A name that no other process on any computer takes."""
+    return folder.with_name(f".{node()}-{os.getpid()}-{token_hex(4)}{PARTIAL}{folder.name}")
+
+
+def _remove_case(folder: Path) -> None:
+    """Remove a case if there is one, or what is left of one; nobody ever sees half of it."""
+    check_place(folder)
+    aside = _beside(folder)
+    with suppress(FileNotFoundError):
+        folder.rename(aside)
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _has_only_files_of_a_case(folder: Path) -> bool:
+    """Whether a folder holds nothing else; also if there is none, or no more."""
+    try:
+        return {path.name for path in folder.iterdir()} <= FILES
+    except FileNotFoundError:
+        return True
+    except NotADirectoryError:
+        return False
 
 
 def _some_voxels(labels: np.ndarray, value: LabelValue) -> np.ndarray:

@@ -1,9 +1,14 @@
-"""A folder with the preprocessed cases of a collection: filled once, what is there already is kept."""
+"""A folder with the preprocessed cases of a collection: filled once, what is there already is kept.
+
+Cases of other settings lie in folders of their own (`settings_folder`), and several processes, on several
+computers, may fill and read a folder at the same time.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import shutil
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -13,7 +18,7 @@ from dataclasses import dataclass
 from math import prod
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import SimpleITK
 import torch
@@ -21,9 +26,10 @@ import torch
 from ...errors import InputError
 from ...json_fields import to_json
 from ...manifest import Preprocessing
+from ...output_files import replacing
 from ..case_images import CaseImage, case_image
 from ..collection import Case, Collection
-from .case_store import PreparedCase, read_case, remove_case
+from .case_store import PreparedCase, check_place, is_prepared, read_case, remove_leftovers
 from .channels import check_channels
 from .preparing import LabelRule, prepare_case
 
@@ -31,7 +37,11 @@ STORE_VERSION: Final = 2
 SLICE_THICKNESS: Final = "0018|0050"  # DICOM
 BYTES_PER_VOXEL: Final = 1.5  # a channel and labels compressed; 3 without compression
 
+SETTINGS_FILE: Final = "settings.json"
+
 Progress = Callable[[int, int], None]
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -46,12 +56,15 @@ class Job:
     settings: str
 
     def run(self) -> None:
-        """Prepare the case; what is left of an earlier attempt goes first."""
-        for leftover in self.folder.parent.glob(".*.partial-*"):
-            if leftover.name.endswith(f".partial-{self.folder.name}"):
-                shutil.rmtree(leftover, ignore_errors=True)
-        remove_case(self.folder)
-        prepare_case(self.folder, self.image, self.label, self.preprocessing, self.rule, self.settings)
+        """Prepare the case, unless another process has done so meanwhile."""
+        if not is_prepared(self.folder, self.settings):
+            check_place(self.folder)
+            prepare_case(self.folder, self.image, self.label, self.preprocessing, self.rule, self.settings)
+
+
+def settings_folder(folder: Path, preprocessing: Preprocessing, rule: LabelRule = "linear") -> Path:
+    """Where below a folder of prepared cases those made with some settings lie; see its `settings.json`."""
+    return folder / _hash(_settings(preprocessing, rule))[:8]
 
 
 def prepare_collection(
@@ -66,12 +79,12 @@ def prepare_collection(
     """Preprocess the labelled training and validation cases of a collection, each into a folder of its name.
 
     Cases that are there are kept, unless image, label map or settings have changed since. So an interrupted
-    preparation goes on where it was.
+    preparation goes on where it was. A prepared case whose image or label map is absent is kept as well.
 
     Args:
         collection: whose cases.
         preprocessing: of the model.
-        folder: of the prepared cases.
+        folder: of the cases prepared with these settings, see `settings_folder`.
         rule: how label maps are resampled, see `preparing.resample_labels`.
         processes: that work at the same time; each holds one case in memory.
         on_progress: called with the numbers of finished and of all cases; what it raises ends it all.
@@ -82,7 +95,15 @@ def prepare_collection(
     """
     cases = labelled_cases(collection)
     jobs = [job for case in cases if (job := _missing(collection, case, preprocessing, folder, rule))]
-    _check_disk(folder, jobs)
+    if absent := [case.name for case in cases if _is_absent(collection, case)]:
+        logger.warning(
+            "%d of %d cases, such as %s, are taken as they were prepared: their images or label maps are "
+            "not there.", len(absent), len(cases), absent[0],
+        )  # fmt: skip
+    if jobs:
+        _check_disk(folder, jobs)
+        remove_leftovers(folder)
+        _write_settings(folder, preprocessing, rule)
     report = on_progress or (lambda done, total: None)
     done = len(cases) - len(jobs)
     report(done, len(cases))
@@ -141,20 +162,40 @@ def _missing(
     assert case.label is not None
     check_channels(collection.data_sets[case.data_set], preprocessing.image_channels)
     image, label = case_image(collection, case), collection.path(case.label)
-    made_from = {
-        "version": STORE_VERSION,
-        "preprocessing": to_json(preprocessing),
-        "rule": rule,
-        "image": [stamp for path in image.paths for stamp in _stamps(path, case)],
+    made_by = {
+        **_settings(preprocessing, rule),
         "channels": image.channels,
-        "label": _stamps(label, case),
+        "files": [path.parts[-2:] for path in (*image.paths, label)],
     }
-    settings = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()
     place = _folder_of(folder, case)
     prepared = read_case(place)
-    if prepared is not None and prepared.summary.settings == settings:
+    there = "" if prepared is None else prepared.summary.settings
+    if there.startswith(_hash(made_by)) and _is_absent(collection, case):
         return None
-    return Job(place, image, label, preprocessing, rule, settings)
+    made_from = [stamp for path in (*image.paths, label) for stamp in _stamps(path, case)]
+    settings = f"{_hash(made_by)}-{_hash(made_from)}"
+    return None if there == settings else Job(place, image, label, preprocessing, rule, settings)
+
+
+def _settings(preprocessing: Preprocessing, rule: LabelRule) -> dict[str, Any]:
+    """What the cases of a folder have in common."""
+    return {"version": STORE_VERSION, "preprocessing": to_json(preprocessing), "label_resampling": rule}
+
+
+def _hash(values: Any) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def _write_settings(folder: Path, preprocessing: Preprocessing, rule: LabelRule) -> None:
+    """Say beside the cases how they were made."""
+    with replacing(folder / SETTINGS_FILE) as temporary:
+        text = json.dumps(_settings(preprocessing, rule), indent=1)
+        temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def _is_absent(collection: Collection, case: Case) -> bool:
+    """Whether any of the files is missing that a case is made from."""
+    return not all(collection.path(path).exists() for path in (*case.images, case.label or ""))
 
 
 def _folder_of(folder: Path, case: Case) -> Path:
@@ -209,7 +250,7 @@ def _run(jobs: Sequence[Job], processes: int) -> Generator[None]:
             job.run()
             yield
         return
-    pool = ProcessPoolExecutor(processes, get_context("spawn"), torch.set_num_threads, (1,))
+    pool = ProcessPoolExecutor(min(processes, len(jobs)), get_context("spawn"), torch.set_num_threads, (1,))
     try:
         for future in as_completed([pool.submit(job.run) for job in jobs]):
             future.result()

@@ -38,7 +38,7 @@ def prepare_case(
     """Preprocess a case and write it in one stroke, see `case_store`.
 
     Args:
-        folder: where the case is written; nothing is there yet.
+        folder: where the case is written, see `write_case`.
         image: whose channels the model reads, see `check_channels`.
         label: its label map.
         preprocessing: of the model; the image passes through the very code of inference.

@@ -7,12 +7,13 @@ import logging
 import sys
 
 from ..exit_codes import exit_code_of
+from ..stop_signals import INTERRUPTED
 from .config import read_slice_selector_config
 from .training import add_slice_selector, train_slice_selector
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command; 0 when done, 2 after a user's mistake, 130 when interrupted."""
+    """Run a command, and return the exit code, see `exit_code_of`."""
     parser = argparse.ArgumentParser("python -m PartialSegLib.training.slice_selector")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     command = commands.add_parser("train", help="train the decision network of a package")
@@ -23,7 +24,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     if options.command == "train":
-        return exit_code_of(lambda: train_slice_selector(read_slice_selector_config(options.config)))
+        config = options.config
+        return exit_code_of(lambda: train_slice_selector(read_slice_selector_config(config)), INTERRUPTED)
     return exit_code_of(lambda: add_slice_selector(options.selector_package, options.package))
 
 

@@ -31,7 +31,8 @@ from ...output_files import replacing
 from ...packages import find_package
 from ...phantom import STRUCTURE_TISSUES
 from ..atlas import read_atlas
-from ..checkpoint_file import read_checkpoint, write_checkpoint
+from ..checkpoint_file import check_settings, read_checkpoint, write_checkpoint
+from ..stop_signals import noted_signals, stop
 from .batches import draw_batch
 from .calibration import choose_thresholds, selection_figures
 from .config import SliceSelectorConfig
@@ -53,6 +54,7 @@ def train_slice_selector(config: SliceSelectorConfig) -> Path:
 
     Raises:
         InputError: the package, the atlas or the output folder cannot be used.
+        KeyboardInterrupt: SIGINT or SIGTERM has stopped the run; it can be continued.
     """
     source, output = find_package(config.package), Path(config.output)
     manifest = read_manifest(source)
@@ -130,23 +132,38 @@ def _train(
         network.parameters(), config.learning_rate, weight_decay=config.weight_decay
     )
     step = _resume(checkpoint, network, optimizer)
-    weight = torch.tensor(config.foreground_weight)
     network.train()
-    while step < config.iterations:
-        rate = config.learning_rate * 0.5 * (1 + math.cos(math.pi * step / config.iterations))
-        for group in optimizer.param_groups:
-            group["lr"] = rate * min(1.0, (step + 1) / 100)
-        rng = np.random.default_rng([config.seed, step])
-        slices, needed = draw_batch(images, config.offsets, config.batch_size, rng)
-        loss = functional.binary_cross_entropy_with_logits(network(slices), needed, pos_weight=weight)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        step += 1
-        if step % config.checkpoint_every == 0 or step == config.iterations:
-            state = {"step": step, "network": network.state_dict(), "optimizer": optimizer.state_dict()}
-            write_checkpoint(checkpoint, state)
-            logger.info("step %d of %d, loss %.4f", step, config.iterations, float(loss.detach()))
+    with noted_signals() as noted:
+        while step < config.iterations:
+            loss = _take_step(config, network, optimizer, images, step)
+            step += 1
+            if noted or step % config.checkpoint_every == 0 or step == config.iterations:
+                state = {"step": step, "network": network.state_dict(), "optimizer": optimizer.state_dict()}
+                write_checkpoint(checkpoint, state)
+                logger.info("step %d of %d, loss %.4f", step, config.iterations, loss)
+            if noted and step < config.iterations:
+                stop(noted)
+
+
+def _take_step(
+    config: SliceSelectorConfig,
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    images: list[TrunkSlices],
+    step: int,
+) -> float:
+    """Change the weights once, and return the loss."""
+    rate = config.learning_rate * 0.5 * (1 + math.cos(math.pi * step / config.iterations))
+    for group in optimizer.param_groups:
+        group["lr"] = rate * min(1.0, (step + 1) / 100)
+    rng = np.random.default_rng([config.seed, step])
+    slices, needed = draw_batch(images, config.offsets, config.batch_size, rng)
+    weight = torch.tensor(config.foreground_weight)
+    loss = functional.binary_cross_entropy_with_logits(network(slices), needed, pos_weight=weight)
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    return float(loss.detach())
 
 
 def _start(config: SliceSelectorConfig, num_tasks: int) -> nn.Module:
@@ -170,9 +187,7 @@ def _claim(output: Path, config: SliceSelectorConfig) -> None:
     """Write the configuration into the folder of the run; refuse the folder of another run."""
     path, wanted = output / "config.json", to_json(config)
     if path.exists():
-        if json.loads(path.read_text(encoding="utf-8")) != wanted:
-            raise InputError(f"{output} holds a run with other settings; choose another output folder.")
-        return
+        check_settings(output, json.loads(path.read_text(encoding="utf-8")), wanted)
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(wanted, indent=2) + "\n", encoding="utf-8")
 
