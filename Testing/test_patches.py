@@ -31,13 +31,8 @@ from PartialSegLib.networks import NETWORKS
 from PartialSegLib.training.cases import Cases
 from PartialSegLib.training.collection import Collection, write_collection
 from PartialSegLib.training.config import TrainingConfig
-from PartialSegLib.training.data import (
-    batches,
-    check_shared_memory,
-    explained_data_workers,
-    prepare,
-    validation_cases,
-)
+from PartialSegLib.training.data import batches, prepare, validation_cases
+from PartialSegLib.training.data_workers import check_shared_memory, explained_data_workers
 from PartialSegLib.training.patches.augmentation import PRESETS, Augmentation
 from PartialSegLib.training.patches.collection_cases import (
     CollectionCases,

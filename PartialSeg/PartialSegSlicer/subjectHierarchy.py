@@ -12,8 +12,8 @@ def placeBeside(node, neighborNode) -> None:
 
 
 def modalityOf(volumeNode) -> str:
-    """Return the DICOM modality of a volume, such as "CT"; "" if it did not come from DICOM. Changes no scene."""
-    hierarchy = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLSubjectHierarchyNode")
+    """Return the DICOM modality of a volume, such as "CT"; "" if it did not come from DICOM."""
+    hierarchy = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLSubjectHierarchyNode")  # makes none
     item = hierarchy.GetItemByDataNode(volumeNode) if hierarchy is not None else 0
     name = slicer.vtkMRMLSubjectHierarchyConstants.GetDICOMSeriesModalityAttributeName()
     return hierarchy.GetItemAttribute(item, name) if item else ""

@@ -23,7 +23,8 @@ from ..model import build_network, check_tasks_served, save_model
 from ..networks import NETWORKS, PartialLabelNetwork
 from .cases import Cases
 from .config import TrainingConfig
-from .data import batches, explained_data_workers, prepare, training_cases, validation_cases
+from .data import batches, prepare, training_cases, validation_cases
+from .data_workers import explained_data_workers
 from .loop import (
     CHECKPOINT_FILE,
     PACKAGE_FOLDER,
