@@ -270,7 +270,7 @@ class PartialSegLogic(ScriptedLoadableModuleLogic):
             onFinished: called with the `PartialSegSlicer.segmenter.Result`.
             onFailed: called with a `PartialSegSlicer.workerClient.WorkerError`.
             onProgress: called with the patches done and in total.
-            onWarning: called with a sentence, also before the run begins; None of them stops it.
+            onWarning: called with a sentence, also with what the panel would ask about; none stops the run.
             options: model, device and whatever else `PartialSegSlicer.modelOptions.ModelOptions` has.
 
         Raises:

@@ -176,6 +176,10 @@ class Batch:
         rows = {case.name: self._rows[case.name] for case in self.cases if case.name in self._rows}
         return {name: row["message"] for name, row in rows.items() if row["status"] == FAILED}
 
+    def target(self, case: BatchCase) -> str:
+        """Where `write_segmentation` shall put a case; a folder ends with "/", whatever its name."""
+        return f"{case.output}/" if self.request.output_format == "folder" else str(case.output)
+
     def record(self, case: BatchCase, outcome: Outcome) -> None:
         """Write down what became of a case; the summary is replaced in one stroke, rows of other runs stay.
 

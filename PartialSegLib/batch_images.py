@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from .dicom_series import is_dicom
 from .errors import InputError
 from .label_maps import table_path
 from .volume import IMAGE_SUFFIXES, image_suffix
@@ -19,7 +20,7 @@ _NEVER_DICOM = (
     *IMAGE_SUFFIXES, ".raw", ".zraw", ".npy", ".npz", ".gz", ".zip", ".txt", ".csv", ".json", ".xml", ".html",
     ".md", ".log", ".pdf", ".png", ".jpg", ".jpeg",
 )  # fmt: skip
-_PREAMBLE_BYTES = 128
+_LONGEST_FIRST_VALUE = 128  # bytes
 
 logger = logging.getLogger(__name__)
 
@@ -92,18 +93,21 @@ def _holds_dicom(folder: Path, files: list[str]) -> bool:
 
 
 def _is_dicom(path: Path) -> bool:
-    """Whether a file has the mark of DICOM (PS3.10, 7.1) or, as old ones do, begins with a data element."""
+    """Whether a file has the mark of DICOM or, as old ones do, begins with a data element instead."""
     try:
-        with path.open("rb") as file:
-            start = file.read(_PREAMBLE_BYTES + 4)
+        return is_dicom(path) or _begins_with_element(path)
     except OSError:
         return False
+
+
+def _begins_with_element(path: Path) -> bool:
+    with path.open("rb") as file:
+        start = file.read(8)
     group, element = (int.from_bytes(start[at : at + 2], "little") for at in (0, 2))
     representation, length = start[4:6], int.from_bytes(start[4:8], "little")
     is_explicit = representation.isalpha() and representation.isupper()
-    is_implicit = group == 8 and 0 < length < _PREAMBLE_BYTES and length % 2 == 0
-    begins_with_element = group in (2, 8) and element <= 0x18 and (is_explicit or is_implicit)
-    return start[_PREAMBLE_BYTES:] == b"DICM" or begins_with_element
+    is_implicit = group == 8 and 0 < length < _LONGEST_FIRST_VALUE and length % 2 == 0
+    return group in (2, 8) and element <= 0x18 and (is_explicit or is_implicit)
 
 
 def case_names(images: list[Path]) -> list[str]:

@@ -164,8 +164,7 @@ class Comparison:
             InputError: different grids, or the reference lacks a structure that shall be compared.
         """
         expected = {_folded(structure) for _, structure in reference}
-        if missing := (self._structures or set()) - expected:
-            raise InputError(f"The reference lacks {_listed(missing)}; it has {_listed(expected)}.")
+        _check_has("reference", self._structures or set(), expected)
         wanted = expected if self._structures is None else self._structures
         common = wanted & {_folded(structure) for _, structure in prediction}
         scores = []
@@ -297,11 +296,15 @@ def _matching_keys(
     available = [{_folded(structure) for _, structure in s} for s in (prediction, reference)]
     wanted = available[0] & available[1] if structures is None else {_folded(name) for name in structures}
     for name, have in zip(("prediction", "reference"), available, strict=True):
-        if missing := wanted - have:
-            raise InputError(f"The {name} lacks {_listed(missing)}; it has {_listed(have)}.")
+        _check_has(name, wanted, have)
     if not wanted:
         raise _nothing_to_compare(*available)
     return [(key, _counterpart(key, reference)) for key in prediction if _folded(key[1]) in wanted]
+
+
+def _check_has(name: str, wanted: set[str], have: set[str]) -> None:
+    if missing := wanted - have:
+        raise InputError(f"The {name} lacks {_listed(missing)}; it has {_listed(have)}.")
 
 
 def _nothing_to_compare(predicted: Iterable[str], expected: Iterable[str]) -> InputError:

@@ -36,16 +36,28 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     place = target if target.is_dir() else target.parent
     temporary = place / f".{os.getpid()}-{token_hex(4)}.partial-{target.name}"
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        _move(temporary, target)
+        with explained_writing_errors(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
+            _move(temporary, target)
+    finally:
+        _remove(temporary)
+
+
+@contextlib.contextmanager
+def explained_writing_errors(target: Path) -> Iterator[None]:
+    """Say in one sentence that an output cannot be written.
+
+    Raises:
+        InputError: When the place cannot be written to, or its disk is full.
+    """
+    try:
+        yield
     except OSError as error:
         reason = error.strerror or str(error)
         raise InputError(
             f"Cannot write {target}: {reason}; choose another place or free some space."
         ) from error
-    finally:
-        _remove(temporary)
 
 
 @contextlib.contextmanager

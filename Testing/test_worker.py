@@ -25,7 +25,7 @@ from PartialSegLib.manifest import Preprocessing, Task
 from PartialSegLib.protocol import LINE_LIMIT
 from PartialSegLib.region_selection import CoarsePass
 from PartialSegLib.worker.scratch import ScratchFolder
-from PartialSegLib.worker.wire import read_lines
+from PartialSegLib.worker.wire import Replies, read_lines
 
 ROOT = Path(__file__).parents[1]
 TIMEOUT = 120  # seconds until a test gives up; never waited for when all is well
@@ -521,6 +521,16 @@ def test_long_lines_are_passed_over():
     expected = [line if len(line) <= 11 else None for line in lines]
     assert list(read_lines(io.BytesIO(b"".join(lines) + b"last"), 10)) == [*expected, b"last"]
     assert list(read_lines(io.BytesIO(b"x" * 30), 10)) == [None]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows has other pipes")
+def test_replies_that_nobody_reads_end_the_process_the_same_way():
+    reading, writing = os.pipe()
+    os.close(reading)
+    codes = []
+    with os.fdopen(writing, "wb", 0) as stream:
+        Replies(stream, codes.append).send({"ready": True})
+    assert codes == [1]
 
 
 # --- Cancelling and ending

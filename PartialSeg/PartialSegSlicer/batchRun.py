@@ -123,7 +123,7 @@ class BatchRun:
                 model=self._model,
                 request={
                     "image": str(case.image),
-                    "output": _outputText(case, request.output_format),
+                    "output": self.batch.target(case),
                     "tasks": None if request.tasks is None else list(request.tasks),
                     "structures": None if request.structures is None else list(request.structures),
                     "any_modality": self._anyModality,
@@ -190,12 +190,6 @@ def makeBatch(
     settings = settings_of(model)
     request = BatchRequest(manifest, _names(tasks), _names(structures), outputFormat, settings)
     return Batch([paths] if isinstance(paths, str | Path) else paths, outputFolder, request, overwrite)
-
-
-def _outputText(case: BatchCase, outputFormat: str) -> str:
-    """Where a case goes; a folder is told from a file by its end, whatever the case is called."""
-    path = str(case.output.absolute())
-    return f"{path}/" if outputFormat == "folder" else path
 
 
 def _names(given: str | Iterable[str] | None) -> tuple[str, ...] | None:

@@ -41,7 +41,6 @@ class ModelMenu:
         onChanged: Callable[[], object],
         log: Callable[[str], object],
     ) -> None:
-        useStoredFolder()
         self._currentModel = currentModel
         self._onChanged = onChanged
         self._log = log

@@ -65,8 +65,7 @@ def _run(todo: Batch, session: InferenceSession, options: Namespace) -> None:
             session.reset_image()
 
     def write(case: BatchCase, found: Segmentation) -> dict[tuple[str, str], float]:
-        is_folder = todo.request.output_format == "folder"
-        write_segmentation(f"{case.output}/" if is_folder else case.output, found)
+        write_segmentation(todo.target(case), found)
         return {key: found.volume_ml(key) for key in found}
 
     def finish(case: BatchCase, attempt: Attempt) -> None:

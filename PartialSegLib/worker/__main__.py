@@ -48,9 +48,16 @@ def main() -> NoReturn:
     requests, replies = take_over_standard_streams()
     _set_up_process()
     folder = ScratchFolder(scratch.resolve())
-    inbox = Inbox(at_end=folder.remove_all)
+
+    def leave(code: int) -> NoReturn:
+        try:
+            folder.remove_all()
+        finally:
+            os._exit(code)
+
+    inbox = Inbox(leave)
     inbox.read_from(requests)
-    run(Service(folder), inbox, Replies(replies))
+    run(Service(folder), inbox, Replies(replies, leave))
 
 
 def run(service: Service, inbox: Inbox, replies: Replies) -> NoReturn:

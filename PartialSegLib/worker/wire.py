@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import sys
@@ -36,10 +35,16 @@ def take_over_standard_streams() -> tuple[BinaryIO, BinaryIO]:
 
 
 class Replies:
-    """Writes messages; ends the process when nobody reads them any more."""
+    """Writes messages; ends the process when nobody reads them any more.
 
-    def __init__(self, stream: BinaryIO) -> None:
+    Args:
+        stream: where they go to.
+        leave: ends the process with an exit code.
+    """
+
+    def __init__(self, stream: BinaryIO, leave: Callable[[int], NoReturn] = os._exit) -> None:
         self._stream = stream
+        self._leave = leave
 
     def send(self, message: Mapping[str, Any]) -> None:
         """Write one message at once."""
@@ -48,7 +53,7 @@ class Replies:
             self._stream.write(line + b"\n")
             self._stream.flush()
         except OSError:
-            os._exit(1)
+            self._leave(1)
 
 
 @dataclass(eq=False)
@@ -72,11 +77,11 @@ class Inbox:
     another request than it was meant for.
 
     Args:
-        at_end: called when the client is gone, before the process ends.
+        leave: ends the process with an exit code, when the client is gone.
     """
 
-    def __init__(self, at_end: Callable[[], object] = lambda: None) -> None:
-        self._at_end = at_end
+    def __init__(self, leave: Callable[[int], NoReturn] = os._exit) -> None:
+        self._leave = leave
         self._waiting: deque[Waiting] = deque()
         self._changed = threading.Condition()
 
@@ -105,9 +110,7 @@ class Inbox:
         except Exception:
             logger.exception("Requests cannot be read any more.")
         finally:
-            with contextlib.suppress(Exception):
-                self._at_end()
-            os._exit(code)
+            self._leave(code)
 
     def _take(self, line: bytes | None) -> None:
         content: Request | Cancel | ProtocolError

@@ -28,6 +28,7 @@ from scipy import ndimage
 
 from ...errors import InputError
 from ...json_fields import from_json, to_json
+from ...output_files import explained_writing_errors
 
 Size = tuple[int, int, int]
 
@@ -206,14 +207,10 @@ def _new_case(folder: Path, settings: str) -> Iterator[Path]:
     """A folder to write a case into, which takes its place at once."""
     temporary = _beside(folder)
     try:
-        temporary.mkdir(parents=True)
-        yield temporary
-        _put_in_place(temporary, folder, settings)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise InputError(
-            f"Cannot write {folder}: {reason}; choose another place or free some space."
-        ) from error
+        with explained_writing_errors(folder):
+            temporary.mkdir(parents=True)
+            yield temporary
+            _put_in_place(temporary, folder, settings)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
