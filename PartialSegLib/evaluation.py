@@ -2,6 +2,8 @@
 
 Conventions for empty masks: both empty is full agreement (Dice 1, NSD 1, HD95 0 mm); one empty is none
 (Dice 0, NSD 0, HD95 infinite, since there is no surface to measure to).
+
+Organs of `ORGANS_WITH_TUMOR` are compared with their tumours, also where a voxel has one label only.
 """
 
 from __future__ import annotations
@@ -10,7 +12,6 @@ import csv
 import json
 import logging
 import math
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -19,9 +20,10 @@ import numpy as np
 
 from .errors import InputError
 from .label_maps import FOLDER_TABLE
+from .label_names import comparable_names
 from .output_files import replacing
 from .segmentation import Key, Segmentation
-from .structures import load_structures
+from .structures import ORGANS_WITH_TUMOR, load_structures
 from .surface_distance import surface_distances
 from .volume import IMAGE_SUFFIXES, Volume, reorient
 
@@ -107,7 +109,8 @@ def evaluate(
     """Compare two segmentations of one image, structure by structure.
 
     A mask is compared with the reference of the same task and structure, else with the only one of that
-    structure; capital letters do not matter. A reference whose axes are flipped or swapped is turned.
+    structure, by the names of `comparable_names`: "Left Kidney" and "kidney_left" are one, and so are
+    "liver_tumor" and, beside a liver, "cancer". A reference whose axes are flipped or swapped is turned.
 
     Args:
         prediction: what a model found.
@@ -122,6 +125,7 @@ def evaluate(
     Raises:
         InputError: different grids, a structure that one of them lacks, or nothing in common.
     """
+    prediction, reference = _comparable(prediction), _comparable(reference)
     grid, other = (Volume(np.broadcast_to(np.False_, s.shape), s.affine) for s in (prediction, reference))
     is_turned = not grid.same_geometry(other)
     if is_turned and not grid.same_geometry(reorient(other, grid.orientation)):
@@ -150,7 +154,7 @@ class Comparison:
     """
 
     def __init__(self, structures: Iterable[str] | None = None, tolerance_mm: float = TOLERANCE_MM) -> None:
-        self._structures = None if structures is None else {_folded(name) for name in structures}
+        self._structures = None if structures is None else _named(structures)
         self._tolerance_mm = tolerance_mm
         self._scores: dict[str, list[Score]] = {}
         self._lacking_ml: dict[str, dict[str, float]] = {}
@@ -163,16 +167,13 @@ class Comparison:
         Raises:
             InputError: different grids, or the reference lacks a structure that shall be compared.
         """
-        expected = {_folded(structure) for _, structure in reference}
-        _check_has("reference", self._structures or set(), expected)
-        wanted = expected if self._structures is None else self._structures
-        common = wanted & {_folded(structure) for _, structure in prediction}
-        scores = []
-        if common:
-            options = {"tolerance_mm": self._tolerance_mm}
-            scores = evaluate(prediction, reference, common, **options, case=case)
-        self._scores[case] = scores
-        volumes = {_folded(key[1]): reference.volume_ml(key) for key in reference}
+        prediction, reference = _comparable(prediction), _comparable(reference)
+        volumes = {structure: reference.volume_ml((task, structure)) for task, structure in reference}
+        wanted = set(volumes) if self._structures is None else self._structures
+        _check_has("reference", wanted, set(volumes))
+        common = wanted & {structure for _, structure in prediction}
+        options = {"tolerance_mm": self._tolerance_mm}
+        self._scores[case] = evaluate(prediction, reference, common, **options, case=case) if common else []
         self._lacking_ml[case] = {name: volumes[name] for name in sorted(wanted - common)}
         self._predicted |= dict.fromkeys(prediction)
         self._expected |= wanted
@@ -183,7 +184,7 @@ class Comparison:
         Raises:
             InputError: no prediction has a structure that shall be compared, or any of the references'.
         """
-        predicted = {_folded(structure) for _, structure in self._predicted}
+        predicted = {structure for _, structure in self._predicted}
         if missing := (self._structures or set()) - predicted:
             raise InputError(f"No prediction has {_listed(missing)}; there is {_listed(predicted)}.")
         if not predicted & self._expected:
@@ -198,7 +199,7 @@ class Comparison:
         for name, volume_ml in self._lacking_ml[case].items():
             agreement, distance = (0.0, math.inf) if volume_ml else (1.0, 0.0)
             for key in self._predicted:
-                if _folded(key[1]) == name:
+                if key[1] == name:
                     measures = agreement, agreement, distance, 0.0, volume_ml
                     yield Score(case, *key, *measures, self._tolerance_mm)
 
@@ -258,7 +259,7 @@ def _is_folder_of_cases(path: Path) -> bool:
     """Whether a folder holds segmentations, not masks named after structures."""
     if not path.is_dir() or (path / FOLDER_TABLE).exists():
         return False
-    return not any(_folded(case.rpartition("-")[2]) in load_structures() for case in _cases(path))
+    return not load_structures().keys() & _named(case.rpartition("-")[2] for case in _cases(path))
 
 
 def _cases(folder: Path) -> dict[str, Path]:
@@ -289,17 +290,35 @@ def _predicted_name(case: str, predictions: Iterable[str]) -> str:
     return ""
 
 
+def _named(structures: Iterable[str]) -> set[str]:
+    return {comparable_names([structure])[structure] for structure in structures}
+
+
+def _comparable(segmentation: Segmentation) -> Segmentation:
+    """The same masks by their `comparable_names`, an organ with the tumour of the same task."""
+    names = comparable_names(structure for _, structure in segmentation)
+    keys = {(task, names[structure]): (task, structure) for task, structure in segmentation}
+    result = Segmentation(segmentation.shape, segmentation.affine)
+    for (task, name), key in keys.items():
+        tumor = keys.get((task, f"{name}_tumor"))
+        if tumor and name in ORGANS_WITH_TUMOR:
+            result.add(task, name, None, segmentation[key] | segmentation[tumor])
+        else:
+            result.add(task, name, *segmentation.cropped(key))
+    return result
+
+
 def _matching_keys(
     prediction: Segmentation, reference: Segmentation, structures: Iterable[str] | None
 ) -> list[tuple[Key, Key]]:
     """Pairs of (task, structure), of the prediction and of the reference."""
-    available = [{_folded(structure) for _, structure in s} for s in (prediction, reference)]
-    wanted = available[0] & available[1] if structures is None else {_folded(name) for name in structures}
+    available = [{structure for _, structure in s} for s in (prediction, reference)]
+    wanted = available[0] & available[1] if structures is None else _named(structures)
     for name, have in zip(("prediction", "reference"), available, strict=True):
         _check_has(name, wanted, have)
     if not wanted:
         raise _nothing_to_compare(*available)
-    return [(key, _counterpart(key, reference)) for key in prediction if _folded(key[1]) in wanted]
+    return [(key, _counterpart(key, reference)) for key in prediction if key[1] in wanted]
 
 
 def _check_has(name: str, wanted: set[str], have: set[str]) -> None:
@@ -315,7 +334,7 @@ def _nothing_to_compare(predicted: Iterable[str], expected: Iterable[str]) -> In
 
 
 def _counterpart(key: Key, reference: Segmentation) -> Key:
-    candidates = [other for other in reference if _folded(other[1]) == _folded(key[1])]
+    candidates = [other for other in reference if other[1] == key[1]]
     if key in candidates:
         return key
     if len(candidates) > 1:
@@ -324,11 +343,6 @@ def _counterpart(key: Key, reference: Segmentation) -> Key:
             f"The reference has {key[1]} of several tasks ({tasks}) but not of {key[0]}; keep one."
         )
     return candidates[0]
-
-
-def _folded(structure: str) -> str:
-    """Capital letters, spaces and dashes make no other structure."""
-    return re.sub(r"\W+", "_", structure.lower()).strip("_")
 
 
 def _listed(names: Iterable[str]) -> str:

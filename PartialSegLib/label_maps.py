@@ -2,6 +2,7 @@
 
 import csv
 import io
+import itertools
 import json
 import logging
 from collections.abc import Mapping
@@ -14,6 +15,7 @@ from .errors import InputError
 from .nifti import write_nifti
 from .output_files import replacing
 from .segmentation import Key, Segmentation
+from .structures import ORGANS_WITH_TUMOR
 from .volume import IMAGE_SUFFIXES, Volume, read_volume
 
 _COLUMNS = ("label", "task", "structure", "name", "volume_ml", "color", "snomed_type", "snomed_region")
@@ -76,7 +78,8 @@ def read_label_map(path: Path, labels: Mapping[str, tuple[int, ...]] | None = No
 
     Args:
         path: The image. What its labels are says NAME.labels.csv, else `labels`, else a dataset.json in its
-            folder, or above the folder labelsTr; without any of these it is a mask.
+            folder, or above the folder labelsTr; without any of these it is a mask. By a table, which is
+            ours, the organs of `ORGANS_WITH_TUMOR` get back what `write_label_map` gave to their tumours.
         labels: The values of each structure.
 
     Raises:
@@ -183,6 +186,10 @@ def _values_of_table(path: Path) -> Values:
     for row in rows:
         key = row["task"], row["structure"]
         values[key] = (*values.get(key, ()), int(row["label"]))
+    for task, organ in values:
+        if organ in ORGANS_WITH_TUMOR:
+            tumors = [values[key] for key in values if key[1] == f"{organ}_tumor"]
+            values[task, organ] = tuple(dict.fromkeys(itertools.chain(values[task, organ], *tumors)))
     return values
 
 

@@ -11,6 +11,7 @@ import gzip
 import io
 import itertools
 import logging
+import math
 import zlib
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -39,6 +40,7 @@ _MILLIMETRES_PER_UNIT = {1: 1000.0, 3: 0.001}
 _MILLIMETRE_UNIT = 2
 _SCANNER_COORDINATES = 1
 _VOXEL_OFFSET = 352
+_LARGEST_GZIP_RATIO = 1032  # of deflate: 258 bytes from two bits
 _SPACING_TOLERANCE = 0.01
 """Largest relative difference allowed between the two statements of the spacing, pixdim and sform."""
 _PLACE_TOLERANCE = 1.0
@@ -110,7 +112,7 @@ def _read(path: Path, one_volume: bool) -> tuple[np.ndarray, np.ndarray]:
             shape = _shape(header, one_volume)
             affine = _affine(header)
             _warn_of_contradiction(path, header, affine, shape)
-            voxels = _read_voxels(stream, header, shape)
+            voxels = _read_voxels(stream, header, shape, path.stat().st_size)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise InputError("The file is truncated or damaged; copy or download it again.") from error
     return _scaled(voxels, header), affine[:, [2, 1, 0, 3]]
@@ -218,13 +220,23 @@ def _rotation(header: np.void) -> np.ndarray:
     return rotation * (1, 1, -1 if header["pixdim"][0] < 0 else 1)
 
 
-def _read_voxels(stream: BinaryIO, header: np.void, shape: tuple[int, int, int, int]) -> np.ndarray:
+def _read_voxels(
+    stream: BinaryIO, header: np.void, shape: tuple[int, int, int, int], file_bytes: int
+) -> np.ndarray:
     code = int(header["datatype"])
     if code not in _DATATYPES:
         raise InputError(f"The voxels are of NIfTI datatype {code}; save the image as 16-bit integers.")
     little_endian = header.dtype == _HEADER
-    voxels = np.empty(shape, np.dtype(_DATATYPES[code]).newbyteorder("<" if little_endian else ">"))
-    stream.seek(max(int(header["vox_offset"]), _VOXEL_OFFSET))
+    dtype = np.dtype(_DATATYPES[code]).newbyteorder("<" if little_endian else ">")
+    offset = _voxel_offset(header)
+    ratio = _LARGEST_GZIP_RATIO if isinstance(stream, gzip.GzipFile) else 1
+    if offset + math.prod(shape) * dtype.itemsize > ratio * file_bytes:
+        raise InputError(
+            f"The file is truncated or damaged: its {file_bytes} bytes are too few for the "
+            f"{listed(shape[:0:-1])} voxels of its header; copy or download it again."
+        )
+    voxels = np.empty(shape, dtype)
+    stream.seek(offset)
     buffer = voxels.reshape(-1).view(np.uint8).data
     done = 0
     while done < len(buffer):
@@ -234,6 +246,14 @@ def _read_voxels(stream: BinaryIO, header: np.void, shape: tuple[int, int, int, 
         done += count
     stream.read(1)  # past the last voxel gzip checks its checksum
     return voxels.astype(voxels.dtype.newbyteorder("="), copy=False)
+
+
+def _voxel_offset(header: np.void) -> int:
+    """Where the voxels begin, in bytes."""
+    offset = float(header["vox_offset"])
+    if not math.isfinite(offset):
+        raise InputError(f"The header says that the voxels begin at byte {offset}; export the image again.")
+    return max(int(offset), _VOXEL_OFFSET)
 
 
 def _scaled(voxels: np.ndarray, header: np.void) -> np.ndarray:

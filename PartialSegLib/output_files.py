@@ -1,6 +1,10 @@
-"""Writing so that nothing half-written is ever seen: a temporary name beside the target, then a rename."""
+"""Writing so that nothing half-written is ever seen: a temporary name beside the target, then a rename.
+
+It is on the disk before it gets its name, so that a power cut leaves the old file or the new one.
+"""
 
 import contextlib
+import errno
 import os
 import shutil
 import time
@@ -20,8 +24,8 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
 
     The temporary lies in the same folder, so that the rename is atomic, and keeps the suffixes of `path`,
     from which writers choose their format. It may be made a file or a folder; a folder's files are moved one
-    by one into a target folder that exists already, in which the temporary then lies. Missing parent folders
-    are created.
+    by one into a target folder that exists already, in which the temporary then lies, and when one cannot be
+    moved, the old ones are put back. Missing parent folders are created.
 
     Args:
         path: Where the finished output shall be.
@@ -39,6 +43,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         with explained_writing_errors(target):
             target.parent.mkdir(parents=True, exist_ok=True)
             yield temporary
+            _flush(temporary)
             _move(temporary, target)
     finally:
         _remove(temporary)
@@ -110,12 +115,50 @@ def _stamp(path: Path) -> int:
     return 0
 
 
+def _flush(path: Path) -> None:
+    """Wait until a file, or every file of a folder, is on the disk; drives that cannot tell are believed."""
+    mode = os.O_RDWR if os.name == "nt" else os.O_RDONLY  # Windows flushes only what may be written to
+    for file in path.rglob("*") if path.is_dir() else (path,):
+        if file.is_file():
+            descriptor = os.open(file, mode)
+            try:
+                os.fsync(descriptor)
+            except OSError as error:
+                if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS):
+                    raise
+            finally:
+                os.close(descriptor)
+
+
 def _move(source: Path, target: Path) -> None:
-    if source.is_dir() and target.is_dir():
-        for child in sorted(source.iterdir()):
-            os.replace(child, target / child.name)
-    else:
+    if not (source.is_dir() and target.is_dir()):
         os.replace(source, target)
+        return
+    old = Path(f"{source}.old")
+    old.mkdir()
+    names = sorted(os.listdir(source))
+    try:
+        for name in names:
+            if (target / name).is_file():
+                _set_aside(target / name, old / name)
+            os.replace(source / name, target / name)
+    except BaseException:
+        for name in names:
+            if (old / name).exists():
+                os.replace(old / name, target / name)
+            elif not (source / name).exists():
+                _remove(target / name)
+        _remove(old)
+        raise
+    _remove(old)
+
+
+def _set_aside(path: Path, old: Path) -> None:
+    """Keep a file under a second name; where drives allow it, it stays under the first one, too."""
+    try:
+        os.link(path, old)
+    except OSError:
+        os.replace(path, old)
 
 
 def _remove(path: Path) -> None:

@@ -5,6 +5,7 @@ The patient's right is on the left, as radiologists look at images, and all pane
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,16 +47,25 @@ def write_overview(path: str | Path, volume: Volume, segmentation: Segmentation,
     Raises:
         InputError: matplotlib is not installed, or the file cannot be written.
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise InputError("Pictures need matplotlib; install it with: pip install matplotlib") from None
+    check_drawing()
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     figure = Figure(dpi=130, facecolor=BACKGROUND)
     FigureCanvasAgg(figure)
     _draw(figure, Scene(volume, segmentation), title)
     with replacing(path) as temporary:
         figure.savefig(temporary, facecolor=BACKGROUND)
+
+
+def check_drawing() -> None:
+    """Find out whether pictures can be drawn, before the work that they shall show.
+
+    Raises:
+        InputError: matplotlib is not installed.
+    """
+    if find_spec("matplotlib") is None:
+        raise InputError("Pictures need matplotlib; install it with: pip install matplotlib")
 
 
 def _draw(figure: Figure, scene: Scene, title: str) -> None:

@@ -12,6 +12,8 @@ from .json_fields import suggestion
 _TYPE_CONTEXT = "Segmentation category and type - 3D Slicer General Anatomy list"
 _REGION_CONTEXT = "Anatomic codes - DICOM master list"
 _MORPHOLOGICALLY_ALTERED = "49755003"
+ORGANS_WITH_TUMOR = ("liver", "kidney", "pancreas")
+"""Organs that include their tumours, as in LiTS, KiTS19 and the Decathlon's pancreas; vessels do not."""
 
 
 @dataclass(frozen=True)

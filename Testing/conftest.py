@@ -1,5 +1,6 @@
 """What all tests share: which of them this machine can run, and the MRML scene."""
 
+import os
 import sys
 import traceback
 from pathlib import Path
@@ -12,6 +13,14 @@ from small_packages import write_package, zip_package
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("gpu") and not torch.cuda.is_available():
         pytest.skip("there is no CUDA device")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def no_waiting_for_the_disk():
+    """Files of tests need not outlive a power cut; waiting for the disk takes up to 50 ms for each."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
 
 
 @pytest.fixture

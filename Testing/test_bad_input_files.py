@@ -1,6 +1,7 @@
 """Files that are not one usable volume: each is refused with a sentence of its own, not with a traceback."""
 
 import gzip
+import os
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -11,11 +12,14 @@ import SimpleITK
 from full_disk import full_disk
 
 from PartialSegLib.errors import InputError
+from PartialSegLib.output_files import replacing
+from PartialSegLib.segmentation import Segmentation, write_segmentation
 from PartialSegLib.volume import Volume, read_volume, write_volume
 
 NAN, INFINITY = float("nan"), float("inf")
 VALUES = np.random.default_rng(2).integers(-1024, 1500, (6, 16, 16)).astype(np.int16)
 PIXDIM_Y, PIXDIM = (84, "f"), (80, "3f")
+SIZE, DATATYPE, VOXELS_AT = (42, "3h"), (70, "h"), (108, "f")
 SFORM_CODE, SFORM = (254, "h"), (280, "12f")
 
 
@@ -79,6 +83,10 @@ def with_voxel(value: float) -> Callable[[Path], Path]:
     return image_named("ct.nii.gz", array)
 
 
+def zipped(write: Callable[[Path], Path]) -> Callable[[Path], Path]:
+    return lambda folder: bytes_named("ct.nii.gz", gzip.compress(write(folder).read_bytes()))(folder)
+
+
 def rgb_nifti(folder: Path) -> Path:
     return nifti_with(((70, "h"), (128,)))(folder)
 
@@ -110,6 +118,17 @@ BAD_FILES = {
     "vector nii": (image_named("ct.nii", np.stack([VALUES] * 2, -1), True), "2 values per voxel"),
     "RGB nrrd": (image_named("ct.nrrd", np.zeros((3, 4, 5, 3), np.uint8), True), "3 values per voxel"),
     "no voxels": (nifti_with(((40, "4h"), (3, 16, 0, 6))), "impossible size"),
+    "more voxels than bytes": (
+        nifti_with((SIZE, (32767,) * 3)),
+        "3424 bytes are too few for the 32767 x 32767 x 32767 voxels",
+    ),
+    "more voxels than zipped bytes": (
+        zipped(nifti_with((SIZE, (32767,) * 3), (DATATYPE, (64,)))),
+        "truncated or damaged",
+    ),
+    "voxels at no byte": (nifti_with((VOXELS_AT, (NAN,))), "voxels begin at byte nan"),
+    "voxels at an infinite byte": (zipped(nifti_with((VOXELS_AT, (INFINITY,)))), "begin at byte inf"),
+    "voxels behind the end": (zipped(nifti_with((VOXELS_AT, (1e30,)))), "truncated or damaged"),
     "zero spacing": (nifti_with((PIXDIM_Y, (0,))), "spacing is 1 x 0 x 1 mm"),
     "negative spacing": (nifti_with((PIXDIM_Y, (-2,))), "spacing is 1 x -2 x 1 mm"),
     "NaN spacing": (nifti_with((PIXDIM_Y, (NAN,))), "spacing is 1 x nan x 1 mm"),
@@ -187,6 +206,56 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path, name):
         write_volume(tmp_path / name, Volume(VALUES, np.eye(4)))
     assert [path.name for path in tmp_path.iterdir()] == [name]
     assert (tmp_path / name).read_bytes() == old
+
+
+@pytest.mark.parametrize("name", ["liver.nii.gz", "liver.seg.nrrd", "folder"])
+def test_a_file_is_on_the_disk_before_it_gets_its_name(tmp_path, monkeypatch, name):
+    on_disk, named = set(), set()
+    monkeypatch.setattr(os, "fsync", lambda descriptor: on_disk.add(os.fstat(descriptor).st_ino))
+    replace = os.replace
+
+    def check(source, target):
+        files = [path for path in (Path(source), *Path(source).rglob("*")) if path.is_file()]
+        assert {path.stat().st_ino for path in files} <= on_disk
+        named.update(path.name for path in files)
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", check)
+    segmentation = Segmentation(VALUES.shape, np.eye(4))
+    segmentation.add("liver", "liver", None, VALUES > 0)
+    write_segmentation(tmp_path / name, segmentation)
+    assert len(named) == (1 if name == "liver.seg.nrrd" else 2)
+
+
+def write_folder(path: Path) -> None:
+    with replacing(path) as folder:
+        folder.mkdir()
+        for name in "abc":
+            (folder / name).write_text("new")
+
+
+@pytest.mark.parametrize(("has_links", "failing"), [(True, 1), (True, 3), (False, 2), (False, 5)])
+def test_a_folder_gets_all_new_files_or_none(tmp_path, monkeypatch, has_links, failing):
+    for name in ("a", "c", "other"):
+        (tmp_path / name).write_text("old")
+    if not has_links:  # as on exFAT
+        monkeypatch.setattr(os, "link", lambda source, target: os.rmdir(source))
+    replace, calls = os.replace, []
+
+    def refuse_once(source, target):
+        calls.append(target)
+        if len(calls) == failing:
+            raise PermissionError(13, "The file is in use")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", refuse_once)
+    with pytest.raises(InputError, match="in use"):
+        write_folder(tmp_path)
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {
+        "a": "old", "c": "old", "other": "old"
+    }  # fmt: skip
+    write_folder(tmp_path)
+    assert [path.read_text() for path in sorted(tmp_path.iterdir())] == ["new", "new", "new", "old"]
 
 
 def test_an_unwritable_place_is_named(tmp_path):

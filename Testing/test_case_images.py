@@ -49,7 +49,7 @@ def prepared(collection: Collection, preprocessing: Preprocessing) -> tuple[np.n
     """Image and labels of the first case, prepared."""
     folder = collection.folder / "prepared"
     prepare_collection(collection, preprocessing, folder)
-    case = find_case(folder, collection.cases[0])
+    case = find_case(folder, collection, collection.cases[0])
     whole = (0, 0, 0), case.summary.shape
     return case.read_image(*whole), case.read_labels(*whole)
 
@@ -168,7 +168,7 @@ def test_channels_in_hu_are_clipped_and_scaled_beside_z_scores(tmp_path):
     alone = preprocess(read_volume(collection.cases[0].image), replace(how, channels=None), "cpu")
     np.testing.assert_allclose(image[0], alone.tensor.numpy(), atol=1e-3)
     assert image[1].mean() == pytest.approx(0, abs=1e-3)
-    case = find_case(tmp_path / "prepared", collection.cases[0])
+    case = find_case(tmp_path / "prepared", collection, collection.cases[0])
     outside = case.read_image((-2, 0, 0), (2, 3, 3))
     np.testing.assert_allclose(outside[0], alone.background, atol=1e-3)
     assert not outside[1].any()

@@ -291,6 +291,13 @@ def test_demo_leaves_segments_picture_and_report(tmp_path, package, ct, run):
     assert "liver tumor" in done.stdout
 
 
+def test_demo_without_matplotlib_says_so_before_the_work(tmp_path, package, ct, run, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    refused = run("demo", ct, "-o", tmp_path / "demo", "--model", package)
+    assert_one_sentence(refused, 2, "Pictures need matplotlib; install it with: pip install matplotlib")
+    assert not (tmp_path / "demo").exists()
+
+
 def test_demo_without_a_ct_compares_with_the_phantom(tmp_path, package, run, monkeypatch):
     import PartialSegLib.phantom as phantom
 
@@ -391,9 +398,10 @@ def test_evaluate_scores_what_can_be_scored_and_names_the_rest(tmp_path, run, ca
         with (tmp_path / "scores.csv").open(newline="") as file:
             return {(row["case"], row["structure"]): float(row["dice"]) for row in csv.DictReader(file)}
 
-    assert scores()["a", "cancer"] == 1
-    assert scores()["b", "Liver"] == pytest.approx(0.8)
-    assert scores("--labels", "1=liver,2=liver,2=liver_tumor")["a", "liver_tumor"] == 1
+    perfect = {(case, structure): 1 for case in "ab" for structure in ("liver", "liver_tumor")}
+    for labels in ([], ["--labels", "1=liver,2=liver,2=liver_tumor"], ["--labels", "1=liver,2=liver_tumor"]):
+        assert scores(*labels) == perfect
+    assert scores("--structure", "Liver tumour").keys() == {("a", "liver_tumor"), ("b", "liver_tumor")}
     assert_one_sentence(run(*given, "--labels", "liver=1"), 2, "expected VALUE=STRUCTURE")
     (tmp_path / "labelsTr" / "b.nii.gz").write_text("no image")
     (tmp_path / "scores.csv").unlink()

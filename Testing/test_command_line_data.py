@@ -79,6 +79,12 @@ def test_a_folder_pair_needs_names_for_its_labels(data, tmp_path, caplog):
     assert (data_set.structures, data_set.ignore) == ({"livre": (7, 8)}, (5,))
 
 
+def test_labels_of_a_dataset_json_without_a_code_are_named(data, tmp_path, caplog):
+    assert data("nnunet", folders.nnunet_v2(tmp_path), "-o", tmp_path / "c.json")[0] == 0
+    (message,) = caplog.messages
+    assert message.startswith("cyst is no structure with a code; it is kept as it is, or ")
+
+
 def test_unlabelled_images_are_listed_on_request(data, tmp_path):
     folder, output = folders.decathlon(tmp_path), tmp_path / "c.json"
     data("decathlon", folder, "-o", output, "--unlabelled")
@@ -227,7 +233,7 @@ def test_cases_are_prepared_before_a_training_and_without_a_gpu(data, tmp_path):
     code, out, err = data("prepare", config, place, "--processes", "1")
     (folder,) = (tmp_path / "prepared").iterdir()
     assert (code, out, err) == (0, f"{folder}\n", "")
-    assert sorted(path.name for path in folder.iterdir()) == ["a", "b", "settings.json"]
+    assert sorted(path.name[0] for path in folder.iterdir()) == ["a", "b", "s"]
     assert not (tmp_path / "run").exists()
     (tmp_path / "a.nii").unlink()
     assert data("prepare", config, place)[:2] == (0, f"{folder}\n")

@@ -6,7 +6,14 @@ from dataclasses import astuple
 import numpy as np
 import pytest
 
-from PartialSegLib import InputError, Segmentation, Volume, write_segmentation, write_volume
+from PartialSegLib import (
+    InputError,
+    Segmentation,
+    Volume,
+    read_segmentation,
+    write_segmentation,
+    write_volume,
+)
 from PartialSegLib.evaluation import (
     Comparison,
     Score,
@@ -180,20 +187,67 @@ def test_a_reference_with_turned_axes_is_turned_back(orientation):
     assert [(s.dice, s.hausdorff95_mm) for s in evaluate(predicted, reference)] == [(1, 0)]
 
 
+WHOLE = {("liver", "liver"): LEFT, ("liver", "liver_tumor"): LEFT & MIDDLE}
+APART = {**WHOLE, ("liver", "liver"): LEFT & ~MIDDLE}
+
+
+@pytest.mark.parametrize("predicted", [WHOLE, APART], ids=["tumour in organ", "one label a voxel"])
+def test_an_organ_includes_its_tumour_whatever_the_reference_is_written_as(tmp_path, predicted):
+    prediction = segmentation_of(predicted)
+    labels = Volume(LEFT * 1 + (LEFT & MIDDLE), prediction.affine)
+    for name in ("decathlon/labelsTr/a.nii.gz", "named/a.nii.gz"):
+        write_volume(tmp_path / name, labels)
+    (tmp_path / "decathlon" / "dataset.json").write_text(
+        '{"labels": {"0": "background", "1": "liver", "2": "cancer"}}'
+    )
+    ours = ("ours.nii.gz", "ours.seg.nrrd", "ours")
+    for name in ours:
+        write_segmentation(tmp_path / name, segmentation_of(WHOLE))
+    named = [{"liver": (1,), "liver_tumor": (2,)}, {"liver": (1, 2), "Liver cancer": (2,)}]
+    references = [(name, None) for name in ("decathlon/labelsTr/a.nii.gz", *ours)]
+    for name, values in [*references, *(("named/a.nii.gz", values) for values in named)]:
+        scores = evaluate(prediction, read_segmentation(tmp_path / name, values))
+        assert [(s.structure, s.dice, s.prediction_ml) for s in scores] == [
+            ("liver", 1, pytest.approx(0.128)), ("liver_tumor", 1, pytest.approx(0.064))
+        ], name  # fmt: skip
+
+
+def test_vessels_and_tumours_of_another_task_are_no_part_of_an_organ():
+    vessel = {("hepatic vessel", "hepatic_vessel"): LEFT, ("hepatic vessel", "liver_tumor"): RIGHT}
+    prediction = segmentation_of({("liver", "liver"): LEFT, **vessel})
+    reference = segmentation_of({("", "liver"): LEFT, ("", "hepatic_vessel"): LEFT})
+    assert [s.dice for s in evaluate(prediction, reference)] == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("predicted", "expected", "name"),
+    [
+        ("kidney_left", "Left Kidney", "left_kidney"),
+        ("Spleen", "spleen", "spleen"),
+        ("Whole-Body", "whole body", "whole_body"),
+        ("肝", "肝", "肝"),
+    ],
+)
+def test_a_structure_has_one_name_in_the_scores(predicted, expected, name):
+    prediction = segmentation_of({("", "脾"): RIGHT, ("", predicted): LEFT})
+    for structures in (None, [expected]):
+        (score,) = evaluate(prediction, segmentation_of({("", expected): LEFT}), structures)
+        assert (score.structure, score.dice) == (name, 1)
+
+
 class TestComparison:
     def test_what_one_prediction_lacks_and_another_has_is_a_miss(self, caplog):
-        both = {("liver", "liver"): LEFT, ("liver", "liver_tumor"): MIDDLE}
-        reference = segmentation_of({**both, ("", "spleen"): RIGHT})
+        reference = segmentation_of({**WHOLE, ("", "spleen"): RIGHT})
         comparison = Comparison()
         comparison.add("a", segmentation_of({("liver", "liver"): LEFT}), reference)
-        comparison.add("b", segmentation_of(both), reference)
+        comparison.add("b", segmentation_of(WHOLE), reference)
         assert [(s.case, s.task, s.structure, s.dice) for s in comparison.scores()] == [
             ("a", "liver", "liver", 1), ("a", "liver", "liver_tumor", 0),
             ("b", "liver", "liver", 1), ("b", "liver", "liver_tumor", 1),
         ]  # fmt: skip
         missed = comparison.scores()[1]
         assert (missed.nsd, missed.hausdorff95_mm, missed.prediction_ml) == (0, math.inf, 0)
-        assert missed.reference_ml == pytest.approx(0.128)
+        assert missed.reference_ml == pytest.approx(0.064)
         assert "No prediction has spleen; left out." in caplog.text
 
     def test_nothing_found_where_nothing_is_agrees(self):

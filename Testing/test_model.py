@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -230,6 +231,23 @@ def test_a_full_disk_leaves_the_old_package_alone(package: Path, monkeypatch: py
         save_model(package, tiny_manifest(version="2.0.0"), tiny_weights(), "Another licence.\n")
     assert load_model(package).manifest == before
     assert [path.name for path in package.parent.iterdir()] == ["tiny"]
+
+
+def test_a_file_in_use_leaves_the_old_package_alone(package: Path, monkeypatch: pytest.MonkeyPatch):
+    before, files = load_model(package).manifest, sorted(path.name for path in package.iterdir())
+    replace, calls = os.replace, []
+
+    def refuse_once(source: Any, target: Any) -> None:
+        calls.append(target)
+        if len(calls) == 3:  # the new LICENSE and manifest are there
+            raise PermissionError(13, "The file is in use")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", refuse_once)
+    with pytest.raises(InputError, match="The file is in use"):
+        save_model(package, tiny_manifest(version="2.0.0"), tiny_weights(), "Another licence.\n")
+    assert load_model(package).manifest == before
+    assert sorted(path.name for path in package.iterdir()) == files
 
 
 def test_tasks_are_found_by_name_in_the_order_asked_for(package: Path):

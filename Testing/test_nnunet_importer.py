@@ -16,8 +16,9 @@ from parity_data import official_weights, reference_vectors
 
 from PartialSegLib.errors import InputError
 from PartialSegLib.importers import import_checkpoint
-from PartialSegLib.importers.label_names import structures_of_labels
+from PartialSegLib.label_names import structures_of_labels
 from PartialSegLib.model import load_model
+from PartialSegLib.packages import find_package, model_folders
 from PartialSegLib.session import InferenceSession
 from PartialSegLib.volume import Volume
 
@@ -51,6 +52,15 @@ def test_a_model_folder_becomes_a_package_with_the_same_logits(tmp_path: Path, n
     assert (inference.activation, inference.blend) == ("softmax", "logits")
     assert (inference.patch_positions, inference.padding) == ("even", "both sides")
     assert inference.mirror_axes == (0, 1, 2)
+
+
+def test_an_installed_model_goes_by_the_name_of_its_folder(tmp_path: Path) -> None:
+    """So that a model and one of its folds can stand side by side."""
+    write_model_folder(tmp_path / "model", plans_of(SMALL[0]), official_weights(SMALL[0]))
+    for name in ("my-liver", "my-liver-fold-0"):
+        folder = model_folders()[0] / name
+        assert import_checkpoint("nnunet", tmp_path / "model", folder).name == name
+        assert find_package(name) == folder
 
 
 def test_plans_before_2_4_and_a_moved_checkpoint(tmp_path: Path) -> None:
@@ -217,6 +227,7 @@ def test_weights_that_do_not_fit(tmp_path: Path) -> None:
         ("liver Liver", "liver liver_2"),
         ("adrenal_gland_left gall_bladder oesophagus", "left_adrenal_gland gallbladder esophagus"),
         ("liver pancreas lesion", "liver pancreas tumor"),  # of which organ is not said
+        ("arota liver", "aorta liver"),  # AMOS
         ("../evil ???", "evil structure"),
     ],
 )

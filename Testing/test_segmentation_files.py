@@ -87,6 +87,14 @@ def test_a_label_map_draws_vessels_over_organs_and_lesions_over_both(tmp_path):
     assert np.array_equal(labels, expected)
 
 
+def test_an_organ_gets_the_voxels_of_its_tumours_back_from_a_label_map(tmp_path):
+    segmentation = overlapping()
+    write_segmentation(tmp_path / "result.nii.gz", segmentation)
+    tumors = segmentation["liver", "liver_tumor"] | segmentation["hepatic vessel", "liver_tumor"]
+    expected = (segmentation["liver"] & ~segmentation["hepatic_vessel"]) | tumors
+    assert np.array_equal(read_segmentation(tmp_path / "result.nii.gz")["liver"], expected)
+
+
 def test_the_table_of_a_label_map_tells_what_each_label_is(tmp_path):
     write_segmentation(tmp_path / "result.nii.gz", overlapping())
     with open(tmp_path / "result.labels.csv", encoding="utf-8") as file:

@@ -7,7 +7,7 @@ import logging
 import os
 from argparse import Namespace
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import get_args
 
@@ -157,17 +157,24 @@ def _data_set(options: Namespace, folder: Path) -> DataSet:
         data_set = DataSet(folder.name, folder.name, {})
     else:
         raise InputError("The labels have no names; give --label NAME=VALUE for each structure.")
-    structures = parse_label_rules(options.label or ())
-    for structure in set(structures) - set(load_structures()):
-        advice = suggestion(structure, list(load_structures()))
-        logger.warning("%s is no structure with a code; it is kept as it is, or %s", structure, advice)
+    structures = parse_label_rules(options.label or ()) or data_set.structures
+    _warn_of_unknown(structures)
     return dataclasses.replace(
         data_set,
         name=options.name or data_set.name,
         task=options.task or data_set.task,
-        structures=structures or data_set.structures,
+        structures=structures,
         ignore=tuple(options.ignore or data_set.ignore),
     )
+
+
+def _warn_of_unknown(structures: Iterable[str]) -> None:
+    """Say which structures have no code and are in no protocol: they may be misspelt."""
+    known = [*load_structures(), *(name for protocol in PROTOCOLS.values() for name in protocol.structures)]
+    for structure in structures:
+        if structure not in known:
+            advice = suggestion(structure, known)
+            logger.warning("%s is no structure with a code; it is kept as it is, or %s", structure, advice)
 
 
 def _channels(options: Namespace, folder: Path, protocol: str) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from ..errors import InputError
 from ..evaluation import dice
 from ..label_maps import table_path
-from ..overview import write_overview
+from ..overview import check_drawing, write_overview
 from ..packages import BUNDLED_MODELS, installed_packages
 from ..report import build_report, write_report
 from ..segmentation import Key, Segmentation, segmentation_suffix, write_segmentation
@@ -62,6 +62,7 @@ def demo(options: Namespace) -> None:
     """Segment every task in a CT, or in a phantom when none is given, and show what was found."""
     folder: Path = options.output
     check_folder(folder)
+    check_drawing()
     check_session_options(options)
     seconds: Seconds = {}
     if options.input:

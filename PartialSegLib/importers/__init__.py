@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 from ..errors import InputError
@@ -11,6 +12,7 @@ from ..json_fields import suggestion
 from ..manifest import Manifest
 from ..model import save_model
 from ..nnunet_files import Choice
+from ..packages import model_folders
 from .checkpoint import ImportedModel
 from .dodnet import import_dodnet
 from .multitalent import import_multitalent
@@ -51,7 +53,7 @@ def import_checkpoint(
         name: a key of `IMPORTERS`, or "auto" to find out.
         checkpoint: the file as the official training code saved it; for nnU-Net and STU-Net also the folder
             of a fold, a model or a data set, or the .zip of nnUNetv2_export_model_to_zip.
-        output_folder: the package's folder.
+        output_folder: the package's folder; among the installed ones its name becomes that of the model.
         folds: of nnU-Net or STU-Net the numbers of folds to take, or "all" for the network trained on all
             cases; by default those that nnU-Net takes, see `Choice`.
         configuration: of nnU-Net or STU-Net, where several were trained, such as "3d_fullres".
@@ -73,7 +75,14 @@ def import_checkpoint(
         if name not in MODEL_FOLDERS and len(checkpoints) > 1:
             raise InputError(f"{path} holds several folds, but {name} has none; give one checkpoint.")
         imported = IMPORTERS[name](*checkpoints)
-        return save_model(output_folder, imported.manifest, imported.state_dict, imported.license_text)
+        manifest = _named_after(Path(output_folder).expanduser(), imported.manifest)
+        return save_model(output_folder, manifest, imported.state_dict, imported.license_text)
+
+
+def _named_after(folder: Path, manifest: Manifest) -> Manifest:
+    """An installed model goes by the name of its folder, so that a checkpoint can be there several times."""
+    installed = {place.resolve() for place in model_folders()}
+    return replace(manifest, name=folder.name) if folder.resolve().parent in installed else manifest
 
 
 def _checkpoints(name: str, path: Path, choice: Choice) -> AbstractContextManager[tuple[Path, ...]]:

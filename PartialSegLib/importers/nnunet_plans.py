@@ -13,9 +13,9 @@ from itertools import permutations
 from typing import Any, Literal
 
 from ..errors import InputError
+from ..label_names import structures_of_labels
 from ..manifest import Inference, NetworkSpec, Preprocessing, Task
 from ..structures import load_structures
-from .label_names import structures_of_labels
 from .nnunet_network import planned_network
 from .plan_fields import member, triple
 

@@ -23,8 +23,9 @@ from .nnunet_plans import Plan
 SOURCE_URL = "https://github.com/Ziyan-Huang/FLARE23"
 
 CITATION = (
-    "Huang Z, Ye J, Wang H, et al. Evaluating STU-Net for abdominal CT, FLARE 2023; Huang Z, Wang H, Deng Z, "
-    "et al. STU-Net, arXiv:2304.06716."
+    "Huang Z, Ye J, Wang H, et al. Exploiting Pseudo-Labeling and nnU-Netv2 Inference Acceleration for "
+    "Abdominal Multi-Organ and Pan-Cancer Segmentation, FLARE 2023; Huang Z, Wang H, Deng Z, et al. STU-Net, "
+    "arXiv:2304.06716."
 )
 
 LICENSE_TEXT = f"""\

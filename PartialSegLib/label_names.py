@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from ..structures import load_structures
+from .structures import load_structures
 
 WORDS = {
     "tumour": "tumor",
@@ -31,6 +31,7 @@ WORDS = {
 PHRASES = {
     "gall bladder": "gallbladder",
     "bladder": "urinary bladder",
+    "arota": "aorta",  # so in the dataset.json of AMOS
     "postcava": "inferior vena cava",
     "ivc": "inferior vena cava",
     "left adrenal": "left adrenal gland",
@@ -68,24 +69,41 @@ def structures_of_labels(labels: Iterable[str]) -> dict[str, str]:
     for label, structure in found.items():
         organs = [organ for organ in found.values() if f"{organ}_tumor" in load_structures()]
         tumor = f"{organs[0]}_tumor" if len(organs) == 1 else structure
-        if _words(label) == ["tumor"] and tumor not in found.values():
+        if words_of(label) == ["tumor"] and tumor not in found.values():
             found[label] = tumor
     return _made_unique(found)
 
 
+def words_of(label: str) -> list[str]:
+    """The words of a label in small letters, each word of `WORDS` by its one meaning."""
+    spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", label)
+    return [WORDS.get(word, word) for word in re.findall("[a-z0-9]+", spaced.lower())]
+
+
+def comparable_names(labels: Iterable[str]) -> dict[str, str]:
+    """One name for each of some labels, whoever gave them: the known structure that it means, else its own.
+
+    Args:
+        labels: names of data sets, programs and people; the same one may come twice.
+
+    Returns:
+        Label to the id of a known structure (as `structures_of_labels`), or to the label in small letters
+        with "_" for spaces and dashes.
+    """
+    folded = {label: re.sub(r"\W+", "_", label.lower()).strip("_") for label in labels}
+    ids = structures_of_labels({name: label for label, name in folded.items()}.values())
+    known = {folded[label]: id for label, id in ids.items() if id in load_structures()}
+    return {label: known.get(name, name) for label, name in folded.items()}
+
+
 def _known_structure(label: str) -> str:
     """The id of the structure with these words in any order, or an identifier made of the label."""
-    words = _words(label)
-    words = _words(PHRASES.get(" ".join(words), " ".join(words)))
+    words = words_of(label)
+    words = words_of(PHRASES.get(" ".join(words), " ".join(words)))
     for id in load_structures():
-        if sorted(_words(id)) == sorted(words):
+        if sorted(words_of(id)) == sorted(words):
             return id
     return _identifier(label)
-
-
-def _words(text: str) -> list[str]:
-    spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", text)
-    return [WORDS.get(word, word) for word in re.findall("[a-z0-9]+", spaced.lower())]
 
 
 def _identifier(label: str) -> str:
