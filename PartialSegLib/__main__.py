@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     previous = signal.signal(signal.SIGTERM, _interrupt)
     try:
-        options = build_parser().parse_args(arguments)
+        options = _parsed(arguments)
         command = getattr(import_module(f".cli.{options.module}", __package__), options.function)
         command(options)
         sys.stdout.flush()
@@ -66,6 +66,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     finally:
         signal.signal(signal.SIGTERM, previous)
     return 0
+
+
+def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The options of a command; settings of a training run (KEY=VALUE) may also follow an option."""
+    parser = build_parser()
+    options, others = parser.parse_known_args(arguments)
+    if any(text.startswith("-") or not hasattr(options, "change") for text in others):
+        parser.error(f"unrecognized arguments: {' '.join(others)}")
+    if others:
+        options.change += others
+    return options
 
 
 def build_parser() -> Parser:
@@ -181,7 +192,7 @@ def _train_arguments(command: Parser) -> None:
     command.add_argument("config", help="JSON file, or the name of a recipe, such as dodnet")
     text = "other values than the file's, as in seed=3 or loss.dice_epsilon=1e-5"
     command.add_argument("change", nargs="*", metavar="KEY=VALUE", help=text)
-    command.add_argument("--device", default="cpu", help="auto, cpu, cuda or cuda:N (%(default)s)")
+    command.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (%(default)s)")
 
 
 def _evaluate_arguments(command: Parser) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from PartialSegLib.errors import InputError
 from PartialSegLib.json_fields import from_json, to_json
-from PartialSegLib.training.patches.augmentation import PRESETS, Augmentation
+from PartialSegLib.training.patches.augmentation import PRESETS, Augmentation, drawn_around_one
 from PartialSegLib.training.patches.elastic_field import ElasticField
 from PartialSegLib.training.patches.intensities import disturb_intensities
 from PartialSegLib.training.patches.spatial_transform import SpatialTransform, draw_spatial_transform
@@ -250,8 +250,29 @@ def test_probabilities_of_the_published_codes():
     assert np.mean(np.abs(scales - 1) > 1e-6) == pytest.approx(0.2, abs=0.03)
     assert 0.7 <= scales.min() < 0.75
     assert 1.35 < scales.max() <= 1.4
+    assert np.mean(scales < 1 - 1e-6) == pytest.approx(0.1, abs=0.025)  # not 0.3 / 0.7 of 0.2
     planes = [draw_spatial_transform(PRESETS["flare23"], np.random.default_rng(index)) for index in range(50)]
     assert all(np.array_equal(t.matrix[0], [1, 0, 0]) and t.crop_size(PATCH)[0] == PATCH[0] for t in planes)
+
+
+def test_numbers_around_one_are_below_it_half_of_the_time():
+    rng = np.random.default_rng(0)
+    drawn = np.array([drawn_around_one((0.7, 1.5), rng) for _ in range(2000)])
+    assert np.mean(drawn < 1) == pytest.approx(0.5, abs=0.04)
+    assert (drawn.min(), drawn.max()) == pytest.approx((0.7, 1.5), abs=0.01)
+    assert [drawn_around_one(limits, rng) for limits in ((0.5, 0.5), (2.0, 2.0))] == [0.5, 2.0]
+    assert {name for name, preset in PRESETS.items() if not preset.scale_around_one} == {"none", "dodnet"}
+
+
+def test_resolution_is_lowered_in_plane_where_slices_are_thick():
+    slices = (torch.arange(16) % 2).float()[None, :, None, None].expand(1, 16, 8, 8)
+    coarse = Augmentation(low_resolution_probability=1.0, low_resolution=(0.5, 0.5))
+    for in_plane in (False, True):
+        changed = disturb_intensities(slices, replace(coarse, in_plane=in_plane), np.random.default_rng(0))
+        assert torch.equal(changed, slices) == in_plane
+    image = patch_like_image()
+    changed = disturb_intensities(image, replace(coarse, in_plane=True), np.random.default_rng(0))
+    assert changed.diff(dim=3).abs().mean() < 0.8 * image.diff(dim=3).abs().mean()
 
 
 def test_only_the_presets_of_papers_add_what_the_codes_leave_out():

@@ -13,6 +13,8 @@ import torch
 
 from PartialSegLib.errors import InputError
 from PartialSegLib.importers import import_checkpoint
+from PartialSegLib.importers.checkpoint import read_checkpoint
+from PartialSegLib.training import checkpoint_file
 
 
 class Hostile:
@@ -114,3 +116,14 @@ def test_files_that_are_no_checkpoints_are_refused(tmp_path: Path, contents: byt
         import_checkpoint("dodnet", tmp_path / "file.pth", tmp_path / "package")
     assert "\n" not in str(raised.value)
     assert [path.name for path in tmp_path.iterdir()] == ["file.pth"]
+
+
+@pytest.mark.parametrize("read", [read_checkpoint, checkpoint_file.read_checkpoint])
+def test_nothing_is_read_by_a_pytorch_that_can_be_made_to_run_code(
+    read: Callable[[Path], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.save({"step": 1}, tmp_path / "checkpoint.pt")
+    assert read(tmp_path / "checkpoint.pt") == {"step": 1}
+    monkeypatch.setattr(torch, "__version__", "2.5.1+cpu")
+    with pytest.raises(InputError, match=r"PyTorch 2.5.1\+cpu cannot read checkpoints safely; install 2.6"):
+        read(tmp_path / "checkpoint.pt")

@@ -141,6 +141,24 @@ def test_a_task_of_the_decathlon_has_declared_rules(tmp_path):
     assert data_set.structures == {"hepatic_vessel": (1,), "liver_tumor": (2,)}
 
 
+@pytest.mark.parametrize(
+    ("name", "labels", "structures"),
+    [
+        ("Lung", {"lung": 1}, {"lung": (1,)}),
+        ("Lung", {"cancer": 1}, {"lung_tumor": (1,)}),
+        ("Colon", {"colon": 1}, {"colon": (1,)}),
+        ("Colon", {"colon cancer primaries": 1}, {"colon_tumor": (1,)}),
+        ("Liver", {"liver": 1, "vessel": 2}, {"liver": (1,), "vessel": (2,)}),
+        ("Pancreas", {"pancreas": 1, "duct": 2}, {"pancreas": (1,), "duct": (2,)}),
+        ("Pancreas", {"tumor": 1, "pancreas": 2}, {"pancreas": (2, 1), "pancreas_tumor": (1,)}),
+        ("Pancreas", {"pancreas": [1, 2], "tumour": 2}, {"pancreas": (1, 2), "pancreas_tumor": (2,)}),
+    ],
+)
+def test_a_data_set_of_one_s_own_may_have_the_name_of_a_task(name, labels, structures):
+    contents = {"labels": {"background": 0, **labels}, "channel_names": {"0": "CT"}}
+    assert data_set_of(Path(f"Dataset501_{name}"), contents).structures == structures
+
+
 def test_labels_of_other_tasks_are_known_by_name(tmp_path):
     folder = folders.nnunet_v1(tmp_path)
     assert data_set_of(folder, read_dataset_json(folder)).structures == {
@@ -261,7 +279,12 @@ def test_a_folder_converted_with_other_labels_is_refused(tmp_path):
     folders.touch_task(folder, 1)
     labels = {"0": "background", "1": "right lung", "2": "left lung"}
     folders.write_json(folder / "dataset.json", modality={"0": "CT"}, labels=labels)
-    with pytest.raises(InputError, match="says that right lung has the value 1, the recipe expects 2"):
+    with pytest.raises(
+        InputError, match="right lung has the value 1, where the recipe expects left_lung; convert"
+    ):
+        find_parts(MULTITALENT, tmp_path)
+    folders.write_json(folder / "dataset.json", labels={"left_lung": 1, "vessels": 2})
+    with pytest.raises(InputError, match="vessels has the value 2, where the recipe expects right_lung;"):
         find_parts(MULTITALENT, tmp_path)
 
 

@@ -76,7 +76,7 @@ def same(one: Cases, other: Cases) -> bool:
 def test_a_patch_is_a_function_of_seed_and_index(collection, preset):
     data = patches(collection, augmentation=PRESETS[preset], seed=3)
     again = patches(collection, augmentation=PRESETS[preset], seed=3)
-    other = patches(collection, augmentation=PRESETS[preset], seed=(3, 1))
+    other = patches(collection, augmentation=PRESETS[preset], seed=4)
     assert all(same(data[index], again[index]) for index in reversed(range(12)))
     assert not any(same(data[index], other[index]) for index in range(12))
     assert not same(data[0], data[1])
@@ -243,14 +243,15 @@ def test_data_sets_of_other_tasks_are_left_out_aloud(tmp_path, caplog):
     config = run_on(replace(collection, data_sets=kidneys), tmp_path, only_tasks=["liver"])
     folder = prepare(config, make_manifest(config))
     assert caplog.messages == ["The data set organs (1 cases) is left out: the model has no task kidney."]
-    assert sorted(path.name for path in folder.iterdir()) == ["a", "settings.json"]
+    assert sorted(path.name[0] for path in folder.iterdir()) == ["a", "s"]
 
 
 def test_a_damaged_case_is_one_sentence_from_a_data_worker(collection, tmp_path):
     shutil.copytree(collection.folder, tmp_path / "copy")
     data = patches(replace(collection, folder=tmp_path / "copy"), 30)
     drawn = data[0]
-    labels = tmp_path / "copy" / "prepared" / ("c" if drawn.tasks[0] == 0 else "a") / "labels.b2nd"
+    name = "c" if drawn.tasks[0] == 0 else "a"
+    (labels,) = (tmp_path / "copy" / "prepared").glob(f"{name}-*/labels.b2nd")
     labels.write_bytes(labels.read_bytes()[:60])
     config = tiny_config(tmp_path, workers=1, phases=[{"iterations": 30}])
     feed = batches(data, config, ALONE, 0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import time
 from collections import namedtuple
@@ -21,7 +22,7 @@ from PartialSegLib.errors import InputError
 from PartialSegLib.json_fields import to_json
 from PartialSegLib.manifest import Preprocessing
 from PartialSegLib.preprocessing import preprocess
-from PartialSegLib.training.collection import Case
+from PartialSegLib.training.collection import Collection
 from PartialSegLib.training.preparation.prepared_cases import (
     find_case,
     prepare_collection,
@@ -33,10 +34,21 @@ from PartialSegLib.volume import Volume, read_volume, reorient, write_volume
 CPU = torch.device("cpu")
 
 
-def everything(folder: Path, case: Case) -> tuple[np.ndarray, np.ndarray]:
-    prepared = find_case(folder, case)
+def everything(folder: Path, collection: Collection, number: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    prepared = find_case(folder, collection, collection.cases[number])
     whole = (0, 0, 0), prepared.summary.shape
     return prepared.read_image(*whole), prepared.read_labels(*whole)
+
+
+def place_of(folder: Path, name: str) -> Path:
+    """Where the case of a name lies."""
+    (place,) = folder.glob(f"{name}-????????")
+    return place
+
+
+def names_in(folder: Path) -> list[str]:
+    """Names of cases without their digits, and of other files."""
+    return sorted(re.sub("-[0-9a-f]{8}$", "", name) for name in os.listdir(folder))
 
 
 def files_of(folder: Path) -> dict[str, tuple[int, bytes]]:
@@ -54,7 +66,7 @@ def test_labels_lie_where_preprocessing_puts_the_image(tmp_path, rule, orientati
     collection = write_collection_files(tmp_path, a="livers")
     settings = Preprocessing(orientation, (1.4, 1.2, 1.1), (-1000, 1000), 0, 1000, resampling)
     prepare_collection(collection, settings, tmp_path / "prepared", rule=rule)
-    image, labels = everything(tmp_path / "prepared", collection.cases[0])
+    image, labels = everything(tmp_path / "prepared", collection)
     expected = preprocess(read_volume(tmp_path / "a.nii"), settings, CPU).tensor.numpy()
     np.testing.assert_allclose(image[0], expected, atol=1e-3)
     bright, liver = image[0] > 0.25, (labels == 1) | (labels == 2)
@@ -90,7 +102,7 @@ def test_cropping_to_the_body_crops_labels_alike(tmp_path):
     collection = replace(collection, folder=tmp_path)
     settings = replace(PREPROCESSING, crop_to_body=True)
     prepare_collection(collection, settings, tmp_path / "prepared")
-    image, found = everything(tmp_path / "prepared", collection.cases[0])
+    image, found = everything(tmp_path / "prepared", collection)
     assert np.prod(found.shape) < air.size / 2
     np.testing.assert_array_equal(image[0] > 0.25, (found == 1) | (found == 2))
 
@@ -98,8 +110,8 @@ def test_cropping_to_the_body_crops_labels_alike(tmp_path):
 def test_values_are_counted_boxed_and_sampled(tmp_path):
     collection = write_collection_files(tmp_path, a="livers")
     prepare_collection(collection, PREPROCESSING, tmp_path / "prepared")
-    case = find_case(tmp_path / "prepared", collection.cases[0])
-    _, labels = everything(tmp_path / "prepared", collection.cases[0])
+    case = find_case(tmp_path / "prepared", collection, collection.cases[0])
+    _, labels = everything(tmp_path / "prepared", collection)
     assert [value.value for value in case.summary.values] == [1, 2, 3]
     for value in case.summary.values:
         voxels = np.argwhere(labels == value.value)
@@ -114,7 +126,7 @@ def test_values_above_255_and_parts_beyond_the_border(tmp_path):
     labels[LIVER] = 40000
     write_volume(tmp_path / "a-label.nii", Volume(labels, affine_of()))
     prepare_collection(collection, PREPROCESSING, tmp_path / "prepared")
-    case = find_case(tmp_path / "prepared", collection.cases[0])
+    case = find_case(tmp_path / "prepared", collection, collection.cases[0])
     start, size = (-3, 2, 20), (10, 12, 30)
     image, part = case.read_image(start, size), case.read_labels(start, size)
     assert image.shape == (1, *size)
@@ -134,18 +146,19 @@ def test_an_interrupted_preparation_goes_on_where_it_was(tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         prepare_collection(collection, PREPROCESSING, folder, on_progress=stop_after_one)
-    first = files_of(folder / "a")
+    first = files_of(place_of(folder, "a"))
     for name, age in ((".node-98-0.partial-b", 7 * 3600), (".node-99-0.partial-b", 0)):
         (folder / name).mkdir()  # what a process leaves that was killed long ago, or one that is still at it
         os.utime(folder / name, times=(time.time() - age,) * 2)
-    shutil.copytree(folder / "a", folder / "c")
-    (folder / "c" / "case.json").unlink()
+    prepare_collection(collection, PREPROCESSING, tmp_path / "other")
+    shutil.copytree(place_of(tmp_path / "other", "c"), folder / place_of(tmp_path / "other", "c").name)
+    (place_of(folder, "c") / "case.json").unlink()
     reports: list[tuple[int, int]] = []
     prepare_collection(collection, PREPROCESSING, folder, on_progress=lambda *report: reports.append(report))
     assert reports == [(1, 3), (2, 3), (3, 3)]
-    assert files_of(folder / "a") == first
-    assert sorted(os.listdir(folder)) == [".node-99-0.partial-b", "a", "b", "c", "settings.json"]
-    images = [everything(folder, case)[0] for case in collection.cases]
+    assert files_of(place_of(folder, "a")) == first
+    assert names_in(folder) == [".node-99-0.partial-b", "a", "b", "c", "settings.json"]
+    images = [everything(folder, collection, number)[0] for number in range(3)]
     assert not np.array_equal(images[0], images[2])
 
 
@@ -169,9 +182,9 @@ def test_many_at_once_fill_a_folder_and_replace_what_has_changed(tmp_path):
         with ThreadPoolExecutor(4) as pool:
             runs = [pool.submit(prepare_collection, collection, PREPROCESSING, folder) for _ in range(4)]
         assert [run.result() for run in runs] == [None] * 4
-        assert sorted(os.listdir(folder)) == ["a", "b", "c", "d", "settings.json"]
-        for case in collection.cases:
-            everything(folder, case)
+        assert names_in(folder) == ["a", "b", "c", "d", "settings.json"]
+        for number, case in enumerate(collection.cases):
+            everything(folder, collection, number)
             write_volume(tmp_path / f"{case.name}-label.nii", Volume(np.ones(SHAPE, np.uint8), affine_of()))
 
 
@@ -183,7 +196,7 @@ def test_settings_lie_side_by_side_and_say_what_they_are(tmp_path):
         prepare_collection(collection, how, folder)
         assert json.loads((folder / "settings.json").read_text())["preprocessing"] == to_json(how)
         assert len(folder.name) == 8
-    assert find_case(folders[0], collection.cases[0]).summary.background == (-1.0,)
+    assert find_case(folders[0], collection, collection.cases[0]).summary.background == (-1.0,)
     assert settings_folder(tmp_path, other, "nearest") not in folders
 
 
@@ -215,12 +228,35 @@ def test_what_has_changed_is_prepared_again(tmp_path, change):
     else:
         write_volume(tmp_path / "a-label.nii", Volume(np.ones(SHAPE, np.uint8), affine_of()))
         again = {"a"}
-    before = {name: files_of(folder / name) for name in ("a", "b")}
+    before = {name: files_of(place_of(folder, name)) for name in ("a", "b")}
     prepare_collection(collection, settings, folder, rule=rule)
-    assert {name for name in before if files_of(folder / name) != before[name]} == again
-    image, labels = everything(folder, collection.cases[0])
+    assert {name for name in before if files_of(place_of(folder, name)) != before[name]} == again
+    image, labels = everything(folder, collection)
     assert image.max() > (1 if change == "preprocessing" else 0.5)
     assert labels.all() == (change == "label")
+
+
+def test_collections_with_cases_of_one_name_keep_their_labels(tmp_path):
+    """Label maps of one name in folders of one name, as two rounds of pseudo-labels make them."""
+    collections = []
+    for stage in ("one", "two"):
+        (tmp_path / stage / "labels").mkdir(parents=True)
+        collection = write_collection_files(tmp_path / stage / "labels", a="livers")
+        collections.append(collection)
+    write_volume(collection.folder / "a-label.nii", Volume(np.ones(SHAPE, np.uint8), affine_of()))
+    first, second = collections
+    prepare_collection(first, PREPROCESSING, tmp_path / "prepared")
+    case = find_case(tmp_path / "prepared", first, first.cases[0])
+    before = files_of(case.folder)
+    prepare_collection(second, PREPROCESSING, tmp_path / "prepared")
+    assert everything(tmp_path / "prepared", second)[1].all()
+    assert files_of(case.folder) == before
+    assert find_case(tmp_path / "prepared", first, first.cases[0]) == case
+    moved = replace(first, folder=(tmp_path / "one").rename(tmp_path / "three") / "labels")
+    assert find_case(tmp_path / "prepared", moved, moved.cases[0]) == case
+    shutil.rmtree(moved.folder)  # the case of either stage may be meant
+    with pytest.raises(InputError, match="The case a is not prepared"):
+        find_case(tmp_path / "prepared", moved, moved.cases[0])
 
 
 def test_two_processes_write_the_same(tmp_path):
@@ -242,14 +278,14 @@ def test_test_cases_and_cases_without_labels_are_passed_over(tmp_path):
     a, b, c = collection.cases
     collection = replace(collection, cases=(a, replace(b, split="test"), replace(c, label=None)))
     prepare_collection(collection, PREPROCESSING, tmp_path / "prepared")
-    assert sorted(os.listdir(tmp_path / "prepared")) == ["a", "settings.json"]
+    assert names_in(tmp_path / "prepared") == ["a", "settings.json"]
     with pytest.raises(InputError, match=r"The case b is not prepared in .*; prepare the collection first"):
-        find_case(tmp_path / "prepared", b)
+        find_case(tmp_path / "prepared", collection, b)
 
 
 def test_a_full_disk_is_one_sentence_and_leaves_nothing(tmp_path):
     collection = write_collection_files(tmp_path, a="livers")
-    with full_disk(), pytest.raises(InputError, match=r"Cannot write .*a: .*free some space\.$"):
+    with full_disk(), pytest.raises(InputError, match=r"Cannot write .*a-[0-9a-f]{8}: .*free some space\.$"):
         prepare_collection(collection, PREPROCESSING, tmp_path / "prepared")
     assert os.listdir(tmp_path / "prepared") == ["settings.json"]
 
@@ -304,17 +340,28 @@ def test_a_case_name_stays_in_the_folder(tmp_path):
 
 def test_folders_of_others_are_not_touched(tmp_path):
     collection = write_collection_files(tmp_path, a="livers")
-    (tmp_path / "a").mkdir()
-    (tmp_path / "a" / "1.dcm").write_bytes(b"precious")
-    with pytest.raises(InputError, match="a is no prepared case; choose a new folder"):
+    prepare_collection(collection, PREPROCESSING, tmp_path)
+    place = place_of(tmp_path, "a")
+    (place / "1.dcm").write_bytes(b"precious")
+    (place / "case.json").unlink()
+    with pytest.raises(InputError, match=f"{place.name} is no prepared case; choose a new folder"):
         prepare_collection(collection, PREPROCESSING, tmp_path)
-    assert (tmp_path / "a" / "1.dcm").read_bytes() == b"precious"
+    assert (place / "1.dcm").read_bytes() == b"precious"
 
 
 def test_a_damaged_file_is_named(tmp_path):
     collection = write_collection_files(tmp_path, a="livers")
     prepare_collection(collection, PREPROCESSING, tmp_path / "prepared")
-    image = tmp_path / "prepared" / "a" / "image.b2nd"
-    image.write_bytes(image.read_bytes()[:100])
-    with pytest.raises(InputError, match=r"image\.b2nd cannot be read .*; delete its folder and start again"):
-        everything(tmp_path / "prepared", collection.cases[0])
+    place = place_of(tmp_path / "prepared", "a")
+    case = find_case(tmp_path / "prepared", collection, collection.cases[0])
+    for name, read in (
+        ("image.b2nd", lambda: case.read_image((0, 0, 0), SHAPE)),
+        ("voxels.npz", lambda: case.voxels_of(1)),
+    ):
+        (place / name).write_bytes((place / name).read_bytes()[:100])
+        for _ in ("truncated", "missing"):
+            with pytest.raises(
+                InputError, match=f"{name} cannot be read .*; delete its folder and start again"
+            ):
+                read()
+            (place / name).unlink(missing_ok=True)

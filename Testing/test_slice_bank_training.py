@@ -7,6 +7,7 @@ import json
 import math
 import re
 from collections import Counter
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from PartialSegLib.evaluation import dice
 from PartialSegLib.json_fields import from_json
 from PartialSegLib.manifest import Preprocessing, Task
 from PartialSegLib.networks import MedDANet
-from PartialSegLib.phantom import make_phantom
+from PartialSegLib.phantom import Phantom, make_phantom
 from PartialSegLib.training.collection import Case, Collection, DataSet, write_collection
 from PartialSegLib.training.med_danet.__main__ import main
 from PartialSegLib.training.med_danet.choice_metric import choose_candidates, slice_dice
@@ -241,37 +242,54 @@ def test_an_epoch_has_every_slice_once_and_no_two_are_alike(tmp_path: Path) -> N
     assert seen(3, 6) == batches[3:]
 
 
+LABELLED = {"liver": (5, 7), "liver_tumor": (7,), "spleen": (1,)}
+
+
+@cache
+def patient(number: int) -> Phantom:
+    return make_phantom(number, (24.0, 12.0, 12.0), (6, 32, 36), None, {"liver_tumor": 1.0})
+
+
 def write_collection_of_phantoms(folder: Path, **data_set: Any) -> Path:
-    """Two cases of a data set with the liver as 5, its tumour as 7, and something else as 1."""
+    """Two cases of a data set with the liver as 5, its tumour as 7, and the spleen as 1; 8 × 4 × 4 mm."""
     cases = []
     for number in range(2):
-        phantom = make_phantom(number, (24.0, 12.0, 12.0), (6, 32, 36), None, {"liver_tumor": 1.0})
+        phantom = patient(number)
         values = phantom.mask("spleen").astype(np.uint8)
         values[phantom.mask("liver")] = 5
         values[phantom.mask("liver_tumor")] = 7
-        write_volume(folder / f"{number}.nii.gz", phantom.volume)
-        write_volume(folder / f"{number}-label.nii.gz", Volume(values, phantom.volume.affine))
+        affine = phantom.volume.affine @ np.diag([1 / 3, 1 / 3, 1 / 3, 1])
+        write_volume(folder / f"{number}.nii.gz", Volume(phantom.volume.array, affine))
+        write_volume(folder / f"{number}-label.nii.gz", Volume(values, affine))
         cases.append(Case(f"case-{number}", "here", f"{number}.nii.gz", f"{number}-label.nii.gz"))
-    structures = {"liver": (5, 7), "liver_tumor": (7,)}
-    labels = DataSet(**{"name": "here", "task": "liver", "structures": structures, **data_set})
+    labels = DataSet(**{"name": "here", "task": "liver", "structures": LABELLED, **data_set})
+    elsewhere = DataSet("elsewhere", "brain tumour", {"whole_tumor": (1,)}, channels=("flair",))
+    cases.append(Case("case-2", "elsewhere", "2.nii.gz", "2-label.nii.gz"))  # needs no files: of another task
     path = folder / "collection.json"
-    write_collection(path, Collection("two", folder, {"here": labels}, tuple(cases)))
+    data_sets = {"here": labels, "elsewhere": elsewhere}
+    write_collection(path, Collection("two", folder, data_sets, tuple(cases)))
     return path
 
 
+def config_of_collection(folder: Path, **data_set: Any) -> SliceBankConfig:
+    """A run on `write_collection_of_phantoms`."""
+    collection = str(write_collection_of_phantoms(folder, **data_set))
+    return tiny_config(
+        folder / "run",
+        collection={"collection": collection, "prepared": str(folder / "prepared")},
+        preprocessing={**VALUES["preprocessing"], "spacing": [8, 4, 4]},
+    )
+
+
 def test_slices_are_those_of_a_collection(tmp_path: Path) -> None:
-    where = {
-        "collection": str(write_collection_of_phantoms(tmp_path)),
-        "prepared": str(tmp_path / "prepared"),
-    }
-    config = tiny_config(tmp_path, collection=where)
-    prepare_slices(config)
+    config = config_of_collection(tmp_path)
+    prepare_slices(config, slice_bank_manifest(config))
     source = open_slices(config, slice_bank_manifest(config))
     assert len(source) == 12
     tumours = 0
     for index in range(12):
         image, labels = source[index]
-        phantom = make_phantom(index // 6, (24.0, 12.0, 12.0), (6, 32, 36), None, {"liver_tumor": 1.0})
+        phantom = patient(index // 6)
         liver, tumour = (phantom.mask(name)[index % 6] for name in ("liver", "liver_tumor"))
         np.testing.assert_array_equal(labels.numpy(), np.where(tumour, 2, liver))
         hounsfield = np.clip(phantom.volume.array[index % 6], -250, 300)
@@ -283,7 +301,8 @@ def test_slices_are_those_of_a_collection(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("data_set", "sentence"),
     [
-        ({"structures": {"liver": (5,)}}, "here has no labels of liver_tumor, but a softmax needs all"),
+        ({"structures": {"liver": (5, 7), "x": (1,)}}, "here has no labels of liver_tumor, but a softmax"),
+        ({"structures": {"liver": (5, 7), "liver_tumor": (7,)}}, r"2 faults .*\n.*label values unknown  1;"),
         ({"ignore": (1,)}, "here has voxels without labels"),
         ({"task": "spleen"}, "two has no labelled training case for the task liver"),
     ],
@@ -291,12 +310,20 @@ def test_slices_are_those_of_a_collection(tmp_path: Path) -> None:
 def test_a_collection_that_leaves_pixels_unknown_is_refused(
     tmp_path: Path, data_set: dict[str, Any], sentence: str
 ) -> None:
-    where = {
-        "collection": str(write_collection_of_phantoms(tmp_path, **data_set)),
-        "prepared": str(tmp_path / "prepared"),
-    }
     with pytest.raises(InputError, match=sentence):
-        train_slice_bank(tiny_config(tmp_path / "run", collection=where))
+        train_slice_bank(config_of_collection(tmp_path, **data_set))
+
+
+def test_a_slice_that_cannot_be_read_is_one_sentence_from_a_data_worker(tmp_path: Path) -> None:
+    config = dataclasses.replace(config_of_collection(tmp_path), batch_size=4, workers=1)
+    prepare_slices(config, slice_bank_manifest(config))
+    source = open_slices(config, slice_bank_manifest(config))
+    (second,) = (tmp_path / "prepared").glob("*/case-1-*/image.b2nd")
+    second.write_bytes(second.read_bytes()[:100])
+    with pytest.raises(
+        InputError, match=r"^\S*image\.b2nd cannot be read .*; delete its folder and start again\.$"
+    ):
+        list(load_batches(source, config, 0, 3))
 
 
 # Training

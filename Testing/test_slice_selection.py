@@ -349,6 +349,21 @@ def test_provenance_and_report_say_what_was_skipped(model, volume, tmp_path):
     assert read_segmentation(tmp_path / "found.seg.nrrd").provenance["selection"] == selection
 
 
+@pytest.mark.parametrize("orientation", ["SPL", "PSL"])
+def test_of_a_softmax_slices_between_kept_and_dropped_ones_are_skipped(volume, orientation):
+    """Both channels are wanted, so every voxel that is looked at belongs to a structure."""
+    model = make_model(orientation, activation="softmax")
+    settings = dataclasses.replace(
+        model.manifest.preprocessing, spacing=tuple(6 if axis == "S" else 4 for axis in orientation)
+    )
+    manifest = dataclasses.replace(model.manifest, preprocessing=settings)
+    found = session_with(dataclasses.replace(model, manifest=manifest), volume).predict("liver")
+    filled = (found["liver"] | found["liver_tumor"]).any(axis=(1, 2))
+    said = found.provenance["selection"]["tasks"]["liver"]
+    assert 0 < said["slices"]["visited"] == filled.sum() < 70
+    assert not any(filled[first : last + 1].any() for first, last in said["skipped_slices"])
+
+
 def test_without_selection_nothing_is_said_to_be_skipped(model, volume):
     selection = session_with(model, volume, selection="off").predict("liver").provenance["selection"]
     assert selection["slices"] == "off"

@@ -14,6 +14,7 @@ from PartialSegLib.__main__ import main as partialseg
 from PartialSegLib.errors import InputError
 from PartialSegLib.training import read_config, train
 from PartialSegLib.training.__main__ import main
+from PartialSegLib.training.config_files import OTHER_LOOPS, RECIPES
 from PartialSegLib.training.optimization import Phase, learning_rate, make_optimizer, position
 from PartialSegLib.training.train import make_manifest
 
@@ -101,6 +102,10 @@ def test_a_wrong_use_of_a_collection_is_named(
         ({"tissue": {"weight": 1.0, "layer": "projektion"}}, "has no module 'projektion'"),
         ({"transfer": {"package": "no-such-model"}}, "no-such-model"),
         ({"batch_size": 3, "accumulate": 2}, "3 images cannot be shared by 1 processes in 2 parts"),
+        (
+            {"batch_size": 2, "accumulate": 2, "loss": {"kind": "softmax"}},
+            "accumulate: .* 2 parts do not see at once; .*loss.joint_dice=false",
+        ),
         ({"phases": [{"iterations": 1, "only": ["hed"]}]}, "no parameter's name starts with hed"),
         ({"synthetic": {"atlas": "no-atlas.nrrd"}}, "no-atlas.nrrd"),
         ({"inference": {"patch_size": [32, 16, 16]}, "precision": "bfloat16"}, "32 slices leave 2"),
@@ -154,12 +159,29 @@ def test_train_is_a_command_and_knows_the_recipes_by_name(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = str(write(tmp_path / "c.json", tiny_values(tmp_path / "run")))
-    assert partialseg(["train", config, "--device", "auto"]) == 0
+    assert partialseg(["train", config]) == 0
     assert capsys.readouterr().out.strip() == str(tmp_path / "run" / "package")
     assert partialseg(["train", "dodnet", "batch_size=0"]) == 2
     assert "batch_size: expected 1 or more" in capsys.readouterr().err
     assert partialseg(["train", "dodnett"]) == 2
-    assert "transdodnet" in capsys.readouterr().err
+    names = capsys.readouterr().err
+    assert "transdodnet" in names
+    assert "med-danet" not in names
+    for name, command in OTHER_LOOPS.items():
+        assert partialseg(["train", name]) == 2
+        assert f"start {command} {RECIPES / name}.json" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [["seed=-3", "--device", "cpu"], ["--device", "cpu", "seed=-3"]])
+def test_settings_come_before_and_behind_options(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for command in (main, lambda arguments: partialseg(["train", *arguments])):
+        assert command(["dodnet", *arguments]) == 2
+        assert "seed: expected 0 or more, got -3" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        partialseg(["train", "dodnet", "--device", "cpu", "--sed"])
+    assert "unrecognized arguments: --sed" in capsys.readouterr().err
 
 
 def test_only_some_tasks(tmp_path: Path) -> None:

@@ -119,10 +119,13 @@ def test_a_run_stops_when_one_of_its_processes_is_killed_and_goes_on_later(tmp_p
     assert (tmp_path / "pair" / "package").exists()
 
 
-def test_gradients_are_the_same_in_parts(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["dice and cross-entropy", "class-adaptive"])
+def test_gradients_are_the_same_in_parts(tmp_path: Path, kind: str) -> None:
+    loss, tissue = {"kind": kind, "joint_dice": False}, {**TISSUE, "iterations": 0}
     changes = {"batch_size": 4, "phases": [{"iterations": 2, "learning_rate": 0.001}]}
     for parts in (1, 4):
-        train(tiny_config(tmp_path / str(parts), accumulate=parts, **changes))
+        config = tiny_config(tmp_path / str(parts), accumulate=parts, loss=loss, tissue=tissue, **changes)
+        train(config)
     assert losses_of(tmp_path / "4") == pytest.approx(losses_of(tmp_path / "1"), rel=1e-5)
 
 
@@ -153,13 +156,23 @@ def test_a_full_disk_stops_the_run_and_keeps_the_checkpoint(
     assert not list(tmp_path.glob("*partial*"))
 
 
-def test_out_of_memory_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("changes", "advice"),
+    [
+        ({}, "time; choose a smaller"),
+        ({"batch_size": 2}, "raise `accumulate` or choose"),
+        ({"batch_size": 2, "loss": {"kind": "class-adaptive"}}, "start more processes or choose"),
+    ],
+)
+def test_out_of_memory_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], advice: str
+) -> None:
     def exhausted(*_: object, **__: object) -> None:
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
 
     monkeypatch.setattr(Run, "add_gradient", exhausted)
-    with pytest.raises(InputError, match=r"Out of memory on cpu with patches of .*raise `accumulate`"):
-        train(tiny_config(tmp_path))
+    with pytest.raises(InputError, match=f"Out of memory on cpu with patches of .*{advice}"):
+        train(tiny_config(tmp_path, **changes))
 
 
 def test_a_run_with_other_settings_is_not_continued(tmp_path: Path) -> None:

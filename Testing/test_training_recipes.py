@@ -16,13 +16,12 @@ from PartialSegLib.errors import InputError
 from PartialSegLib.json_fields import to_json
 from PartialSegLib.training import read_config, train
 from PartialSegLib.training.collection import Collection, DataSet, read_collection, write_collection
-from PartialSegLib.training.config_files import RECIPES
+from PartialSegLib.training.config_files import OTHER_LOOPS, RECIPES
 from PartialSegLib.training.data_sets.phantom_mots import PhantomMots, make_phantom_mots
 from PartialSegLib.training.train import make_manifest
 
-OTHER_SYSTEMS = {"med-danet", "slice-selector"}  # with configurations and tests of their own
 OTHER_IMAGES = {"transfer-brats-transdodnet"}  # see test_training_channels.py
-ALL_NAMES = sorted({path.stem for path in RECIPES.glob("*.json")} - OTHER_SYSTEMS)
+ALL_NAMES = sorted({path.stem for path in RECIPES.glob("*.json")} - OTHER_LOOPS.keys())
 NAMES = [name for name in ALL_NAMES if name not in OTHER_IMAGES]
 
 DODNET = {"widths": [8, 8, 8, 8, 8], "depths": [1] * 5, "groups": 4}
@@ -30,6 +29,7 @@ STAGES = {"widths": [4, 4, 4, 4, 4, 4]}
 SMALL: dict[str, dict[str, Any]] = {
     "DoDNet": DODNET,
     "TransDoDNet": TRANSDODNET,
+    "DownstreamTransDoDNet": TRANSDODNET,
     "UNet": STAGES,
     "ResidualEncoderUNet": {**STAGES, "depths": [1] * 6},
     "STUNet": {"base_width": 4},
@@ -38,7 +38,7 @@ SMALL: dict[str, dict[str, Any]] = {
 SLOW = {"SwinUNETR", "CondInputNetwork"}
 PATCH = {
     "TransDoDNet": [16, 64, 32], "SwinUNETR": [32, 64, 32], "UNet": [16, 64, 32],
-    "ResidualEncoderUNet": [16, 64, 32],
+    "ResidualEncoderUNet": [16, 64, 32], "DownstreamTransDoDNet": [16, 64, 32],
 }  # fmt: skip
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from PartialSegLib.networks import TransDoDNet
+from PartialSegLib.networks import DownstreamTransDoDNet, TransDoDNet
 from PartialSegLib.networks.deformable_attention import MultiScaleDeformableAttention
 from PartialSegLib.networks.deformable_transformer import token_references
 from PartialSegLib.networks.dynamic_head import apply_dynamic_head
@@ -135,6 +135,17 @@ def test_the_head_can_start_at_a_logit() -> None:
     network.initialize_head(-3.0)
     with torch.inference_mode():
         assert abs(network(torch.randn(1, 1, *PATCH), 2).mean() + 3) < 1
+
+
+def test_the_downstream_network_is_trained_as_a_whole_and_starts_at_a_logit() -> None:
+    network = DownstreamTransDoDNet(**TINY, num_structures=3, in_channels=2).train()
+    network.initialize_head(-3.0)
+    logits = network(torch.randn(1, 2, *PATCH), 0)
+    assert logits.shape == (1, 3, *PATCH)
+    assert (logits + 3).abs().max() < 0.5
+    logits.square().mean().backward()
+    unused = {name for name, weight in network.named_parameters() if weight.grad is None}
+    assert unused == set()
 
 
 def test_every_weight_gets_a_gradient() -> None:

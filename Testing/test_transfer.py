@@ -35,6 +35,7 @@ SMALL: dict[str, dict[str, Any]] = {
     },
     "STUNet": {"base_width": 2},
 }
+SMALL["DownstreamTransDoDNet"] = SMALL["TransDoDNet"]
 SMALL |= dict.fromkeys(
     ("CondDecNetwork", "CondInputNetwork", "CondNONetwork", "MultiHeadNetwork"), SMALL["DoDNet"]
 )
@@ -122,6 +123,22 @@ def test_transdodnet_keeps_only_the_encoder_of_its_transformer() -> None:
         "transformer.query_reference",
     }
     assert any(name.startswith("transformer.encoder.") for name in report.taken)
+
+
+def test_the_downstream_transdodnet_keeps_all_but_queries_and_heads() -> None:
+    """Section 3.7 and Figure 5: both encoders and the decoder, with a new head at its end."""
+    network, source = build("DownstreamTransDoDNet"), model("TransDoDNet", num_tasks=7)
+    before = weights(network)
+    report = transfer_weights(network, source)
+    check_report(report, before, network, source)
+    assert report.fresh == ("head.weight", "head.bias")
+    parts = {name.split(".")[0] for name in source.network.state_dict().keys() - set(report.taken)}
+    assert parts == {"transformer", "controller"}
+    patch = torch.randn(1, 1, 16, 32, 64)
+    with torch.inference_mode():
+        found, expected = (net.forward_features(patch).decoder for net in (network, source.network))
+        assert torch.equal(found, expected)
+        assert network(patch, 0).shape == (1, 14, 16, 32, 64)
 
 
 def test_heads_start_anew_even_where_they_would_fit() -> None:

@@ -13,7 +13,7 @@ from .residual_encoder_unet import ResidualEncoderUNet
 from .single_networks import SINGLE_NETWORKS
 from .stunet import STUNet
 from .swin_unetr import SwinUNETR
-from .transdodnet import TransDoDNet
+from .transdodnet import DownstreamTransDoDNet, TransDoDNet
 from .unet import UNet
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "CondInputNetwork",
     "CondNONetwork",
     "DoDNet",
+    "DownstreamTransDoDNet",
     "Ensemble",
     "MedDANet",
     "MedDANetV2",

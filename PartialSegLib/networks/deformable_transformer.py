@@ -112,10 +112,10 @@ class DeformableTransformer(nn.Module):
     """Encoder and decoder; all queries are decoded together and see each other.
 
     Args:
-        num_queries: one per task.
+        num_queries: one per task; 0 for the encoder alone.
         width: channels, a multiple of 6 (three axes, sine and cosine) and of `num_heads`.
         encoder_layers: at least 1.
-        decoder_layers: at least 1.
+        decoder_layers: at least 1; the encoder's residual factor depends on it, with a decoder or without.
         num_levels: feature maps.
         num_heads: of every attention.
         num_points: sampled per head and level.
@@ -146,42 +146,52 @@ class DeformableTransformer(nn.Module):
             return MultiScaleDeformableAttention(width, num_levels, num_heads, num_points, offset_scale)
 
         self.level_embedding = nn.Parameter(torch.empty(num_levels, width))
-        self.query_embedding = nn.Parameter(torch.empty(num_queries, 2 * width))
-        self.query_reference = nn.Linear(width, 3)
+        if num_queries:
+            self.query_embedding = nn.Parameter(torch.empty(num_queries, 2 * width))
+            self.query_reference = nn.Linear(width, 3)
         self.encoder = nn.ModuleList(
             EncoderLayer(attention(), width, encoder_scale) for _ in range(encoder_layers)
         )
         self.decoder = nn.ModuleList(
-            DecoderLayer(attention(), width, num_heads, decoder_scale) for _ in range(decoder_layers)
+            DecoderLayer(attention(), width, num_heads, decoder_scale)
+            for _ in range(decoder_layers if num_queries else 0)
         )
-        self.initialize()
+        self.initialize(encoder_layers, decoder_layers)
 
-    def initialize(self) -> None:
+    def initialize(self, encoders: int, decoders: int) -> None:
         """Deep norm's start: Xavier-normal matrices, those that only pass values on with a smaller gain."""
-        layers, queries = len(self.encoder), len(self.decoder)
         for layer in [*self.encoder, *self.decoder]:
             in_encoder = isinstance(layer, EncoderLayer)
-            gain = 0.87 * (layers**4 * queries) ** (-1 / 16) if in_encoder else (12 * queries) ** (-1 / 4)
+            gain = 0.87 * (encoders**4 * decoders) ** (-1 / 16) if in_encoder else (12 * decoders) ** (-1 / 4)
             layer.attention.initialize(gain)
             layer.feedforward.initialize(gain)
             if isinstance(layer, DecoderLayer):
                 nn.init.xavier_normal_(layer.self_attention.get_parameter("in_proj_weight"))
                 nn.init.xavier_normal_(layer.self_attention.out_proj.weight)
-        nn.init.xavier_normal_(self.query_reference.weight)
-        nn.init.zeros_(self.query_reference.bias)
+        if len(self.decoder):
+            nn.init.xavier_normal_(self.query_reference.weight)
+            nn.init.zeros_(self.query_reference.bias)
         nn.init.normal_(self.level_embedding)
-        nn.init.normal_(self.query_embedding)
+        if len(self.decoder):
+            nn.init.normal_(self.query_embedding)
 
     def forward(self, levels: Sequence[Tensor]) -> TransformerOutput:
         """Encode levels, from fine to coarse (B, width, D, H, W) each, and decode the queries from them."""
         shapes = [level.shape[2:] for level in levels]
+        tokens = self._encode(levels, shapes)
+        return TransformerOutput(_of_levels(tokens, shapes), *self._decode(tokens, shapes))
+
+    def encode(self, levels: Sequence[Tensor]) -> list[Tensor]:
+        """The memory alone, shaped as the levels, which are those of `forward`."""
+        shapes = [level.shape[2:] for level in levels]
+        return _of_levels(self._encode(levels, shapes), shapes)
+
+    def _encode(self, levels: Sequence[Tensor], shapes: Sequence[torch.Size]) -> Tensor:
+        """The tokens of all levels (B, N, width), encoded."""
         tokens, position, reference = self._tokens(levels)
         for layer in self.encoder:
             tokens = layer(tokens, position, reference, shapes)
-        decoded, query_reference = self._decode(tokens, shapes)
-        parts = tokens.transpose(1, 2).split([shape.numel() for shape in shapes], dim=2)
-        memory = [part.unflatten(2, tuple(shape)) for part, shape in zip(parts, shapes, strict=True)]
-        return TransformerOutput(memory, decoded, query_reference)
+        return tokens
 
     def sampling_points(self, levels: Sequence[Tensor]) -> SamplingPoints:
         """Where the tokens look in the last layer of the encoder (Figure 7 of the paper); see `forward`."""
@@ -211,6 +221,12 @@ class DeformableTransformer(nn.Module):
             queries = layer(queries, position, reference, memory, shapes)
             outputs.append(queries)
         return torch.stack(outputs), reference
+
+
+def _of_levels(tokens: Tensor, shapes: Sequence[torch.Size]) -> list[Tensor]:
+    """Tokens (B, N, width) as the voxels of their levels (B, width, D, H, W)."""
+    parts = tokens.transpose(1, 2).split([shape.numel() for shape in shapes], dim=2)
+    return [part.unflatten(2, tuple(shape)) for part, shape in zip(parts, shapes, strict=True)]
 
 
 def token_references(level: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ which is the same, because blending is a weighted sum.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -101,6 +101,12 @@ class Ensemble(PartialLabelNetwork):
         """Let the untrained heads of all members give about this logit everywhere."""
         for network in self.networks:
             network.initialize_head(logit)
+
+    def to(self, *arguments: Any, **keywords: Any) -> Self:
+        """As of every module; each member takes the layout that suits it."""
+        for network in self.networks:
+            network.to(*arguments, **keywords)
+        return self
 
     def fold_weights(self) -> None:
         """Prepare for inference the weights of members that can be prepared."""

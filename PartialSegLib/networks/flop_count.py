@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 
@@ -19,8 +19,15 @@ def count_flops(function: Callable[..., Any], *inputs: Any) -> int:
         function: a network in evaluation mode, or a method of one.
         inputs: what it is called with.
     """
-    # Of the ways to compute attention only this one consists of products that PyTorch counts on every device.
-    plain_attention = sdpa_kernel(SDPBackend.MATH)
-    with torch.inference_mode(), plain_attention, FlopCounterMode(display=False) as counter:
+    with torch.inference_mode(), _plain_attention(), FlopCounterMode(display=False) as counter:
         function(*inputs)
     return counter.get_total_flops()
+
+
+def _plain_attention() -> AbstractContextManager[None]:
+    """Attention by those of its ways that consist of products, which PyTorch counts on every device."""
+    try:
+        from torch.nn.attention import SDPBackend, sdpa_kernel
+    except ImportError:  # PyTorch 2.2
+        return torch.backends.cuda.sdp_kernel(enable_flash=False, enable_mem_efficient=False)
+    return sdpa_kernel(SDPBackend.MATH)

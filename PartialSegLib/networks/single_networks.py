@@ -11,7 +11,7 @@ from .partial_label_network import PartialLabelNetwork
 from .residual_encoder_unet import ResidualEncoderUNet
 from .stunet import STUNet
 from .swin_unetr import SwinUNETR
-from .transdodnet import TransDoDNet
+from .transdodnet import DownstreamTransDoDNet, TransDoDNet
 from .unet import UNet
 
 SINGLE_NETWORKS: dict[str, type[PartialLabelNetwork]] = {
@@ -19,6 +19,7 @@ SINGLE_NETWORKS: dict[str, type[PartialLabelNetwork]] = {
     "CondInputNetwork": CondInputNetwork,
     "CondNONetwork": CondNONetwork,
     "DoDNet": DoDNet,
+    "DownstreamTransDoDNet": DownstreamTransDoDNet,
     "MedDANet": MedDANet,
     "MedDANetV2": MedDANetV2,
     "MultiHeadNetwork": MultiHeadNetwork,

@@ -2,12 +2,13 @@
 
 Xie, Zhang, Xia, Shen: Learning from partially labeled data for multi-organ and tumor segmentation, IEEE TPAMI
 2023. The queries attend to each other, so they are decoded together and one pass serves all tasks (Figure 4).
+For downstream tasks the paper keeps what encodes and decodes images, and gives it a plain head (Figure 5).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from torch.nn import functional
 from .deformable_attention import OffsetScale, SamplingPoints
 from .deformable_transformer import DeformableTransformer
 from .dynamic_head import apply_dynamic_head, dynamic_head_widths, num_head_parameters
+from .encoder_decoder import DecoderFeatures
 from .hybrid_backbone import STEM_STRIDE, DecoderStep, ResidualEncoder, activation, convolution_norm
 from .partial_label_network import PartialLabelNetwork, require_choice
 
@@ -35,13 +37,14 @@ class TransDoDNetFeatures(NamedTuple):
     queries: Tensor
 
 
-class TransDoDNet(PartialLabelNetwork):
-    """TransDoDNet on a 3-D ResNet-50; the defaults are the official network (39,049,941 parameters).
+class TransDoDNetTrunk(PartialLabelNetwork):
+    """What encodes and decodes images in TransDoDNet, on a 3-D ResNet-50; heads are those of subclasses.
 
     Input size: multiples of 16 voxels along D and of 32 along H and W.
 
     Args:
-        num_tasks: organ queries.
+        num_queries: organ queries of the Transformer; 0 for its encoder alone.
+        feature_channels: of the decoder's map.
         in_channels: image channels.
         width: channels of the Transformer, 96 to 768 in the paper's Table 6.
         encoder_layers: of the Transformer (Table 5).
@@ -57,18 +60,15 @@ class TransDoDNet(PartialLabelNetwork):
         planes: of the bottlenecks of the convolutional encoder's stages.
         depths: bottlenecks of these stages.
         decoder_widths: channels of the decoder from coarse to fine; the last ones are also the stem's.
-        head_widths: channels before and between the layers of the dynamic head, as many as it has layers
-            (Tables 2 and 3).
-        num_structures: output channels of the head (organ, tumour).
 
     Raises:
-        ValueError: an unknown mode, a number of levels other than 1 to 3, a width the heads cannot share, or
-            a dynamic head without layers or channels.
+        ValueError: an unknown mode, a number of levels other than 1 to 3, or a width the heads cannot share.
     """
 
     def __init__(
         self,
-        num_tasks: int = 7,
+        num_queries: int,
+        feature_channels: int,
         in_channels: int = 1,
         width: int = 192,
         encoder_layers: int = 3,
@@ -82,17 +82,12 @@ class TransDoDNet(PartialLabelNetwork):
         planes: Sequence[int] = (64, 128, 256, 320),
         depths: Sequence[int] = (3, 4, 6, 3),
         decoder_widths: Sequence[int] = (256, 256, 128, 64, 32),
-        head_widths: Sequence[int] = (8, 8, 8),
-        num_structures: int = 2,
     ) -> None:
         super().__init__()
         require_choice("feature_mode", feature_mode, get_args(FeatureMode))
         require_choice("offset_scale", offset_scale, get_args(OffsetScale))
         require_choice("num_levels", num_levels, range(1, MAX_LEVELS + 1))
-        self.num_tasks = num_tasks
-        self.num_structures = num_structures
-        self.head_widths = dynamic_head_widths(head_widths, num_structures)
-        self.feature_channels = self.head_widths[0]
+        self.feature_channels = feature_channels
         self.patch_multiple = (2 ** len(planes), 2 ** (len(planes) + 1), 2 ** (len(planes) + 1))
         self.encoder = ResidualEncoder(in_channels, decoder_widths[-1], planes, depths, negative_slope)
         *skips, bottleneck = self.encoder.widths
@@ -101,7 +96,14 @@ class TransDoDNet(PartialLabelNetwork):
             for channels in self.encoder.widths[-num_levels:]
         )
         self.transformer = DeformableTransformer(
-            num_tasks, width, encoder_layers, decoder_layers, num_levels, num_heads, num_points, offset_scale
+            num_queries,
+            width,
+            encoder_layers,
+            decoder_layers,
+            num_levels,
+            num_heads,
+            num_points,
+            offset_scale,
         )
         self.sources = nn.ModuleDict()
         for name, channels, modes in (("convolutional", bottleneck, "AB"), ("memory", width, "AC")):
@@ -114,16 +116,84 @@ class TransDoDNet(PartialLabelNetwork):
             for before, after, skip in zip(decoder_widths, decoder_widths[1:], reversed(skips), strict=False)
         )
         self.projection = nn.Sequential(
-            *convolution_norm(decoder_widths[-1], self.feature_channels), activation(negative_slope)
+            *convolution_norm(decoder_widths[-1], feature_channels), activation(negative_slope)
         )
-        self.controller = nn.Sequential(
-            nn.Linear(width, width),
-            activation(negative_slope),
-            nn.Linear(width, num_head_parameters(self.head_widths)),
-        )
+
+    def initialize_convolutions(self) -> None:
+        """Kaiming-normal filters, as officially."""
         for module in self.modules():
             if isinstance(module, nn.Conv3d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out")
+
+    def decode(self, outputs: list[Tensor], memory: Tensor) -> Tensor:
+        """The map that heads read (B, feature_channels, D, H/2, W/2).
+
+        Args:
+            outputs: of the encoder, from fine to coarse; the list is emptied.
+            memory: the Transformer's coarsest level.
+        """
+        inputs = {"convolutional": outputs.pop(), "memory": memory}
+        first, *rest = (source(inputs[name]) for name, source in self.sources.items())
+        x = sum(rest, first)
+        for step in self.decoder:
+            x = step(x, outputs.pop())
+        return self.projection(x)
+
+    def sampling_points(self, patch: Tensor) -> SamplingPoints:
+        """Where each voxel of the levels looks in the encoder's last layer, for pictures as Figure 7.
+
+        The tokens are the voxels of all levels, from fine to coarse, each level in the order (D, H, W).
+
+        Returns:
+            Weights (B, tokens, heads, levels, points), and locations (B, tokens, heads, levels, points, 3) as
+            fractions of the patch along (z, y, x), where values are really read: not around the token itself,
+            because the official axes are permuted, see `token_references`.
+        """
+        points = self.transformer.sampling_points(self.levels(self.encoder(patch)))
+        return SamplingPoints(points.locations.flip(-1), points.weights)
+
+    def levels(self, outputs: Sequence[Tensor]) -> list[Tensor]:
+        """The coarsest outputs of the encoder, brought to the Transformer's width."""
+        levels = outputs[-len(self.level_projections) :]
+        return [project(level) for project, level in zip(self.level_projections, levels, strict=True)]
+
+
+class TransDoDNet(TransDoDNetTrunk):
+    """TransDoDNet; the defaults are the official network (39,049,941 parameters).
+
+    Args:
+        num_tasks: organ queries.
+        width: channels of the Transformer.
+        negative_slope: of the activations outside the Transformer and the dynamic head.
+        head_widths: channels before and between the layers of the dynamic head, as many as it has layers
+            (Tables 2 and 3).
+        num_structures: output channels of the head (organ, tumour).
+        trunk: see `TransDoDNetTrunk`.
+
+    Raises:
+        ValueError: as `TransDoDNetTrunk`, or a dynamic head without layers or channels.
+    """
+
+    def __init__(
+        self,
+        num_tasks: int = 7,
+        width: int = 192,
+        negative_slope: float = 0.0,
+        head_widths: Sequence[int] = (8, 8, 8),
+        num_structures: int = 2,
+        **trunk: Any,
+    ) -> None:
+        widths = dynamic_head_widths(head_widths, num_structures)
+        super().__init__(num_tasks, widths[0], width=width, negative_slope=negative_slope, **trunk)
+        self.num_tasks = num_tasks
+        self.num_structures = num_structures
+        self.head_widths = widths
+        self.controller = nn.Sequential(
+            nn.Linear(width, width),
+            activation(negative_slope),
+            nn.Linear(width, num_head_parameters(widths)),
+        )
+        self.initialize_convolutions()
 
     def initialize_head(self, logit: float) -> None:
         """Start an untrained head from kernels that give about this logit everywhere."""
@@ -135,13 +205,8 @@ class TransDoDNet(PartialLabelNetwork):
     def forward_features(self, patch: Tensor) -> TransDoDNetFeatures:
         """Encode and decode patch (B, C, D, H, W), and decode the queries of all tasks."""
         outputs = self.encoder(patch)
-        transformed = self.transformer(self._levels(outputs))
-        inputs = {"convolutional": outputs.pop(), "memory": transformed.memory[-1]}
-        first, *rest = (source(inputs[name]) for name, source in self.sources.items())
-        x = sum(rest, first)
-        for step in self.decoder:
-            x = step(x, outputs.pop())
-        return TransDoDNetFeatures(self.projection(x), transformed.decoded[-1])
+        transformed = self.transformer(self.levels(outputs))
+        return TransDoDNetFeatures(self.decode(outputs, transformed.memory[-1]), transformed.decoded[-1])
 
     def head_parameters(self, features: TransDoDNetFeatures, task_index: int) -> Tensor:
         """Parameters (B, P) generated from one decoded query (equation 14), ordered as DoDNet's."""
@@ -159,23 +224,48 @@ class TransDoDNet(PartialLabelNetwork):
         logits = apply_dynamic_head(features.decoder, parameters, self.head_widths)
         return (_to_full_size(of_task) for of_task in logits.split(1))
 
-    def sampling_points(self, patch: Tensor) -> SamplingPoints:
-        """Where each voxel of the levels looks in the encoder's last layer, for pictures as Figure 7.
 
-        The tokens are the voxels of all levels, from fine to coarse, each level in the order (D, H, W).
+class DownstreamTransDoDNet(TransDoDNetTrunk):
+    """TransDoDNet for a downstream task: no queries, no decoder of the Transformer, no dynamic head.
 
-        Returns:
-            Weights (B, tokens, heads, levels, points), and locations (B, tokens, heads, levels, points, 3) as
-            fractions of the patch along (z, y, x), where values are really read: not around the token itself,
-            because the official axes are permuted, see `token_references`.
-        """
-        points = self.transformer.sampling_points(self._levels(self.encoder(patch)))
-        return SamplingPoints(points.locations.flip(-1), points.weights)
+    Section 3.7 and Figure 5: convolutional encoder, Transformer encoder and convolutional decoder are reused,
+    everything else is abandoned, and a new classification head is added at the end of the decoder, that is to
+    its 8 channels (equation 6). What this head is the paper does not say; here it is a 1x1x1 convolution,
+    whose logits are interpolated as those of the dynamic head.
 
-    def _levels(self, outputs: Sequence[Tensor]) -> list[Tensor]:
-        """The coarsest outputs of the encoder, brought to the Transformer's width."""
-        levels = outputs[-len(self.level_projections) :]
-        return [project(level) for project, level in zip(self.level_projections, levels, strict=True)]
+    Args:
+        num_tasks: all have the same output.
+        num_structures: output channels.
+        feature_channels: of the decoder's map.
+        trunk: see `TransDoDNetTrunk`.
+
+    Raises:
+        ValueError: as `TransDoDNetTrunk`.
+    """
+
+    def __init__(
+        self, num_tasks: int = 1, num_structures: int = 14, feature_channels: int = 8, **trunk: Any
+    ) -> None:
+        super().__init__(0, feature_channels, **trunk)
+        self.num_tasks = num_tasks
+        self.num_structures = num_structures
+        self.head = nn.Conv3d(feature_channels, num_structures, 1)
+        self.initialize_convolutions()
+
+    def initialize_head(self, logit: float) -> None:
+        """Start an untrained head from about this logit everywhere."""
+        nn.init.normal_(self.head.weight, std=1e-2)
+        nn.init.constant_(self.head.get_parameter("bias"), logit)
+
+    def forward_features(self, patch: Tensor) -> DecoderFeatures:
+        """Encode and decode patch (B, C, D, H, W)."""
+        outputs = self.encoder(patch)
+        memory = self.transformer.encode(self.levels(outputs))
+        return DecoderFeatures(self.decode(outputs, memory[-1]))
+
+    def forward_head(self, features: DecoderFeatures, task_index: int) -> Tensor:
+        """Logits (B, num_structures, D, H, W), whatever the task, from half of H and W."""
+        return _to_full_size(self.head(features.decoder.to(self.head.weight.dtype)))
 
 
 def _to_full_size(logits: Tensor) -> Tensor:

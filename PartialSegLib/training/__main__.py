@@ -20,7 +20,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     text = "other values than the file's, as in seed=3 or loss.dice_epsilon=1e-5"
     parser.add_argument("change", nargs="*", metavar="KEY=VALUE", help=text)
-    parser.add_argument("--device", default="cpu", help="auto, cpu, cuda or cuda:N (%(default)s)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (%(default)s)")
     options = parser.parse_intermixed_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     return exit_code_of(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import torch
@@ -28,6 +29,9 @@ from .atlas import SPACING as ATLAS_SPACING
 from .atlas import read_atlas, with_varied_organs
 from .config import TrainingConfig
 from .tissue_head import sample_voxels
+
+STREAMS = {"training": 0, "validation": 1}
+"""Of random numbers; keys are (seed, stream, index), never shorter: NumPy fills up with zeros."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,7 @@ class Cases:
 
 
 class SyntheticCases(Dataset[Cases]):
-    """Endless cases, a pure function of (seed, index): the order never depends on workers or on resuming.
+    """Endless cases, a pure function of (seed, split, index): no order depends on workers or on resuming.
 
     An image is a phantom, or (a share `atlas_share` of the time) the anatomical atlas strongly deformed.
 
@@ -68,14 +72,19 @@ class SyntheticCases(Dataset[Cases]):
         tasks: of the model.
         channels: K, of the network's heads.
         length: number of images.
-        seed: further numbers after the configuration's give other images.
+        split: for which they are; no image of the one is in the other.
 
     Raises:
         InputError: the configuration has no synthetic data, or a model that does not read one CT.
     """
 
     def __init__(
-        self, config: TrainingConfig, tasks: tuple[Task, ...], channels: int, length: int, *seed: int
+        self,
+        config: TrainingConfig,
+        tasks: tuple[Task, ...],
+        channels: int,
+        length: int,
+        split: Literal["training", "validation"] = "training",
     ) -> None:
         if config.synthetic is None:
             raise InputError("synthetic: the configuration has no synthetic data; add this field.")
@@ -89,7 +98,7 @@ class SyntheticCases(Dataset[Cases]):
         self.tasks = tasks
         self.channels = channels
         self.length = length
-        self.seed = seed
+        self.stream = STREAMS[split]
         self.atlas = read_atlas(self.data.atlas) if self.data.atlas else None
 
     def __len__(self) -> int:
@@ -98,7 +107,7 @@ class SyntheticCases(Dataset[Cases]):
     def __getitem__(self, index: int) -> Cases:
         """Make the cases of image number `index`."""
         config = self.config
-        rng = np.random.default_rng([config.seed, *self.seed, index])
+        rng = np.random.default_rng([config.seed, self.stream, index])
         tissues, axes = self._patient(rng)
         spacing, data, scale = config.preprocessing.spacing, self.data, config.preprocessing
         add_lesions(tissues, spacing, rng, dict.fromkeys(LESION_KINDS, data.lesion_probability))

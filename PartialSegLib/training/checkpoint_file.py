@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from ..errors import InputError
+from ..importers.checkpoint import require_safe_torch
 from ..output_files import replacing
 
 MAY_CHANGE = {
@@ -47,8 +48,9 @@ def read_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str,
     """Read a state, its tensors onto a device.
 
     Raises:
-        InputError: the file is damaged.
+        InputError: the file is damaged, or PyTorch is too old to read it safely.
     """
+    require_safe_torch()
     try:
         state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
     except Exception as error:  # what torch raises on a damaged file depends on where the damage is

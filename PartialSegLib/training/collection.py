@@ -64,7 +64,7 @@ class Case:
     """One image and its labels.
 
     Attributes:
-        name: unique in the collection; also the name of its files after preprocessing.
+        name: unique in the collection; also how the name of its folder begins after preprocessing.
         data_set: name of its data set.
         image: path of the CT, or of the first channel; a NIfTI file of four axes holds all channels.
         label: path of its label map; None for a case without labels, which waits for pseudo-labels.

@@ -170,7 +170,8 @@ class TrainingConfig:
         only_tasks: names of the package's tasks to train; empty trains all.
         synthetic, collection: where the cases come from; exactly one of the two.
         batch_size: images a step, of all processes together.
-        accumulate: parts into which each process divides its images, one forward and backward pass each.
+        accumulate: parts into which each process divides its images, one forward and backward pass each; not
+            for a loss with a joint Dice, which needs the whole batch at once.
         loss: what is minimised.
         phases: optimizers and learning rates, one after the other; their iterations add up.
         initial_logit: every score starts near this logit, see `initialize_head`; None keeps the official

@@ -16,6 +16,11 @@ from ..json_fields import from_json
 from .config import TrainingConfig
 
 RECIPES = Path(__file__).parent / "configs"
+OTHER_LOOPS = {
+    "med-danet": "python -m PartialSegLib.training.med_danet",
+    "slice-selector": "python -m PartialSegLib.training.slice_selector train",
+}
+"""Recipes of the two other loops, and what runs them."""
 
 
 def read_config(path: Path | str, changes: Sequence[str] = ()) -> TrainingConfig:
@@ -26,12 +31,15 @@ def read_config(path: Path | str, changes: Sequence[str] = ()) -> TrainingConfig
         changes: "KEY=VALUE", the key with dots as in loss.kind, the value as JSON or plain text.
 
     Raises:
-        InputError: a file is missing or is not JSON, or a field is unknown, missing or wrong.
+        InputError: a file is missing or is not JSON, a field is unknown, missing or wrong, or it is a recipe
+            of another loop.
     """
     path = Path(path)
     recipe = RECIPES / f"{path}.json"
     if not path.suffix and not path.exists() and recipe.exists():
         path = recipe
+    if path.stem in OTHER_LOOPS and path.resolve().parent == RECIPES.resolve():
+        raise InputError(f"{path.stem} is not trained by this command; start {OTHER_LOOPS[path.stem]} {path}")
     values = _merged_file(path, ())
     for change in changes:
         key, equals, text = change.partition("=")
@@ -60,7 +68,7 @@ def read_json(path: Path, missing: str) -> Any:
 
 def _merged_file(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     """The values of a file on top of those of the file that it extends."""
-    names = ", ".join(sorted(recipe.stem for recipe in RECIPES.glob("*.json")))
+    names = ", ".join(sorted({recipe.stem for recipe in RECIPES.glob("*.json")} - OTHER_LOOPS.keys()))
     missing = f"No training configuration at {path}; give the path of a JSON file, or one of {names}."
     values = read_json(path, missing)
     if not isinstance(values, dict):

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 
 from ..cli.terminal import progress_bar
 from ..errors import InputError
-from ..manifest import Manifest
+from ..manifest import Manifest, Preprocessing
 from .case_check import NO_FOREGROUND, check_cases, fault_rows
 from .cases import Cases, SyntheticCases
 from .collection import Collection, read_collection
@@ -22,11 +22,10 @@ from .config import CollectionData, TrainingConfig
 from .data_workers import loaded
 from .patches.collection_cases import CollectionCases
 from .preparation.prepared_cases import prepare_collection, settings_folder, unprepared_cases
+from .preparation.preparing import LabelRule
 from .workers import Workers
 
 logger = logging.getLogger(__name__)
-
-VALIDATION_SEED = 1
 
 
 def training_cases(config: TrainingConfig, manifest: Manifest, channels: int) -> Dataset[Cases]:
@@ -48,7 +47,7 @@ def validation_cases(config: TrainingConfig, manifest: Manifest, channels: int) 
     if config.synthetic is not None:
         number, all_tasks = config.synthetic.validation_images, len(manifest.tasks)
         config = replace(config, synthetic=replace(config.synthetic, cases_per_image=all_tasks))
-        return SyntheticCases(config, manifest.tasks, channels, number, VALIDATION_SEED) if number else None
+        return SyntheticCases(config, manifest.tasks, channels, number, "validation") if number else None
     assert config.collection is not None
     number = config.collection.validation_patches
     if number == 0 or not read_collection(config.collection.collection).split("validation"):
@@ -73,10 +72,9 @@ def batches(
     """
     own = config.batch_size // workers.size
     first = workers.rank * own
-    order = [
-        s * config.batch_size + first + n for s in range(step, config.iterations) for n in range(own)
-    ]  # fmt: skip
-    return loaded(data, order, own, config.workers, workers.device.type == "cuda")
+    starts = (first + s * config.batch_size for s in range(step, config.iterations))
+    order = (list(range(start, start + own)) for start in starts)
+    return loaded(data, order, config.workers, workers.device.type == "cuda")
 
 
 def prepare(config: TrainingConfig, manifest: Manifest) -> Path | None:
@@ -93,19 +91,27 @@ def prepare(config: TrainingConfig, manifest: Manifest) -> Path | None:
     data, whole = config.collection, read_collection(config.collection.collection)
     collection = _of_tasks(whole, config, manifest)
     _log_left_out(whole, collection, config)
-    folder, rule = _prepared(config, data), data.label_resampling
-    new = unprepared_cases(collection, config.preprocessing, folder, rule=rule)
-    _refuse_faults(replace(collection, cases=new), data.preparing_processes)
+    folder = _prepared(config, data)
+    check_and_prepare(
+        collection, config.preprocessing, folder, data.label_resampling, data.preparing_processes
+    )
+    return folder
+
+
+def check_and_prepare(
+    collection: Collection, preprocessing: Preprocessing, folder: Path, rule: LabelRule, processes: int
+) -> None:
+    """Check and preprocess those cases that are not yet, with progress bars; see `prepare_collection`.
+
+    Raises:
+        InputError: with a table of all faulty cases; nothing is prepared then.
+    """
+    new = unprepared_cases(collection, preprocessing, folder, rule=rule)
+    _refuse_faults(replace(collection, cases=new), processes)
     with progress_bar("case") as on_progress:
         prepare_collection(
-            collection,
-            config.preprocessing,
-            folder,
-            rule=rule,
-            processes=data.preparing_processes,
-            on_progress=on_progress,
+            collection, preprocessing, folder, rule=rule, processes=processes, on_progress=on_progress
         )
-    return folder
 
 
 def _refuse_faults(collection: Collection, processes: int) -> None:
@@ -137,7 +143,7 @@ def _collection_cases(
         channels,
         config.patch_size,
         length=length,
-        seed=config.seed if training else (config.seed, VALIDATION_SEED),
+        seed=config.seed,
         split=split,
         case_sampling=data.case_sampling,
         place=data.place,

@@ -9,15 +9,17 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
+from itertools import chain
 from math import ceil
 from pathlib import Path
+from typing import Any
 
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data import DataLoader, Dataset
 
 from ..errors import InputError
-from .cases import Cases
 from .stop_signals import heed_parent_only
 
 PREFETCHED = 4  # batches that each data worker has ready
@@ -29,28 +31,36 @@ _OF_DATA_WORKERS = re.compile(
 
 
 def loaded(
-    data: Dataset[Cases], order: Sequence[int], batch_size: int, count: int, pinned: bool
-) -> Iterator[list[Cases]]:
+    data: Dataset[Any],
+    order: Iterable[list[Any]],
+    count: int,
+    pinned: bool,
+    collate: Callable[[list[Any]], Any] = list,
+) -> Iterator[Any]:
     """Batches in an order.
 
     Args:
-        data: gives the cases of an image by its number.
-        order: numbers of all images.
-        batch_size: images at a time.
-        count: data workers; 0 prepares images in this process.
+        data: gives an item, made of tensors, by its key.
+        order: keys of each batch, asked for as they are needed.
+        count: data workers; 0 prepares batches in this process.
         pinned: put them into memory from which a GPU copies by itself.
+        collate: makes a batch of its items.
 
     Raises:
         InputError: the machine has too little shared memory for what data workers send; later a case that
             cannot be read.
     """
-    if count and order:
+    keys = iter(order)
+    first = next(keys, None)
+    if first is None:
+        return iter(())
+    if count:
         processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-        check_shared_memory(processes * count * PREFETCHED * batch_size * _bytes(data[order[0]]))
+        check_shared_memory(processes * count * PREFETCHED * len(first) * _bytes(data[first[0]]))
     loader = DataLoader(
-        Subset(_WithErrors(data), order),
-        batch_size=batch_size,
-        collate_fn=list,
+        _WithErrors(data),
+        batch_sampler=chain([first], keys),
+        collate_fn=partial(_collated, collate=collate),
         num_workers=count,
         prefetch_factor=PREFETCHED if count else None,
         persistent_workers=count > 0,
@@ -61,27 +71,31 @@ def loaded(
     return _without_errors(iter(loader))
 
 
-class _WithErrors(Dataset[Cases | InputError]):
+class _WithErrors(Dataset[Any]):
     """A data set that gives a user's mistake back: raised in a data worker it would be a traceback."""
 
-    def __init__(self, data: Dataset[Cases]) -> None:
+    def __init__(self, data: Dataset[Any]) -> None:
         self.data = data
 
-    def __getitem__(self, index: int) -> Cases | InputError:
+    def __getitem__(self, key: Any) -> Any:
         try:
-            return self.data[index]
+            return self.data[key]
         except InputError as error:
             return error
 
 
-def _without_errors(feed: Iterator[list[Cases | InputError]]) -> Iterator[list[Cases]]:
-    """The batches, until one holds an error, which is raised."""
+def _collated(items: list[Any], collate: Callable[[list[Any]], Any]) -> Any:
+    """The batch of the items, or the first mistake among them."""
+    return next((item for item in items if isinstance(item, InputError)), None) or collate(items)
+
+
+def _without_errors(feed: Iterator[Any]) -> Iterator[Any]:
+    """The batches, until one is an error, which is raised."""
     try:
         for batch in feed:
-            for item in batch:
-                if isinstance(item, InputError):
-                    raise item
-            yield [item for item in batch if isinstance(item, Cases)]
+            if isinstance(batch, InputError):
+                raise batch
+            yield batch
     except (EOFError, ConnectionError, FileNotFoundError) as error:
         raise _lost_worker("it broke off in the middle of a batch") from error
     finally:
@@ -134,6 +148,7 @@ def _lost_worker(said: str) -> InputError:
     )
 
 
-def _bytes(cases: Cases) -> int:
-    """Size of what a data worker sends."""
-    return sum(part.nbytes for part in vars(cases).values() if part is not None)
+def _bytes(item: Any) -> int:
+    """Size of an item that a data worker sends: a tuple of tensors, or an object that holds them."""
+    parts = item if isinstance(item, tuple) else vars(item).values()
+    return sum(part.nbytes for part in parts if part is not None)

@@ -1,7 +1,9 @@
 """Losses of partially labelled cases: what a data set does not annotate changes neither loss nor gradient.
 
 Each takes the predictions of a batch. With several processes (`across`), what is summed over the batch is
-summed over the batches of all of them, so that a run does not depend on how many there are.
+summed over the batches of all of them, so that a run does not depend on how many there are. Means over what
+is annotated are means of the processes' own: with `average` "channels", and with a softmax whose Dice is not
+joint, a run does depend on it where annotations differ.
 """
 
 from __future__ import annotations
@@ -200,3 +202,6 @@ LOSSES: dict[str, Callable[[Sequence[Prediction], Loss, Workers], Tensor]] = {
 
 SUMMED = ("class-adaptive",)
 """Losses that are summed, not averaged, over the cases of a batch."""
+
+JOINT = ("class-adaptive", "softmax")
+"""Losses whose Dice may be that of all cases of a batch together (`joint_dice`)."""

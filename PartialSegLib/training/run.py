@@ -16,7 +16,6 @@ from ..json_fields import from_json, to_json
 from ..networks import NETWORKS, PartialLabelNetwork
 from .checkpoint_file import check_settings
 from .config import TrainingConfig
-from .losses import SUMMED
 from .phased_run import PhasedRun, StepResult
 from .tissue_head import TissueHead
 from .training_step import TrainingStep
@@ -67,27 +66,26 @@ class Run(PhasedRun):
         """Change the weights once, by the images that this process has of a batch."""
         rate = self.begin_step()
         parts = self.config.accumulate
-        size, share = len(batch) // parts, 1.0 if self.config.loss.kind in SUMMED else 1 / parts
+        size = len(batch) // parts
         losses = []
         for part in range(parts):
             images = batch[part * size : (part + 1) * size]
-            losses.append(self.add_gradient(images, share, last=part == parts - 1))
+            losses.append(self.add_gradient(images, last=part == parts - 1))
         loss, norm = self.finish_step(torch.stack(losses).sum())
         return StepResult(loss, rate, norm)
 
-    def add_gradient(self, batch: list[Any], share: float, last: bool) -> Tensor:
-        """Add the gradient of part of a batch, and return its loss, both times `share`.
+    def add_gradient(self, batch: list[Any], last: bool) -> Tensor:
+        """Add the gradient of part of a batch, and return what it adds to the loss.
 
         Args:
             batch: cases.
-            share: of the whole batch.
             last: whether gradients are exchanged between processes after it.
         """
         waiting: AbstractContextManager[Any] = nullcontext()
         if isinstance(self._parallel, DistributedDataParallel) and not last:
             waiting = self._parallel.no_sync()
         with waiting:
-            loss = share * self._parallel(batch, self.step)
+            loss = self._parallel(batch, self.step)
             self.scaler.scale(loss).backward()
         return loss.detach()
 

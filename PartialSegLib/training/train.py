@@ -7,6 +7,7 @@ torchrun --nproc-per-node 2 -m PartialSegLib.training CONFIG.json --device cuda
 from __future__ import annotations
 
 import copy
+import logging
 from functools import partial
 from inspect import signature
 from pathlib import Path
@@ -34,11 +35,14 @@ from .loop import (
     make_run_folder,
     run_steps,
 )
+from .losses import JOINT
 from .run import Run
 from .run_log import RunLog
 from .run_report import write_report
 from .validation import PICTURE_FILE, validate
 from .workers import Workers, joined_workers
+
+logger = logging.getLogger(__name__)
 
 
 def train(config: TrainingConfig, device: str = "cpu") -> Path:
@@ -61,16 +65,39 @@ def train(config: TrainingConfig, device: str = "cpu") -> Path:
     manifest = make_manifest(config)
     with joined_workers(device) as workers:
         check_batch(config.batch_size, "images", workers, config.accumulate)
+        _check_parts(config)
         at_a_time = config.batch_size // workers.size // config.accumulate
         work = f"patches of {list(config.patch_size)} and {at_a_time} at a time"
-        advice = "raise `accumulate` or choose a smaller `inference.patch_size`"
-        with explained_exhaustion(workers, work, advice):
+        with explained_exhaustion(workers, work, _advice(config, at_a_time)):
             return _train(config, manifest, workers)
+
+
+def _check_parts(config: TrainingConfig) -> None:
+    """Refuse parts of a batch that would have a Dice each where it shall be that of the whole batch."""
+    if config.accumulate > 1 and _has_joint_dice(config):
+        raise InputError(
+            f"accumulate: loss.joint_dice takes Dice over the whole batch, which {config.accumulate} parts "
+            "do not see at once; choose a smaller inference.patch_size, start more processes, or set "
+            "loss.joint_dice=false for a Dice of each case."
+        )
+
+
+def _has_joint_dice(config: TrainingConfig) -> bool:
+    return config.loss.joint_dice and config.loss.kind in JOINT
+
+
+def _advice(config: TrainingConfig, at_a_time: int) -> str:
+    """What helps a run that needs too much memory, without another loss."""
+    smaller = "choose a smaller `inference.patch_size`"
+    if at_a_time == 1:
+        return smaller
+    return f"{'start more processes' if _has_joint_dice(config) else 'raise `accumulate`'} or {smaller}"
 
 
 def _train(config: TrainingConfig, manifest: Manifest, workers: Workers) -> Path:
     output = make_run_folder(config.output)
     if workers.leads:
+        logger.info("training on %s, processes: %d", workers.device.type, workers.size)
         prepare(config, manifest)
     workers.wait()
     run = Run(config, manifest.network.arguments, workers)
@@ -151,7 +178,11 @@ def save_package(
     config: TrainingConfig, manifest: Manifest, weights: dict[str, torch.Tensor], folder: Path
 ) -> None:
     """Write weights as a model package."""
-    data = config.package.get("training", {}).get("data", "see model.json")
-    license_text = f"SPDX-License-Identifier: {config.package['license']}\n\nTrained on: {data}\n"
+    training = config.package.get("training", {})
+    license_text = (
+        f"SPDX-License-Identifier: {config.package['license']}\n\n"
+        f"Trained on: {training.get('data', 'see model.json')}\n\n"
+        f"Not for: {training.get('not_for', 'Diagnosis or treatment. Research use only.')}\n"
+    )
     dtype = torch.float16 if config.store_float16 else None
     save_model(folder, manifest, weights, license_text, dtype)

@@ -14,7 +14,7 @@ from ..feature_cache import map_tensors
 from ..networks import PartialLabelNetwork
 from .cases import Cases
 from .config import TrainingConfig
-from .losses import LOSSES, Prediction
+from .losses import LOSSES, SUMMED, Prediction
 from .phased_run import mixed_precision
 from .tissue_head import TissueHead
 from .workers import Workers
@@ -53,16 +53,17 @@ class TrainingStep(nn.Module):
             self.encode = torch.compile(self.encode)
 
     def forward(self, batch: Sequence[Cases], step: int) -> Tensor:
-        """The loss of some cases at a step of the run: a scalar, a mean over them unless it is summed."""
+        """What some cases add to the loss of a step of the run, a scalar: they are one of its parts."""
         device, tissue = self.workers.device, self.config.tissue
         images = torch.stack([cases.image.to(device, non_blocking=True) for cases in batch])
         images = images.to(memory_format=torch.channels_last_3d)
         levels = self._levels(images)
-        loss = images.new_zeros(())
+        loss, parts = images.new_zeros(()), self.config.accumulate
         if tissue is not None and self.tissue_head is not None:
-            loss = tissue.weight * self._tissue_loss(levels[0], batch)
+            loss = tissue.weight / parts * self._tissue_loss(levels[0], batch)
         if tissue is None or step >= tissue.iterations:
-            loss = loss + self._supervised_loss(levels, batch)
+            supervised = self._supervised_loss(levels, batch)
+            loss = loss + (supervised if self.config.loss.kind in SUMMED else supervised / parts)
         return loss
 
     def _finest_level(self, images: Tensor) -> list[Any]:

@@ -25,6 +25,7 @@ TASK_PARTS: dict[str, tuple[str, ...]] = {
     "CondInputNetwork": ("stem", "head"),
     "CondNONetwork": ("head",),
     "DoDNet": ("controller",),
+    "DownstreamTransDoDNet": ("head",),
     "MedDANet": ("bank.networks.*.head",),
     "MedDANetV2": ("unet.head", "crop_head", "whole_head"),
     "MultiHeadNetwork": ("decoders",),

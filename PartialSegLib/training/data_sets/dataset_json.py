@@ -11,7 +11,7 @@ from typing import Any
 from ...errors import InputError
 from ...label_maps import labels_of
 from ..collection import DataSet
-from .label_rules import structures_of_values
+from .label_rules import contradicted_labels, structures_of_values
 from .protocols import PROTOCOLS
 
 FILE = "dataset.json"
@@ -74,8 +74,9 @@ def channels_of(contents: dict[str, Any], path: Path) -> tuple[str, ...]:
 def data_set_of(folder: Path, contents: dict[str, Any], name: str | None = None) -> DataSet:
     """The data set that a dataset.json describes.
 
-    A task of the Decathlon, recognised by its name and values, has the rules of `protocols`; the labels of
-    any other data set are known by their names (`label_rules`). nnU-Net's "ignore" label stays unlabelled.
+    A task of the Decathlon, recognised by its name, its values and what its labels are called, has the rules
+    of `protocols`; the labels of any other data set are known by their names (`label_rules`). nnU-Net's
+    "ignore" label stays unlabelled.
 
     Args:
         folder: that of the data set; Task03_Liver, Dataset501_Mine.
@@ -89,7 +90,7 @@ def data_set_of(folder: Path, contents: dict[str, Any], name: str | None = None)
     labels, channels = labels_of(contents, folder / FILE), channels_of(contents, folder / FILE)
     ignore = labels.pop(IGNORE_LABEL, ())
     protocol = PROTOCOLS.get(f"msd-{_dashed(title)}")
-    if protocol is not None and _values(labels) == _values(protocol.structures) and not ignore:
+    if protocol is not None and not ignore and _has_rules_of(protocol, labels):
         return replace(protocol, name=name or protocol.name, channels=channels)
     return DataSet(
         name or _dashed(title),
@@ -100,6 +101,12 @@ def data_set_of(folder: Path, contents: dict[str, Any], name: str | None = None)
         str(contents.get("licence", contents.get("license", ""))),
         channels,
     )
+
+
+def _has_rules_of(protocol: DataSet, labels: dict[str, tuple[int, ...]]) -> bool:
+    """Whether labels have the values of a protocol, and none a name that says something else."""
+    same_values = _values(labels) == _values(protocol.structures)
+    return same_values and not contradicted_labels(labels, protocol.structures)
 
 
 def _values(labels: dict[str, tuple[int, ...]]) -> set[int]:

@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from ...errors import InputError
-from ...importers.label_names import structures_of_labels
+from ...label_names import structures_of_labels, words_of
+from ...structures import ORGANS_WITH_TUMOR, load_structures
 
-ORGANS_WITH_TUMOR = ("liver", "kidney", "pancreas")
-"""Organs that include their tumours, as in LiTS, KiTS19 and the Decathlon's pancreas; vessels do not."""
+ANY_TUMOR = "tumor"
+PARTS_OF_TUMORS = {"edema", "oedema"}
+"""Words for a part of what BraTS calls the whole tumour."""
 
 
 def structures_of_values(labels: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
     """Structures with their values, for labels named by a data set.
 
-    Names become structure ids (`importers.label_names`). The organs of `ORGANS_WITH_TUMOR` get the values of
+    Names become structure ids (`label_names`). The organs of `ORGANS_WITH_TUMOR` get the values of
     their tumour in addition.
 
     Args:
@@ -27,6 +29,32 @@ def structures_of_values(labels: Mapping[str, tuple[int, ...]]) -> dict[str, tup
         if organ in structures:
             structures[organ] = tuple(dict.fromkeys((*structures[organ], *tumor)))
     return structures
+
+
+def contradicted_labels(
+    labels: Mapping[str, tuple[int, ...]], structures: Mapping[str, tuple[int, ...]]
+) -> dict[str, list[str]]:
+    """Labels whose names say something else of their values than the rules of a protocol.
+
+    A label that names a structure has to be one of those that the protocol gives its values; any other, such
+    as "cancer" or "Vessel", has to share a word with one of them.
+
+    Args:
+        labels: of a data set, name to values, without the background.
+        structures: of the protocol, with their values.
+
+    Returns:
+        Each such label, with the structures that the protocol gives its values.
+    """
+    ids, known = structures_of_labels(labels), set(load_structures()) - {ANY_TUMOR}
+    contradicted = {}
+    for label, values in labels.items():
+        meant = [structure for structure, of_it in structures.items() if set(values) <= set(of_it)]
+        words = {ANY_TUMOR if word in PARTS_OF_TUMORS else word for word in words_of(label)}
+        shares_a_word = any(words & set(words_of(structure)) for structure in meant)
+        if ids[label] not in meant and (ids[label] in known or not shares_a_word):
+            contradicted[label] = meant
+    return contradicted
 
 
 def parse_label_rules(rules: Sequence[str]) -> dict[str, tuple[int, ...]]:

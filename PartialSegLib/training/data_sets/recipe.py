@@ -9,7 +9,6 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from ...errors import InputError
-from ...importers.label_names import structures_of_labels
 from ...label_maps import labels_of
 from ..collection import Case, Collection, DataSet
 from .brats import brats_cases
@@ -19,6 +18,7 @@ from .dataset_json import FILE, IGNORE_LABEL, read_dataset_json
 from .decathlon import decathlon_cases
 from .folder_pair import folder_pair_cases
 from .kits import kits_cases
+from .label_rules import contradicted_labels
 from .lits import lits_cases
 from .nnunet_raw import nnunet_cases
 from .segthor import segthor_cases
@@ -161,14 +161,12 @@ def _labelled_cases(data_set: DataSet, folder: Path, layout: str) -> tuple[Case,
 
 
 def _refuse_contradiction(data_set: DataSet, folder: Path) -> None:
-    """Refuse a dataset.json that gives a structure other values than the recipe, as a conversion may."""
+    """Refuse a dataset.json whose values mean something else than in the recipe, as a conversion may."""
     labels = labels_of(read_dataset_json(folder), folder / FILE)
     labels.pop(IGNORE_LABEL, None)
-    ids = structures_of_labels(labels)
-    for label, values in labels.items():
-        expected = data_set.structures.get(ids[label], values)
-        if not set(values) <= set(expected):
-            raise InputError(
-                f"{folder / FILE} says that {label} has the value {', '.join(map(str, values))}, the recipe "
-                f"expects {', '.join(map(str, expected))}; convert the data set again, or move it elsewhere."
-            )
+    for label, meant in contradicted_labels(labels, data_set.structures).items():
+        values = ", ".join(map(str, labels[label]))
+        raise InputError(
+            f"{folder / FILE} says that {label} has the value {values}, where the recipe expects "
+            f"{' or '.join(meant) or 'nothing'}; convert the data set again, or move it elsewhere."
+        )

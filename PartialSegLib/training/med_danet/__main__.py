@@ -17,7 +17,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Train as the configuration says, and return the exit code, see `exit_code_of`."""
     parser = argparse.ArgumentParser("python -m PartialSegLib.training.med_danet")
     parser.add_argument("config", help="JSON file of a SliceBankConfig")
-    parser.add_argument("--device", default="cpu", help="auto, cpu, cuda or cuda:N (%(default)s)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (%(default)s)")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     return exit_code_of(

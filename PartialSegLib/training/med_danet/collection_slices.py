@@ -16,8 +16,9 @@ from torch.utils.data import Subset
 from ...errors import InputError
 from ...manifest import Manifest, Task
 from ..collection import Collection, DataSet, read_collection
+from ..data import check_and_prepare
 from ..preparation.case_store import PreparedCase
-from ..preparation.prepared_cases import find_case, labelled_cases, prepare_collection, settings_folder
+from ..preparation.prepared_cases import find_case, labelled_cases, settings_folder
 from .config import CollectionSlicesConfig, SliceBankConfig
 from .slices import PhantomSlices, Slice, SliceSource
 
@@ -54,7 +55,7 @@ class CollectionSlices:
             data_set = collection.data_sets[case.data_set]
             if data_set.task == task.name:
                 _check_labels(data_set, task)
-                self.cases.append((find_case(prepared, case), data_set))
+                self.cases.append((find_case(prepared, collection, case), data_set))
         if not self.cases:
             raise InputError(
                 f"The collection {collection.name} has no labelled {split} case for the task {task.name}; "
@@ -78,20 +79,24 @@ class CollectionSlices:
         return Slice(torch.from_numpy(image[:, 0]), torch.from_numpy(labels))
 
 
-def prepare_slices(config: SliceBankConfig) -> None:
-    """Preprocess the cases of a collection that are not yet.
+def prepare_slices(config: SliceBankConfig, manifest: Manifest) -> None:
+    """Check and preprocess those cases of a collection that train the task and are not yet.
 
     Raises:
-        InputError: see `prepare_collection`.
+        InputError: see `check_and_prepare`.
     """
-    if config.collection is not None:
-        prepare_collection(
-            read_collection(config.collection.collection),
-            config.preprocessing,
-            _prepared(config, config.collection),
-            rule=config.collection.label_resampling,
-            processes=max(1, config.workers),
-        )
+    if config.collection is None:
+        return
+    (task,), data = manifest.tasks, config.collection
+    whole = read_collection(data.collection)
+    cases = tuple(case for case in whole.cases if whole.data_sets[case.data_set].task == task.name)
+    check_and_prepare(
+        replace(whole, cases=cases),
+        config.preprocessing,
+        _prepared(config, data),
+        data.label_resampling,
+        max(1, config.workers),
+    )
 
 
 def open_slices(config: SliceBankConfig, manifest: Manifest) -> SliceSource:

@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset, default_collate
 
 from ...json_fields import require, suggestion
 from ...manifest import Preprocessing, Task
 from ...phantom import STRUCTURE_TISSUES, Phantom, make_phantom
-from ..stop_signals import heed_parent_only
+from ..data_workers import loaded
 from ..workers import ALONE, Workers
 from .config import PhantomConfig, SliceBankConfig
 
@@ -170,15 +170,14 @@ def load_batches(
     """What a process has of the batches of the steps from `first` to before `last`.
 
     Each epoch has an order of its own; slice number `step * batch_size + n` is the same whoever reads it.
+
+    Raises:
+        InputError: the machine has too little shared memory for what data workers send; later a case that
+            cannot be read.
     """
-    loader = DataLoader(
-        VariedSlices(source, config),
-        batch_sampler=_places(len(source), config, first, last, workers),
-        num_workers=config.workers,
-        worker_init_fn=heed_parent_only,
-        pin_memory=workers.device.type == "cuda",
-    )
-    return iter(loader)
+    places = _places(len(source), config, first, last, workers)
+    pinned = workers.device.type == "cuda"
+    return loaded(VariedSlices(source, config), places, config.workers, pinned, default_collate)
 
 
 def _places(

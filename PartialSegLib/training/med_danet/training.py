@@ -15,6 +15,7 @@ import torch
 
 from ...manifest import Manifest
 from ...model import save_model
+from ..data_workers import explained_data_workers
 from ..loop import (
     CHECKPOINT_FILE,
     PACKAGE_FOLDER,
@@ -76,7 +77,7 @@ def _train(
 ) -> Path:
     if source is None:
         if workers.leads:
-            prepare_slices(config)
+            prepare_slices(config, manifest)
         workers.wait()
         source = open_slices(config, manifest)
         watched = open_validation_slices(config, manifest) if workers.leads else None
@@ -87,7 +88,8 @@ def _train(
     feed = load_batches(source, config, run.step, run.iterations, workers)
     with RunLog(output, run.step, run.iterations, workers.leads, run.figures) as log:
         validation = partial(_validate, run, watched, manifest, log)
-        run_steps(run, feed, log, output, config.checkpoint_every, config.validate_every, validation)
+        with explained_data_workers():
+            run_steps(run, feed, log, output, config.checkpoint_every, config.validate_every, validation)
     if workers.leads:
         license_text = f"SPDX-License-Identifier: {manifest.license}\n"
         weights = run.network.state_dict()

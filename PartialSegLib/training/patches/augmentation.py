@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
+import numpy as np
+
 from ...errors import InputError
 from ...json_fields import require
 
@@ -26,6 +28,7 @@ class Augmentation:
         rotation: largest angle in degrees around each axis, drawn evenly from both directions.
         scale_probability: of another scale.
         scale: lowest and highest.
+        scale_around_one: draw a scale below 1 in half of the cases, see `drawn_around_one`; else evenly.
         elastic_probability: of an elastic deformation, which is turned and scaled with the patch.
         elastic: lowest and highest magnitude, see `elastic_field`; with the default sigmas 900 moves voxels
             by 1.7 to 2.9 along each axis (root mean square), and in plane 200 by 2.5 to 3.6. The defaults
@@ -43,8 +46,10 @@ class Augmentation:
         shift_probability, shift: intensities plus a number with this standard deviation.
         contrast_probability, contrast: distances from the mean times a factor, inside the old range.
         low_resolution_probability, low_resolution: nearest voxels of a coarser grid, interpolated back
-            linearly (cubically in batchgenerators); the factor is that of the grid.
-        gamma_probability, gamma: intensities in [0, 1] to this power; mean and deviation stay.
+            linearly (cubically in batchgenerators); the factor is that of the grid, with `in_plane` along y
+            and x alone.
+        gamma_probability, gamma: intensities in [0, 1] to this power, below 1 in half of the cases; mean and
+            deviation stay.
         inverted_gamma_probability: the same on negated intensities.
     """
 
@@ -52,6 +57,7 @@ class Augmentation:
     rotation: float = 30.0
     scale_probability: float = 0.0
     scale: Range = (0.7, 1.4)
+    scale_around_one: bool = False
     elastic_probability: float = 0.0
     elastic: Range = (0.0, 900.0)
     elastic_sigma: Range = (9.0, 13.0)
@@ -108,11 +114,12 @@ _NNUNET = replace(
     _BATCHGENERATORS,
     rotation_probability=0.2,
     scale_probability=0.2,
+    scale_around_one=True,
     gamma_probability=0.3,
     inverted_gamma_probability=0.1,
 )
 
-_TRANSDODNET = replace(_DODNET, scale=(0.85, 1.25))
+_TRANSDODNET = replace(_DODNET, scale=(0.85, 1.25), scale_around_one=True)
 _FLARE23 = replace(_NNUNET, rotation=180.0, in_plane=True)
 
 PRESETS: Final[dict[str, Augmentation]] = {
@@ -134,6 +141,19 @@ without numbers, the code has none; "flare23-paper" takes those of nnU-Net's def
 """
 
 
+def drawn_around_one(limits: Range, rng: np.random.Generator) -> float:
+    """A factor below 1 in half of the cases, evenly on each side, as batchgenerators draws scales and gamma.
+
+    Args:
+        limits: lowest and highest; evenly between them if 1 is not.
+        rng: random generator.
+    """
+    low, high = limits
+    if low < 1 < high:
+        low, high = (low, 1.0) if rng.random() < 0.5 else (1.0, high)
+    return rng.uniform(low, high)
+
+
 def monai_transforms() -> Any:
     """MONAI's transforms, imported only here: it takes seconds, and not every run augments.
 
@@ -143,6 +163,6 @@ def monai_transforms() -> Any:
     try:
         import monai.transforms as transforms
     except ImportError as error:
-        advice = 'pip install "partialseg[training]"'
+        advice = """pip install ".[training]" in the repository's folder"""
         raise InputError(f"Augmentation needs MONAI ({error}); install it by {advice}.") from None
     return transforms

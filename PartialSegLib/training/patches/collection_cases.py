@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -15,7 +14,7 @@ from torch.utils.data import Dataset
 from ...errors import InputError
 from ...json_fields import suggestion
 from ...manifest import Task
-from ..cases import Cases
+from ..cases import STREAMS, Cases
 from ..collection import Collection, DataSet
 from ..preparation.case_store import PreparedCase, Size
 from ..preparation.prepared_cases import find_case, labelled_cases
@@ -23,6 +22,8 @@ from .augmentation import Augmentation, monai_transforms
 from .intensities import disturb_intensities
 from .sampling import CaseSampling, Padding, Place, case_probabilities, cases_in_turn, choose_start
 from .spatial_transform import draw_spatial_transform
+
+ORDER = 2  # a stream of random numbers beside `STREAMS`
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +60,7 @@ class LabelledCase:
 
 
 class CollectionCases(Dataset[Cases]):
-    """Patches of a collection, one case each: a pure function of (seed, index).
+    """Patches of a collection, one case each: a pure function of (seed, split, index).
 
     Neither the number of workers nor where a run was interrupted changes a patch. Cases are drawn with
     replacement, as in nnU-Net; DoDNet's code goes through all cases in random order. For validation tasks
@@ -74,7 +75,7 @@ class CollectionCases(Dataset[Cases]):
         num_structures: K, the output channels of the network's head.
         patch_size: voxels (z, y, x).
         length: number of patches.
-        seed: one number or several.
+        seed: of everything.
         split: of the collection.
         case_sampling, place, foreground: see `sampling`.
         padding: where voxels are added to small images, as at inference.
@@ -94,7 +95,7 @@ class CollectionCases(Dataset[Cases]):
         patch_size: Size,
         *,
         length: int,
-        seed: Sequence[int] | int = 0,
+        seed: int = 0,
         split: Literal["training", "validation"] = "training",
         case_sampling: CaseSampling = "uniform",
         place: Place = "dodnet",
@@ -107,11 +108,11 @@ class CollectionCases(Dataset[Cases]):
         self.cumulative = np.cumsum(case_probabilities(names, case_sampling))
         self.num_structures, self.patch_size = num_structures, patch_size
         self.length = length
-        self.seed = (seed,) if isinstance(seed, int) else tuple(seed)
+        self.seed, self.stream = seed, STREAMS[split]
         self.order: list[int] | None = None
         if split == "validation":
             keys = [(case.task, case.data_set.name) for case in self.cases]
-            self.order = cases_in_turn(keys, length, np.random.default_rng(self.seed))
+            self.order = cases_in_turn(keys, length, np.random.default_rng([seed, ORDER, 0]))
         self.place: Place = place
         self.foreground = foreground
         self.padding: Padding = padding
@@ -124,7 +125,7 @@ class CollectionCases(Dataset[Cases]):
 
     def __getitem__(self, index: int) -> Cases:
         """Make patch number `index`."""
-        rng = np.random.default_rng([*self.seed, index])
+        rng = np.random.default_rng([self.seed, self.stream, index])
         chosen = self.cases[self._drawn(rng) if self.order is None else self.order[index]]
         transform = draw_spatial_transform(self.augmentation, rng)
         covered, crop = transform.scaled_size(self.patch_size), transform.crop_size(self.patch_size)
@@ -165,7 +166,7 @@ def labelled_cases_of_tasks(
                 f"The data set {data_set.name} has none of the structures of the task {tasks[index].name} "
                 f"({', '.join(tasks[index].structures)}); correct its task or its structures."
             )
-        found.append(LabelledCase(find_case(folder, case), data_set, index, channels))
+        found.append(LabelledCase(find_case(folder, collection, case), data_set, index, channels))
     there = {case.task for case in found}
     lacking = [task.name for index, task in enumerate(tasks) if index not in there]
     if lacking and (split == "training" or not found):

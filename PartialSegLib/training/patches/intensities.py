@@ -9,7 +9,7 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from .augmentation import Augmentation, monai_transforms
+from .augmentation import Augmentation, drawn_around_one, monai_transforms
 
 
 def disturb_intensities(image: Tensor, augmentation: Augmentation, rng: np.random.Generator) -> Tensor:
@@ -33,14 +33,18 @@ def disturb_intensities(image: Tensor, augmentation: Augmentation, rng: np.rando
     a = augmentation
     if rng.random() < a.noise_probability:
         image = _noisy(image, rng.uniform(*a.noise), rng)
+
+    def coarsely_sampled(channel: Tensor) -> Tensor:
+        return _coarse(channel, rng.uniform(*a.low_resolution), a.in_plane)
+
     steps: tuple[tuple[float, Callable[[Tensor], Tensor]], ...] = (
         (a.blur_probability, lambda channel: _blurred(channel, rng.uniform(*a.blur))),
         (a.brightness_probability, lambda channel: channel * rng.uniform(*a.brightness)),
         (a.shift_probability, lambda channel: channel + rng.normal(0, a.shift)),
         (a.contrast_probability, lambda channel: _with_contrast(channel, rng.uniform(*a.contrast))),
-        (a.low_resolution_probability, lambda channel: _coarse(channel, rng.uniform(*a.low_resolution))),
-        (a.inverted_gamma_probability, lambda channel: _gamma(channel, rng.uniform(*a.gamma), True)),
-        (a.gamma_probability, lambda channel: _gamma(channel, rng.uniform(*a.gamma), False)),
+        (a.low_resolution_probability, coarsely_sampled),
+        (a.inverted_gamma_probability, lambda channel: _gamma(channel, drawn_around_one(a.gamma, rng), True)),
+        (a.gamma_probability, lambda channel: _gamma(channel, drawn_around_one(a.gamma, rng), False)),
     )
     for probability, step in steps:
         if rng.random() < probability:
@@ -60,8 +64,13 @@ def _with_contrast(image: Tensor, factor: float) -> Tensor:
     return monai_transforms().ScaleIntensityFixedMean(factor - 1, preserve_range=True)(image)
 
 
-def _coarse(image: Tensor, zoom: float) -> Tensor:
-    return monai_transforms().RandSimulateLowResolution(prob=1.0, zoom_range=(zoom, zoom))(image)
+def _coarse(image: Tensor, zoom: float, in_plane: bool) -> Tensor:
+    """One channel (1, D, H, W) as if sampled coarsely along all axes, or along y and x alone."""
+    mode = "bilinear" if in_plane else "trilinear"
+    coarse = monai_transforms().RandSimulateLowResolution(
+        prob=1.0, zoom_range=(zoom, zoom), upsample_mode=mode
+    )
+    return coarse(image[0])[None] if in_plane else coarse(image)  # in plane, slices are channels
 
 
 def _gamma(image: Tensor, gamma: float, inverted: bool) -> Tensor:

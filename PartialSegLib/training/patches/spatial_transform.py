@@ -18,7 +18,7 @@ from scipy.spatial.transform import Rotation
 from torch import Tensor
 from torch.nn import functional
 
-from .augmentation import Augmentation, monai_transforms
+from .augmentation import Augmentation, drawn_around_one, monai_transforms
 from .elastic_field import ElasticField, Size
 
 
@@ -140,7 +140,8 @@ def draw_spatial_transform(augmentation: Augmentation, rng: np.random.Generator)
         if augmentation.in_plane:
             matrix[0], matrix[:, 0] = [1, 0, 0], [1, 0, 0]
     if rng.random() < augmentation.scale_probability:
-        scale = rng.uniform(*augmentation.scale)
+        limits, around_one = augmentation.scale, augmentation.scale_around_one
+        scale = drawn_around_one(limits, rng) if around_one else rng.uniform(*limits)
         matrix = matrix @ np.diag([1.0 if augmentation.in_plane else scale, scale, scale])
     flips = rng.random(len(augmentation.mirror_axes)) < augmentation.mirror_probability
     mirrored = tuple(axis for axis, flip in zip(augmentation.mirror_axes, flips, strict=True) if flip)

@@ -108,9 +108,17 @@ class PreparedCase:
         return labels if labels.dtype == np.uint8 else labels.astype(np.int32)  # torch knows little of uint16
 
     def voxels_of(self, value: int) -> np.ndarray:
-        """Indices (n, 3) of up to 5,000 random voxels with a value of the label map that occurs."""
-        with np.load(self.folder / VOXELS_FILE) as kept:
-            voxels: np.ndarray = kept[str(value)]
+        """Indices (n, 3) of up to 5,000 random voxels with a value of the label map that occurs.
+
+        Raises:
+            InputError: the file is missing or damaged.
+        """
+        path = self.folder / VOXELS_FILE
+        try:
+            with path.open("rb") as file, np.load(file) as kept:
+                voxels: np.ndarray = kept[str(value)]
+        except Exception as error:  # whatever archives and their arrays raise when they are damaged
+            raise _unreadable(path, error) from None
         return voxels.astype(np.int64)
 
     def _read(self, name: str, start: Size, size: Size, outside: np.ndarray) -> np.ndarray:
@@ -120,7 +128,7 @@ class PreparedCase:
         try:
             part: np.ndarray = blosc2.open(str(path), mode="r", dparams={"nthreads": 1})[(..., *inside)]
         except (OSError, RuntimeError, ValueError) as error:
-            raise InputError(f"{path} cannot be read ({error}); delete its folder and start again.") from None
+            raise _unreadable(path, error) from None
         if part.shape[-3:] == tuple(size):
             return part
         result = np.empty((*part.shape[:-3], *size), part.dtype)
@@ -128,6 +136,10 @@ class PreparedCase:
         place = [slice(i.start - s, i.stop - s) for i, s in zip(inside, start, strict=True)]
         result[..., place[0], place[1], place[2]] = part
         return result
+
+
+def _unreadable(path: Path, error: Exception) -> InputError:
+    return InputError(f"{path} cannot be read ({error}); delete its folder and start again.")
 
 
 def read_case(folder: Path) -> PreparedCase | None:
@@ -281,7 +293,7 @@ def _blosc2() -> Any:
     try:
         import blosc2  # type: ignore[import-untyped]
     except ImportError as error:
-        advice = 'pip install "partialseg[training]"'
+        advice = """pip install ".[training]" in the repository's folder"""
         raise InputError(
             f"Training on a collection needs Blosc2 ({error}); install it by {advice}."
         ) from None

@@ -1,11 +1,13 @@
 """A folder with the preprocessed cases of a collection: filled once, what is there already is kept.
 
-Cases of other settings lie in folders of their own (`settings_folder`), and several processes, on several
-computers, may fill and read a folder at the same time.
+Cases of other settings lie in folders of their own (`settings_folder`), as do cases of one name and other
+files (`_folder_of`), which pseudo-labels make. Several processes, on several computers, may fill and read a
+folder at the same time.
 """
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import logging
@@ -33,7 +35,7 @@ from .case_store import PreparedCase, check_place, is_prepared, read_case, remov
 from .channels import check_channels
 from .preparing import LabelRule, prepare_case
 
-STORE_VERSION: Final = 2
+STORE_VERSION: Final = 3
 SLICE_THICKNESS: Final = "0018|0050"  # DICOM
 BYTES_PER_VOXEL: Final = 1.5  # a channel and labels compressed; 3 without compression
 
@@ -76,7 +78,7 @@ def prepare_collection(
     processes: int = 1,
     on_progress: Progress | None = None,
 ) -> None:
-    """Preprocess the labelled training and validation cases of a collection, each into a folder of its name.
+    """Preprocess the labelled training and validation cases of a collection, each into a folder of its own.
 
     Cases that are there are kept, unless image, label map or settings have changed since. So an interrupted
     preparation goes on where it was. A prepared case whose image or label map is absent is kept as well.
@@ -127,13 +129,13 @@ def labelled_cases(collection: Collection, *splits: str) -> list[Case]:
     return [case for case in collection.cases if case.label is not None and case.split in wanted]
 
 
-def find_case(folder: Path, case: Case) -> PreparedCase:
-    """A case that has been prepared.
+def find_case(folder: Path, collection: Collection, case: Case) -> PreparedCase:
+    """A case of a collection that has been prepared.
 
     Raises:
         InputError: it has not.
     """
-    prepared = read_case(_folder_of(folder, case))
+    prepared = read_case(_folder_of(folder, collection, case))
     if prepared is None:
         raise InputError(f"The case {case.name} is not prepared in {folder}; prepare the collection first.")
     return prepared
@@ -167,13 +169,12 @@ def _missing(
         "channels": image.channels,
         "files": [path.parts[-2:] for path in (*image.paths, label)],
     }
-    place = _folder_of(folder, case)
+    place = _folder_of(folder, collection, case)
     prepared = read_case(place)
     there = "" if prepared is None else prepared.summary.settings
     if there.startswith(_hash(made_by)) and _is_absent(collection, case):
         return None
-    made_from = [stamp for path in (*image.paths, label) for stamp in _stamps(path, case)]
-    settings = f"{_hash(made_by)}-{_hash(made_from)}"
+    settings = f"{_hash(made_by)}-{_hash_of_files((*image.paths, label), case)}"
     return None if there == settings else Job(place, image, label, preprocessing, rule, settings)
 
 
@@ -198,10 +199,30 @@ def _is_absent(collection: Collection, case: Case) -> bool:
     return not all(collection.path(path).exists() for path in (*case.images, case.label or ""))
 
 
-def _folder_of(folder: Path, case: Case) -> Path:
+def _folder_of(folder: Path, collection: Collection, case: Case) -> Path:
+    """Where a case lies: its name, and eight digits of where its files are.
+
+    Else a collection would get the labels that another one has for a case of this name. Files that are absent
+    or have been moved are known by the only prepared case of this name that may be theirs.
+
+    Raises:
+        InputError: the name is no file name.
+    """
     if Path(case.name).name != case.name or case.name in (".", ".."):
         raise InputError(f"The case name {case.name!r} is no file name; leave out '/' and the like.")
-    return folder / case.name
+    files = [collection.path(path) for path in (*case.images, case.label or "")]
+    own = folder / f"{case.name}-{_hash([str(path.resolve()) for path in files])[:8]}"
+    if own.exists():
+        return own
+    others = [read_case(path) for path in folder.glob(f"{glob.escape(case.name)}-{'[0-9a-f]' * 8}")]
+    if not _is_absent(collection, case):
+        made_from = _hash_of_files(files, case)
+        others = [other for other in others if other and other.summary.settings.endswith(made_from)]
+    return others[0].folder if len(others) == 1 and others[0] else own
+
+
+def _hash_of_files(files: Sequence[Path], case: Case) -> str:
+    return _hash([stamp for path in files for stamp in _stamps(path, case)])
 
 
 def _stamps(path: Path, case: Case) -> list[tuple[str, int, int]]:
