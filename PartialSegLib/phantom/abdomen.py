@@ -15,6 +15,7 @@ _PERIRENAL_FAT = Tissue.FAT  # not visceral fat: neither liver nor spleen nor bo
 _AROUND_KIDNEYS = [*_SOFT, _PERIRENAL_FAT]
 _KIDNEY = [Tissue.KIDNEY_CORTEX, Tissue.KIDNEY_MEDULLA]
 _AROUND_VESSELS = [Tissue.VISCERAL_FAT, Tissue.LUNG]
+_ONE_KIDNEY, _LOW_KIDNEY = 0.06, 0.2  # shares; where a kidney should be then lies spleen, liver or bowel
 
 
 def organ_painters(rng: np.random.Generator, torso: Torso) -> list[Painter]:
@@ -23,7 +24,7 @@ def organ_painters(rng: np.random.Generator, torso: Torso) -> list[Painter]:
         *_great_vessels(rng, torso),
         *_kidneys(rng, torso),
         *_liver(rng),
-        *_spleen(rng),
+        *_spleen(rng, torso),
         *_pancreas(rng),
         *_pelvic_organs(rng),
     ]
@@ -87,9 +88,13 @@ def _kidneys(rng: np.random.Generator, torso: Torso) -> list[Painter]:
     back = float(torso.spine_y(0))
     size = rng.uniform(0.82, 1.2)
     thickness = min(0.4 * torso.fat, 14)
+    missing = rng.choice([-1, 1]) if rng.random() < _ONE_KIDNEY else 0
     for side in (-1, 1):
+        if side == missing:
+            continue
         x, y = side * rng.uniform(54, 70), back + rng.uniform(-6, 10)
-        center = np.array([x, y, rng.normal(-12 if side > 0 else 0, 12)])
+        lower = rng.uniform(15, 60) if rng.random() < _LOW_KIDNEY else 0
+        center = np.array([x, y, rng.normal(-12 if side > 0 else 0, 12) - lower])
         radii = np.array([27, 25, 54]) * size * rng.uniform(0.9, 1.12, 3)
         tilt = rotation(-side * rng.uniform(0.05, 0.35), 1) @ rotation(rng.uniform(0.0, 0.3), 0)
         turn = tilt @ rotation(side * rng.uniform(0.2, 0.7), 2)
@@ -116,7 +121,7 @@ def _kidneys(rng: np.random.Generator, torso: Torso) -> list[Painter]:
 
 
 def _liver(rng: np.random.Generator) -> list[Painter]:
-    size = rng.uniform(0.85, 1.15)
+    size = rng.uniform(0.92, 1.2)
     lobes = [
         ellipsoid(
             np.array([66, 4, 48]) + rng.normal(0, 6, 3),
@@ -175,20 +180,27 @@ def _tree(
     return painters
 
 
-def _spleen(rng: np.random.Generator) -> list[Painter]:
-    size = np.exp(rng.normal(0, 0.17))
-    center = np.array([-rng.uniform(88, 102), rng.uniform(-48, -22), rng.uniform(38, 75)])
+def _spleen(rng: np.random.Generator, torso: Torso) -> list[Painter]:
+    """A spleen under the left dome; in some patients it reaches behind the stomach towards the spine."""
+    size = np.exp(rng.normal(0.1, 0.2))
+    x, y = -rng.uniform(76, 98), rng.uniform(-48, -22)
+    dome = float(torso.diaphragm(np.array(x), np.array(y)))
+    center = np.array([x, y, dome - rng.uniform(18, 45)])
     turn = rotation(rng.uniform(0.2, 0.8), 2) @ rotation(rng.uniform(-0.3, 0.4), 0)
-    body = ellipsoid(center, np.array([34, 56, 55]) * size * rng.uniform(0.85, 1.15, 3), turn)
-    inward = np.array([rng.uniform(34, 52), 22, rng.uniform(-15, 10)])
+    parts = [ellipsoid(center, np.array([34, 56, 55]) * size * rng.uniform(0.85, 1.15, 3), turn)]
+    if rng.random() < 0.5:
+        back = float(torso.spine_y(center[2])) + rng.uniform(-12, 8)
+        inner = np.array([x + rng.uniform(15, 40), back, center[2] - rng.uniform(0, 35)])
+        parts.append(ellipsoid(inner, np.array([32, 24, 36]) * size * rng.uniform(0.8, 1.15, 3)))
+    inward = np.array([rng.uniform(34, 52), rng.uniform(22, 32), rng.uniform(-15, 10)])
     hollow = ellipsoid(center + inward, np.array([36, 42, 60]) * size)
-    return [paint(union_without([body], hollow), Tissue.SPLEEN, _SOFT)]
+    return [paint(union_without(parts, hollow), Tissue.SPLEEN, _SOFT)]
 
 
 def _pancreas(rng: np.random.Generator) -> list[Painter]:
     tail = (-78, -20, rng.uniform(25, 55))
     points = _vary(rng, [(30, 6, -22), (26, 10, -2), (8, 22, 8), (-20, 14, 14), (-48, 0, 24), tail], 7)
-    radii = np.array([11, 15, 10, 11, 11, 9]) * rng.uniform(0.7, 1.2) * rng.uniform(0.85, 1.15, 6)
+    radii = np.array([11, 15, 10, 11, 11, 9]) * rng.uniform(0.85, 1.4) * rng.uniform(0.85, 1.15, 6)
     path = smooth_path(np.column_stack([points, radii]), 8)
     lobules = 1 + 0.15 * rng.normal(0, 1, len(path))
     painters = tube(path[:, :3], path[:, 3] * lobules, Tissue.PANCREAS, _SOFT)
