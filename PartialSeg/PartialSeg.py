@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import logging
+import platform
 import sys
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -21,6 +24,10 @@ from slicer.ScriptedLoadableModule import (
 )
 from slicer.util import VTKObservationMixin
 
+HOMEPAGE = "https://github.com/PartialSeg/SlicerPartialSeg"
+NEEDED_PYTHON = (3, 11)
+"""Of the library; Slicer 5.10 and newer have 3.12, 5.8 has 3.9. This file itself is read by all of them."""
+
 
 def _findLibrary() -> None:
     """Let a source checkout find PartialSegLib; an installed module has it beside itself."""
@@ -32,6 +39,16 @@ def _findLibrary() -> None:
 _findLibrary()
 
 
+def _whyTooOld() -> str:
+    """Why this Slicer cannot run the module, in a sentence; "" if it can."""
+    if sys.version_info >= NEEDED_PYTHON:
+        return ""
+    return _(
+        "PartialSeg needs Slicer 5.10 or newer (5.12 is best); this one has Python {version}. Get a newer "
+        "Slicer from download.slicer.org and install the extension there."
+    ).format(version=platform.python_version())
+
+
 class PartialSeg(ScriptedLoadableModule):
     """What Slicer shows of the module."""
 
@@ -40,20 +57,27 @@ class PartialSeg(ScriptedLoadableModule):
         parent.title = _("PartialSeg")
         parent.categories = [translate("qSlicerAbstractCoreModule", "Segmentation")]
         parent.dependencies = []
-        parent.contributors = ["The PartialSeg team"]
+        parent.contributors = ["The PartialSeg developers"]
         parent.helpText = _(
             "Segments organs and tumours in CT with models trained on partially labelled data. "
             "Choose a volume, tick tasks, click Apply; a further task on the volume reuses what is computed. "
-            "Research use only, not a medical device."
-        )
+            "Research use only, not a medical device. "
+            '<a href="{homepage}">Documentation</a>'
+        ).format(homepage=HOMEPAGE)
         parent.acknowledgementText = _(
-            "Re-implements DoDNet, TransDoDNet, MultiTalent, STU-Net and Med-DANet."
-        )
+            "Re-implements DoDNet (Zhang et al., CVPR 2021), TransDoDNet (Xie et al., TPAMI 2023), "
+            "MultiTalent (Ulrich et al., MICCAI 2023), STU-Net in FLARE 2023 (Huang et al.) and Med-DANet "
+            "(Wang et al., ECCV 2022), and runs models of nnU-Net (Isensee et al., Nature Methods 2021). The "
+            "included model was trained on synthetic CT, in part made from the SPL/NAC/BWH abdominal atlas "
+            '(Open Anatomy Project). How to cite: <a href="{homepage}">{homepage}</a>'
+        ).format(homepage=HOMEPAGE)
         slicer.app.connect("startupCompleted()", registerSampleData)
 
 
 def registerSampleData() -> None:
     """Offer the phantom CT in Sample Data; it is computed, not downloaded."""
+    if _whyTooOld():
+        return
     from PartialSegSlicer import sampleData
 
     sampleData.register()
@@ -71,10 +95,13 @@ class PartialSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._importing = False
 
     def setup(self) -> None:
-        """Load the .ui and connect it."""
+        """Load the .ui and connect it; where Slicer is too old, say so instead."""
+        ScriptedLoadableModuleWidget.setup(self)
+        if _whyTooOld():
+            self._showWhyTooOld()
+            return
         from PartialSegSlicer.panel import Panel
 
-        ScriptedLoadableModuleWidget.setup(self)
         uiWidget = slicer.util.loadUI(self.resourcePath("UI/PartialSeg.ui"))
         self.layout.addWidget(uiWidget)
         self.ui = slicer.util.childWidgetVariables(uiWidget)
@@ -92,17 +119,27 @@ class PartialSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def enter(self) -> None:
         """The module is shown."""
-        self._useParameterNode()
-        self.panel.advanced.software.checkUnlessReady()
+        if self.panel is not None:
+            self._useParameterNode()
+            self.panel.advanced.software.checkUnlessReady()
 
     def cleanup(self) -> None:
-        """The module is closed or reloaded."""
-        if self.panel is not None:
-            self.panel.close()
-            self.panel.setParameters(None)
-        if self.logic is not None:
-            self.logic.cleanup()
-        self.removeObservers()
+        """The module is closed or reloaded; nothing stays behind, even when a part of this fails."""
+        with contextlib.ExitStack() as stack:
+            stack.callback(self.removeObservers)
+            if self.logic is not None:
+                stack.callback(self.logic.cleanup)
+                stack.callback(slicer.app.disconnect, "aboutToQuit()", self.logic.cleanup)
+            if self.panel is not None:
+                stack.callback(self.panel.setParameters, None)
+                self.panel.close()
+
+    def onReload(self) -> None:
+        """Read all files anew, not only this one; a developer has clicked Reload."""
+        for name in list(sys.modules):
+            if name.split(".")[0] in ("PartialSegSlicer", "PartialSegLib"):
+                del sys.modules[name]
+        ScriptedLoadableModuleWidget.onReload(self)
 
     def onSceneStartClose(self, caller: Any, event: Any) -> None:
         """Give up the run and the parameter node: the scene goes away."""
@@ -124,17 +161,32 @@ class PartialSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         """Show the settings that a file has brought; only now do the selectors know its nodes."""
         if self._importing:
             self._importing = False
-            self._useParameterNode()
+            if self.parent.isEntered or self.logic.hasParameters():
+                self._useParameterNode()
 
     def onNodeRemoved(self, caller: Any, event: Any) -> None:
-        """Begin with new settings if somebody has deleted the old ones."""
+        """Begin with new settings if somebody has deleted the old ones, and the module is shown."""
         parameters = self.panel.parameters
-        if parameters is not None and parameters.node.GetScene() is None:
+        if parameters is None or parameters.node.GetScene() is not None:
+            return
+        self._observe(None)
+        if self.parent.isEntered:
             self._useParameterNode()
 
+    def _showWhyTooOld(self) -> None:
+        import qt
+
+        label = qt.QLabel(_whyTooOld())
+        label.wordWrap = True
+        self.layout.addWidget(label)
+
     def _useParameterNode(self) -> None:
+        """Show the settings in the scene, made when there are none; the first volume is chosen if none is."""
         assert self.logic is not None
-        self._observe(self.logic.getParameters())
+        parameters = self.logic.getParameters()
+        if parameters.inputVolume is None:
+            parameters.inputVolume = _firstVolume()
+        self._observe(parameters)
 
     def _observe(self, parameters: Any) -> None:
         modified = vtk.vtkCommand.ModifiedEvent
@@ -171,6 +223,13 @@ class PartialSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self.panel.showWhatCanBeDone()  # often: the region is being dragged
 
 
+def _firstVolume() -> Any:
+    """The first volume of the scene that people see and that is no label map, or None."""
+    kind = "vtkMRMLScalarVolumeNode"
+    nodes = slicer.util.getNodesByClass(kind)
+    return next((one for one in nodes if one.GetClassName() == kind and not one.GetHideFromEditors()), None)
+
+
 def _changesOf(node: Any) -> tuple[int, ...]:
     """The events after which a volume or a region of interest may be segmented, or no longer."""
     if node is None:
@@ -199,6 +258,8 @@ class PartialSegLogic(ScriptedLoadableModuleLogic):
     """Segmentation from scripts; the panel uses the same parts."""
 
     def __init__(self) -> None:
+        if why := _whyTooOld():
+            raise RuntimeError(why)
         from PartialSegSlicer.installedModels import useStoredFolder
         from PartialSegSlicer.segmenter import Segmenter
         from PartialSegSlicer.temporaryFolder import startWorker
@@ -213,6 +274,11 @@ class PartialSegLogic(ScriptedLoadableModuleLogic):
         from PartialSegSlicer.parameters import Parameters
 
         return Parameters(self.getParameterNode())
+
+    def hasParameters(self) -> bool:
+        """Whether there are settings in the scene."""
+        node = slicer.mrmlScene.GetSingletonNode(self.moduleName, "vtkMRMLScriptedModuleNode")
+        return node is not None
 
     def segment(
         self,
@@ -347,14 +413,17 @@ class PartialSegLogic(ScriptedLoadableModuleLogic):
 
 
 class PartialSegTest(ScriptedLoadableModuleTest):
-    """Self test, run by Reload and Test in Slicer: a coarse phantom, the bundled model, the real worker."""
+    """Self test, run by Reload and Test in Slicer: a coarse phantom, panel, bundled model and worker.
+
+    Where PyTorch is not installed, as on the computers that build extensions, nothing is segmented.
+    """
 
     def setUp(self) -> None:
-        """Start in a scene with nothing but a phantom."""
+        """Start in a scene with nothing but a phantom, which another process has made."""
+        if why := _whyTooOld():
+            self.skipTest(why)
         from PartialSegSlicer.sampleData import addPhantom
 
-        if importlib.util.find_spec("torch") is None:
-            self.skipTest("PyTorch is not installed; the module offers to install it")
         slicer.mrmlScene.Clear()
         self.delayDisplay("Making a phantom")
         self.volumeNode = addPhantom(seed=2, spacing=[8.0, 4.0, 4.0], shape=[48, 96, 104])
@@ -368,14 +437,73 @@ class PartialSegTest(ScriptedLoadableModuleTest):
         """Run the tests, with one phantom and one worker."""
         self.setUp()
         try:
-            self.test_CancelLeavesTheSceneAsItWas()
-            self.test_PhantomIsSegmented()
+            self.test_SampleDataOffersThePhantom()
+            self.test_PanelSaysWhatIsMissing()
+            if _hasTorch():
+                self.test_CancelLeavesTheSceneAsItWas()
+                self.test_PhantomIsSegmented()
+            else:
+                self.test_MissingSoftwareIsFound()
         finally:
             self.tearDown()
-        self.delayDisplay("Test passed")
+        self.delayDisplay("Test passed" if _hasTorch() else "Test passed, without PyTorch")
+
+    def test_SampleDataOffersThePhantom(self) -> None:
+        """The phantom is in Sample Data, once."""
+        import SampleData
+
+        from PartialSegSlicer import sampleData
+
+        self.delayDisplay("Looking for the phantom in Sample Data")
+        registerSampleData()
+        sources = SampleData.SampleDataLogic.sampleDataSourcesByCategory(sampleData.CATEGORY)
+        assert [source.sampleName for source in sources] == [sampleData.NAME]
+
+    def test_PanelSaysWhatIsMissing(self) -> None:
+        """The panel asks for a volume, then for a task; its settings are in the scene."""
+        from PartialSegSlicer.checks import findProblem
+        from PartialSegSlicer.panel import Panel
+
+        self.delayDisplay("Setting up the panel")
+        window = slicer.util.loadUI(str(Path(__file__).parent / "Resources" / "UI" / "PartialSeg.ui"))
+        window.setMRMLScene(slicer.mrmlScene)
+        ui = slicer.util.childWidgetVariables(window)
+        panel, parameters = Panel(ui, self.logic.segmenter), self.logic.getParameters()
+        try:
+            parameters.inputVolume, parameters.tasks = None, []
+            panel.setParameters(parameters)
+            assert not ui.applyButton.enabled
+            assert ui.applyButton.toolTip == findProblem(None)
+            parameters.inputVolume = self.volumeNode
+            panel.update()
+            assert findProblem(self.volumeNode) is None
+            assert not ui.applyButton.enabled
+            panel.taskTree.tickAll(True)
+            panel.update()
+            assert ui.applyButton.enabled
+            assert "spleen" in self.logic.getParameters().tasks
+        finally:
+            panel.setParameters(None)
+            panel.close()
+            window.deleteLater()
+
+    def test_MissingSoftwareIsFound(self) -> None:
+        """A check in another process finds that PyTorch is not there, and says so."""
+        if _hasTorch():
+            self.skipTest("PyTorch is installed")
+        from PartialSegSlicer.dependencies import DependencyCheck
+
+        self.delayDisplay("Looking for PyTorch")
+        check = DependencyCheck()
+        while (report := check.poll()) is None:
+            slicer.app.processEvents()
+            time.sleep(0.05)
+        assert "torch" in report.missing, report.sentence()
+        assert report.canBeMended
 
     def test_CancelLeavesTheSceneAsItWas(self) -> None:
         """A cancelled run tells so and adds no node."""
+        self._needTorch()
         self.delayDisplay("Cancelling a segmentation")
         before = _nodeIds()
         answers = self._answers(self.logic.segmenter.cancel, "liver")
@@ -384,6 +512,7 @@ class PartialSegTest(ScriptedLoadableModuleTest):
 
     def test_PhantomIsSegmented(self) -> None:
         """Liver and spleen of the phantom are found where they are, and the second task encodes nothing."""
+        self._needTorch()
         self.delayDisplay("Segmenting liver and spleen")
         liver = self._segment("liver", None)
         node = liver.segmentationNode
@@ -393,6 +522,10 @@ class PartialSegTest(ScriptedLoadableModuleTest):
         assert spleen.segmentationNode is node
         self._checkOrgan(node, "liver", "10200004", (800, 1700), side=1)
         self._checkOrgan(node, "spleen", "78961009", (40, 150), side=-1)
+
+    def _needTorch(self) -> None:
+        if not _hasTorch():
+            self.skipTest("PyTorch is not installed; the module offers to install it")
 
     def _segment(self, task: str, segmentationNode: Any) -> Any:
         answers = self._answers(lambda: None, task, segmentationNode)
@@ -435,6 +568,10 @@ class PartialSegTest(ScriptedLoadableModuleTest):
         self.volumeNode.GetIJKToRASMatrix(ijkToRas)
         center = ijkToRas.MultiplyPoint([*(axis.mean() for axis in mask.nonzero()[::-1]), 1])
         assert side * center[0] > 20, f"{name} lies on the wrong side"  # the phantom stands in the middle
+
+
+def _hasTorch() -> bool:
+    return importlib.util.find_spec("torch") is not None
 
 
 def _nodeIds() -> list[str]:

@@ -242,7 +242,7 @@ Result = LoadedModel | ImageSet | Prediction | SegmentedFile
 
 
 def ready_message(version: str, pid: int) -> dict[str, Any]:
-    """The worker's first line."""
+    """The worker's first line, sent when it has read its first one: both directions of the pipe work."""
     return {"ready": {"version": version, "pid": pid}}
 
 

@@ -28,6 +28,9 @@ class ScriptedLoadableModuleWidget:
     def setup(self) -> None:
         """The application adds its developer's section here; there is none."""
 
+    def onReload(self) -> None:
+        """The application reads the module's file anew, and calls `cleanup` before it makes a new widget."""
+
     def cleanup(self) -> None:
         """The application stops its own observations here; there are none."""
 

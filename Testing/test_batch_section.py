@@ -1,6 +1,7 @@
 """The batch section of the panel as a person uses it: real widget, .ui, worker and files."""
 
 import csv
+import os
 from pathlib import Path
 
 import pytest
@@ -51,7 +52,7 @@ def test_a_folder_of_images_becomes_a_folder_of_segmentations(section, tmp_path)
     assert float(rows["anna"]["spleen/spleen [ml]"]) == float(rows["berta"]["spleen/spleen [ml]"]) > 0
     assert "broken.nii.gz" in rows["broken"]["message"]
     pythonqt.click(section.ui.batchButton)
-    assert section.ui.batchStatusLabel.text.startswith("1 of 3 images are left")
+    pythonqt.wait_until(lambda: section.ui.batchStatusLabel.text.startswith("1 of 3 images are left"))
     waitForEnd(section)
 
 
@@ -78,19 +79,47 @@ def test_a_cancelled_batch_keeps_what_is_finished(section, tmp_path):
     assert (tmp_path / "results" / "anna.seg.nrrd").exists()
 
 
-@pytest.mark.parametrize("missing", ["paths", "output", "tasks"])
+@pytest.mark.parametrize("missing", ["paths", "file", "output", "tasks"])
 def test_what_is_missing_is_said(section, dialogs, missing, tmp_path):
     if missing == "paths":
         section.ui.batchPathsEdit.setPlainText("")
+    elif missing == "file":
+        section.ui.batchPathsEdit.setPlainText(f' "{tmp_path / "gone.nii"}" ')  # as Windows copies it
     elif missing == "output":
         section.ui.batchOutputEdit.text = ""
     else:
         pythonqt.click(section.ui.noneButton)
     pythonqt.click(section.ui.batchButton)
-    expected = {"paths": "No images", "output": "Choose a folder", "tasks": "Tick at least one task"}
+    waitForEnd(section)
+    expected = {
+        "paths": "No images",
+        "file": f"no file or folder {tmp_path / 'gone.nii'};",
+        "output": "Choose a folder",
+        "tasks": "Tick at least one task",
+    }
     assert expected[missing] in dialogs.texts("error")[-1]
     assert not section.panel.batchSection.isRunning
     assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no such files")
+@pytest.mark.parametrize("cancels", [True, False])
+def test_a_folder_that_does_not_answer_leaves_slicer_usable(section, dialogs, tmp_path, cancels):
+    share = tmp_path / "share"
+    share.mkdir()
+    os.mkfifo(share / "slice")  # reading it waits until somebody writes
+    section.ui.batchPathsEdit.setPlainText(str(share))
+    pythonqt.click(section.ui.batchButton)
+    assert section.ui.batchStatusLabel.text == "Looking for images…"
+    if cancels:
+        pythonqt.click(section.ui.batchButton)
+        assert section.ui.batchButton.text == "Segment these files"
+    with (share / "slice").open("wb"):
+        (share / "slice").unlink()
+    waitForEnd(section)
+    assert [text for text in dialogs.texts("error") if "holds no images" in text] == [
+        *([] if cancels else [section.ui.batchStatusLabel.text])
+    ]
 
 
 def test_closing_the_module_ends_the_batch(section):

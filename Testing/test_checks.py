@@ -23,6 +23,7 @@ from PartialSegLib.manifest import Inference, Manifest, NetworkSpec, Preprocessi
 from PartialSegLib.task import Task
 
 from PartialSegSlicer import checks, memory, mrml
+from PartialSegSlicer.provenance import isEdited
 
 MODEL = Manifest(
     name="fine",
@@ -242,6 +243,17 @@ def test_what_was_edited_by_hand_is_not_replaced_unasked(scene):
     assert checks.findWarning(volumeNode, MODEL, node, ["spleen", "liver"]) == (
         "Edited by hand and replaced by this run: liver. Choose a new segmentation to keep them."
     )
+
+
+def test_an_edit_in_the_last_voxel_of_a_large_label_map_is_seen(scene):
+    volumeNode, node = ctNode(array=ctArray((70, 64, 64))), segmentationNode()
+    mrml.addSegments(node, volumeNode, [found("liver", "liver", *np.s_[0:70, 0:64, 0:64])], PROVENANCE)
+    (id,) = node.GetSegmentation().GetSegmentIDs()
+    assert not isEdited(node.GetSegmentation(), id)
+    mask = slicer.util.arrayFromSegmentBinaryLabelmap(node, id, volumeNode)
+    mask[-1, -1, -1] = 0
+    slicer.util.updateSegmentBinaryLabelmapFromArray(mask, node, id, volumeNode)
+    assert isEdited(node.GetSegmentation(), id)
 
 
 Usage = namedtuple("Usage", "total used free")

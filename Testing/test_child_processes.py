@@ -1,17 +1,22 @@
 """Child processes of the module: where their files lie, and that nothing of them is left."""
 
+import ctypes
 import gc
 import os
+import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+import pythonqt
 from scene_nodes import ctNode
 
-from PartialSegSlicer.childProcess import childOptions, killTree
-from PartialSegSlicer.temporaryFolder import startWorker, temporaryFolder
+from PartialSegSlicer import workerClient, workerProcess
+from PartialSegSlicer.childProcess import childOptions, killTree, lastWords, pythonProgram, wasKilled
+from PartialSegSlicer.modelMenu import _Work
+from PartialSegSlicer.temporaryFolder import removeLeftovers, startWorker, temporaryFolder
 from PartialSegSlicer.workerClient import FileJob, WorkerClient
 from PartialSegSlicer.workerProcess import WorkerProcess
 
@@ -31,6 +36,33 @@ def isAlive(pid):
         return Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z"
     except OSError:
         return False
+
+
+@pytest.mark.parametrize(("home", "program"), [("/Slicer", "python-real"), (None, "PythonSlicer")])
+def test_pythonslicer_is_only_started_where_its_environment_is_missing(tmp_path, monkeypatch, home, program):
+    suffix = ".exe" if os.name == "nt" else ""
+    for name in ("PythonSlicer", "python-real"):
+        (tmp_path / (name + suffix)).touch(mode=0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("PYTHONHOME", "") if home else monkeypatch.delenv("PYTHONHOME", raising=False)
+    assert Path(pythonProgram()).stem == program
+
+
+CRASHED = "error: [C:/Slicer 5.12/bin/./python-real.exe] exit abnormally - Report the problem."
+
+
+@pytest.mark.parametrize(
+    ("code", "lines", "killed", "words"),
+    [
+        (1, ["loading", CRASHED], True, "loading"),
+        (1, [f"{CRASHED}\r"], True, ""),
+        (-9, ["loading"], True, "loading"),
+        (1, ["ValueError: no"], False, "ValueError: no"),
+        (0, [], False, ""),
+    ],
+)
+def test_what_the_launcher_says_of_a_crash_is_understood(code, lines, killed, words):
+    assert (wasKilled(code, lines), lastWords(lines)) == (killed, words)
 
 
 @linux
@@ -59,6 +91,93 @@ def test_a_worker_ends_with_its_client():
     del client
     gc.collect()
     waitUntil(lambda: not processes[0].isRunning and not processes[0].scratch.exists())
+
+
+@pytest.fixture
+def slicerLoop(monkeypatch):
+    """Slicer's event loop until no timer is due: PythonQt keeps the GIL in it, unlike PySide6."""
+    due = []
+    timer = type("QTimer", (), {"singleShot": lambda milliseconds, function: due.append(function)})
+    monkeypatch.setattr(pythonqt.qt, "QTimer", timer)
+    sleep = ctypes.PyDLL(None).usleep  # does not release the GIL
+
+    def run():
+        sleep(100_000)
+        while due:
+            due.pop()()
+            sleep(100_000)
+
+    return run
+
+
+@linux
+@pytest.mark.parametrize("program", ["import sys; sys.stdin.read()", "import time; time.sleep(60)"])
+def test_a_worker_ends_though_slicers_event_loop_holds_up_threads(monkeypatch, slicerLoop, program):
+    monkeypatch.setattr(workerProcess, "_GRACE_SECONDS", 0.1)
+    process = WorkerProcess([sys.executable, "-c", program])
+    assert process.isRunning
+    process.stop()
+    slicerLoop()
+    assert not isAlive(process.pid)
+    assert not process.scratch.exists()
+
+
+@linux
+def test_a_model_is_installed_though_slicers_event_loop_holds_up_threads(slicerLoop):
+    work = _Work(lambda: str([time.sleep(0) for _ in range(100)]), lambda: None)  # each lets go of the GIL
+    work.start()
+    for _ in range(10):
+        slicerLoop()
+        if work.isDone:
+            break
+    assert work.answer
+
+
+def jobOf(answers, warnings=None):
+    warn = print if warnings is None else warnings.append
+    return FileJob({}, {}, answers.append, answers.append, onWarning=warn)
+
+
+def test_a_worker_that_does_not_hear_us_is_given_up(monkeypatch):
+    monkeypatch.setattr(workerClient, "READY_SECONDS", 0.1)
+    client, answers = WorkerClient(lambda: WorkerProcess(READER)), []
+    client.start(jobOf(answers))
+    client.wait()
+    assert answers[0].kind == "WorkerDied"
+    assert "did not answer within" in str(answers[0])
+    assert client.pid is None
+
+
+def test_a_worker_of_another_version_is_told():
+    program = 'import sys; input(); print(\'{"ready": {"version": "0.0.1", "pid": 1}}\')'
+    client, answers, warnings = WorkerClient(lambda: WorkerProcess([sys.executable, "-c", program])), [], []
+    client.start(jobOf(answers, warnings))
+    client.wait()
+    assert "the worker 0.0.1; restart Slicer" in warnings[0]
+    assert "ended unexpectedly" in str(answers[0])
+
+
+def test_a_worker_whose_folder_was_cleaned_away_is_replaced():
+    client = WorkerClient(lambda: WorkerProcess(READER))
+    for _ in range(2):
+        client.start(jobOf([]))
+        first, client._job = client._process, None
+        shutil.rmtree(first.scratch)
+    client.start(jobOf([]))
+    assert client._process.scratch.is_dir()
+    assert client._process is not first
+    client.stop()
+
+
+def test_only_what_a_crashed_slicer_has_left_is_removed(tmp_path):
+    process = WorkerProcess(READER, tmp_path)
+    for name, files in {"crashed": ["PartialSeg-in-use", "image-1.npy"], "main": ["image-1.npy"]}.items():
+        (tmp_path / f"PartialSeg-{name}").mkdir()
+        for file in files:
+            (tmp_path / f"PartialSeg-{name}" / file).touch()
+    removeLeftovers(tmp_path)
+    assert {folder.name for folder in tmp_path.iterdir()} == {process.scratch.name, "PartialSeg-main"}
+    process.stop()
 
 
 def test_arrays_lie_in_the_folder_of_the_application_settings(scene, tmp_path, monkeypatch):

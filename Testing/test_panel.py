@@ -1,5 +1,6 @@
 """The panel as a person uses it: real widget, .ui, worker and model; Slicer's widgets are stand-ins."""
 
+import pytest
 import pythonqt
 import slicer
 from panel_steps import itemNamed, nodeIds, picture, segmentationNode, waitForEnd
@@ -132,3 +133,28 @@ def test_the_folder_of_models_is_remembered(dialogs, tmp_path, monkeypatch):
     widget.setup()
     assert widget.ui.modelComboBox.findData("tiny") >= 0
     widget.cleanup()
+
+
+def test_a_screen_reader_is_told_what_each_field_and_button_is(widget, volumeNode):
+    buttons = widget.panel.taskTree._buttons
+    assert buttons["spleen"].accessibleName == "Segment spleen"
+    assert buttons["spleen"].toolTip == "Segment only spleen, now."
+    labels = widget.parent.findChildren(pythonqt.qt.QLabel)
+    fields = [label.objectName for label in labels if label.text.endswith(":") and label.buddy() is None]
+    assert fields == []
+
+
+def test_what_a_person_chooses_is_stored_also_after_an_error(widget):
+    failed = []
+
+    def failOnce(device):
+        if not failed:
+            failed.append(device)
+            raise ValueError(device)
+        return device
+
+    widget.panel.parameters.device = "cuda:9"
+    with pytest.raises(ValueError, match="cuda:9"):
+        widget.panel.binding.offer("deviceComboBox", {"cpu": "Processor (CPU)"}, failOnce)
+    pythonqt.click(widget.ui.tableCheckBox)
+    assert widget.panel.parameters.volumesTable

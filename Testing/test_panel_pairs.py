@@ -1,10 +1,12 @@
 """Panels that come and go: two at once, one closed while the other works, reload during a run."""
 
+import sys
+
 import pytest
 import pythonqt
 import slicer
 from panel_steps import SHAPE, SPACING, addPhantomNode, itemNamed, makeWidget, segmentationNode, waitForEnd
-from scene_nodes import segmentIds
+from scene_nodes import ctNode, segmentIds
 
 from PartialSegLib.evaluation import dice
 from PartialSegLib.phantom import make_phantom
@@ -79,3 +81,51 @@ def test_reload_during_a_run_ends_it_and_a_new_panel_works(dialogs):
     waitForEnd(new)
     assert segmentIds(segmentationNode()) == ["PartialSeg_spleen_spleen"]
     new.cleanup()
+
+
+def test_the_first_volume_is_chosen_when_a_panel_opens(dialogs):
+    slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode", "Labels")
+    volumeNode = ctNode()
+    widget = makeWidget()
+    assert widget.panel.parameters.inputVolume is widget.ui.inputSelector.currentNode() is volumeNode
+    widget.cleanup()
+
+
+def test_reload_reads_all_files_anew(widget):
+    ours = ("PartialSegSlicer", "PartialSegLib")
+    before = {name: module for name, module in sys.modules.items() if name.startswith(ours)}
+    try:
+        widget.onReload()
+        assert [name for name in sys.modules if name.startswith(ours)] == []
+    finally:
+        sys.modules.update(before)
+
+
+def test_a_panel_that_cannot_be_closed_leaves_neither_worker_nor_connection(dialogs, monkeypatch):
+    widget = makeWidget()
+
+    def fail():
+        raise RuntimeError("closing")
+
+    monkeypatch.setattr(widget.panel, "close", fail)
+    with pytest.raises(RuntimeError, match="closing"):
+        widget.cleanup()
+    assert widget.panel.parameters is None
+    assert not slicer.app.disconnect("aboutToQuit()", widget.logic.cleanup)
+    assert not widget.hasObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, widget.onSceneEndClose)
+    monkeypatch.undo()
+    widget.cleanup()
+
+
+def test_a_slicer_that_is_too_old_gets_a_sentence_instead_of_a_panel(dialogs, monkeypatch):
+    import PartialSeg
+
+    monkeypatch.setattr(PartialSeg, "NEEDED_PYTHON", (99, 0))
+    widget = makeWidget()
+    (label,) = widget.parent.findChildren(pythonqt.qt.QLabel)
+    assert "needs Slicer 5.10 or newer" in label.text
+    widget.enter()
+    widget.cleanup()
+    PartialSeg.registerSampleData()
+    with pytest.raises(RuntimeError, match="needs Slicer 5"):
+        PartialSeg.PartialSegLogic()

@@ -4,6 +4,7 @@ import pytest
 import pythonqt
 import slicer
 from panel_steps import addPhantomNode, itemNamed, segmentationNode, waitForEnd
+from scene_nodes import ctNode
 from scene_nodes import segmentationNode as newSegmentation
 from small_packages import write_package
 from tiny_model import write_tiny_model
@@ -108,6 +109,29 @@ def test_a_scene_without_settings_leaves_those_of_the_panel(widget, volumeNode, 
     assert slicer.mrmlScene.Import()
     assert shown(widget.ui) == before
     assert widget.panel.taskTree.ticked == ["spleen"]
+
+
+def test_a_scene_loaded_while_the_module_is_not_shown_gets_no_settings(widget, tmp_path):
+    (tmp_path / "other.mrml").write_text("<MRML></MRML>")
+    widget.parent._entered = False
+    slicer.mrmlScene.RemoveNode(widget.panel.parameters.node)
+    load(tmp_path / "other.mrml")
+    assert not widget.logic.hasParameters()
+    widget.parent._entered = True
+    volumeNode = ctNode()
+    widget.enter()
+    assert widget.ui.inputSelector.currentNode() is volumeNode
+    widget.panel.advanced.software.stop()
+
+
+def test_a_model_with_tasks_of_the_same_names_shows_its_own_structures(widget, models):
+    for name, structures in (("organ", {"liver": 0}), ("both", {"liver": 0, "liver_tumor": 1})):
+        preprocessing = Preprocessing("SAR", (24, 24, 24), (-325, 325), divide=325)
+        write_tiny_model(models / name, (Task("liver", structures),), preprocessing, name=name)
+        widget.panel.refreshModels()
+        widget.panel.parameters.model = name
+        shown = list(widget.panel.taskTree._structures)
+        assert shown == [f"liver/{structure}" for structure in structures]
 
 
 @pytest.fixture

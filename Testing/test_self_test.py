@@ -1,5 +1,8 @@
 """The self test of the module, as Reload and Test runs it: it passes, and it would notice a mistake."""
 
+import sys
+import unittest
+
 import numpy as np
 import pytest
 import slicer
@@ -12,6 +15,17 @@ def test_the_self_test_passes_and_leaves_no_worker(dialogs):
     test = PartialSeg.PartialSegTest()
     test.runTest()
     assert test.logic.segmenter.client.pid is None
+
+
+def test_without_torch_segmenting_is_left_out(dialogs, monkeypatch):
+    import PartialSeg
+
+    monkeypatch.setitem(sys.modules, "torch", None)
+    result = unittest.TestResult()
+    PartialSeg.PartialSegTest("test_PhantomIsSegmented").run(result)
+    assert not result.errors
+    ((_test, reason),) = result.skipped
+    assert "PyTorch is not installed" in reason
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,10 @@
 """The scene that the tests of the module stand on: real where it says so, strict where it is a stand-in."""
 
+import ast
+import re
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -126,3 +129,30 @@ def test_what_runs_in_slicers_process_loads_no_torch():
     )
     command = [sys.executable, "-W", "error", "-c", code]
     assert subprocess.run(command, cwd=slicer_scene.MODULE_FOLDER.parent).returncode == 0
+
+
+def test_the_modules_file_is_read_by_the_python_of_slicer_5_8():
+    text = (slicer_scene.MODULE_FOLDER / "PartialSeg.py").read_text("utf-8")
+    nodes = list(ast.walk(ast.parse(text, feature_version=(3, 9))))
+    annotations = [getattr(node, "annotation", None) or getattr(node, "returns", None) for node in nodes]
+    never_evaluated = {id(part) for one in annotations if one is not None for part in ast.walk(one)}
+    unions = [node for node in nodes if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr)]
+    assert unions
+    assert [ast.unparse(node) for node in unions if id(node) not in never_evaluated] == []
+
+
+def test_what_slicer_shows_of_the_module_names_its_page_and_its_sources(scene, monkeypatch):
+    import PartialSeg
+
+    started = []
+    monkeypatch.setattr(slicer.app, "connect", lambda *connection: started.append(connection), raising=False)
+    parent = SimpleNamespace()
+    PartialSeg.PartialSeg(parent)
+    root = slicer_scene.MODULE_FOLDER.parent
+    (page,) = re.findall(r'EXTENSION_HOMEPAGE "(.+)"', (root / "CMakeLists.txt").read_text("utf-8"))
+    assert f'href="{page}"' in parent.helpText
+    assert page in parent.acknowledgementText
+    papers = re.findall(r"\((\w+ et al\., [^)]+ \d{4})\)", (root / "README.md").read_text("utf-8"))
+    assert len(papers) >= 4
+    assert all(paper in parent.acknowledgementText for paper in papers)
+    assert started == [("startupCompleted()", PartialSeg.registerSampleData)]

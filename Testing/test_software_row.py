@@ -18,7 +18,11 @@ import slicer_scene
 slicer_scene.boot()
 
 from PartialSegSlicer import dependencies, expectedTime, softwareRow  # noqa: E402
-from PartialSegSlicer.dependencies import DependencyCheck, DependencyReport  # noqa: E402
+from PartialSegSlicer.dependencies import (  # noqa: E402
+    DependencyCheck,
+    DependencyError,
+    DependencyReport,
+)
 
 SITE_PACKAGES = Path(importlib.metadata.distribution("torch").locate_file(""))
 INTERRUPTED = (SITE_PACKAGES / "torch" / "__init__.py").read_text(encoding="utf-8")
@@ -178,7 +182,7 @@ def waitForCheck(widget):
     pythonqt.wait_until(lambda: widget.ui.installButton.enabled, 120)
 
 
-TORCH = ("installTorch", False, ">=2.3")
+TORCH = ("installTorch", False, ">=2.2")
 OTHERS = ("pip_ensure", ["safetensors>=0.4"], False, "PartialSeg")
 
 
@@ -200,20 +204,80 @@ def test_what_is_missing_is_installed_torch_first_and_checked_again(
     assert ui.applyButton.toolTip == "Tick at least one task."
 
 
+@pytest.fixture
+def offerTorch(tmp_path, monkeypatch):
+    """A function that makes one version of torch, or none, all that pip can download."""
+
+    def offer(version):
+        monkeypatch.setenv("PIP_NO_INDEX", "1")
+        monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "wheels"))
+        (tmp_path / "wheels").mkdir()
+        if version is not None:
+            (tmp_path / "wheels" / f"torch-{version}-py3-none-any.whl").touch()
+
+    return offer
+
+
 @needs_links
-def test_repairing_removes_torch_first(checked, monkeypatch):
+def test_repairing_removes_torch_first(checked, dialogs, monkeypatch, offerTorch):
     ui = checked(torch=INTERRUPTED)
     assert ui.installButton.text == "Repair"
     calls = Calls(monkeypatch)
+    offerTorch("2.2.2")
     pythonqt.click(ui.installButton)
     assert calls == [("uninstallTorch",), TORCH]
+    assert "It is removed only if it can be downloaded" in dialogs.shown[-1].text
 
 
-def test_a_broken_safetensors_is_removed_first_too(monkeypatch):
+BROKEN_TORCH = DependencyReport({"torch": "2.9.1", "safetensors": "0.4.0"}, "ImportError", "torch")
+
+
+@pytest.mark.parametrize(
+    ("version", "reason"), [(None, "No matching distribution"), ("2.1.9", "version 2.1.9 is too old")]
+)
+def test_a_torch_that_cannot_be_downloaded_again_is_left_as_it_is(monkeypatch, offerTorch, version, reason):
     calls = Calls(monkeypatch)
+    offerTorch(version)
+    with pytest.raises(DependencyError, match=f"{reason}.* left as it is"):
+        dependencies.installDependencies(BROKEN_TORCH)
+    assert calls == []
+
+
+def test_on_windows_a_torch_that_slicer_has_loaded_is_replaced_after_a_restart(monkeypatch):
+    calls = Calls(monkeypatch)
+    monkeypatch.setattr(dependencies, "_LOCKS_LOADED_FILES", True)
+    with pytest.raises(DependencyError, match="restart Slicer"):
+        dependencies.installDependencies(BROKEN_TORCH)
+    assert calls == []
+
+
+@pytest.mark.parametrize("isOld", [False, True], ids=["5.12", "5.10"])
+def test_a_broken_safetensors_is_removed_first_too(monkeypatch, isOld):
+    calls = Calls(monkeypatch)
+    installation = OTHERS
+    if isOld:
+        monkeypatch.setitem(sys.modules, "slicer.packaging", None)
+        for name in ("pip_uninstall", "pip_install"):
+            monkeypatch.setattr(slicer.util, name, lambda packages, name=name: calls.append((name, packages)))
+        installation = ("pip_install", "safetensors>=0.4")
     versions = {"torch": "2.9.1", "safetensors": "0.4.0"}
     dependencies.installDependencies(DependencyReport(versions, "ImportError", "safetensors"))
-    assert calls == [("pip_uninstall", "safetensors"), OTHERS]
+    assert calls == [("pip_uninstall", "safetensors"), installation]
+
+
+@pytest.mark.parametrize(
+    ("version", "errors", "sentence"),
+    [
+        ("2.1.2+cu121", [], "(version 2.1.2+cu121 is too old, torch>=2.2 is needed); repair it."),
+        ("2.10.0", ["error: [/S/bin/./python-real] exit abnormally - Report the problem."], "(it crashed or"),
+    ],
+    ids=["old", "crashed in the launcher"],
+)
+def test_a_torch_is_not_ready_if_it_is_old_or_crashes(version, errors, sentence):
+    output = [f'{{"versions": {{"torch": "{version}", "safetensors": "0.4.0"}}}}']
+    report = dependencies._reportOf(output if errors else [*output, '{"automatic": "cpu"}'], errors, 1)
+    assert report.torchIsBroken
+    assert sentence in report.sentence()
 
 
 @needs_links
@@ -238,10 +302,6 @@ def test_what_prevents_an_installation_is_told_in_one_sentence(widget, checked, 
     for prepare, sentence in (
         (lambda: monkeypatch.setitem(sys.modules, "PyTorchUtils", None), "The extension PyTorch is absent"),
         (lambda: Calls(monkeypatch, fail), "The installation failed (Command 'light_the_torch'"),
-        (
-            lambda: (Calls(monkeypatch), monkeypatch.setitem(sys.modules, "slicer.packaging", None)),
-            "This Slicer is too old to install safetensors>=0.4",
-        ),
     ):
         prepare()
         dialogs.shown.clear()

@@ -19,7 +19,7 @@ import torch
 from full_disk import full_disk
 from tiny_model import write_tiny_model
 
-from PartialSegLib import InferenceSession, InputError, Volume, load_model
+from PartialSegLib import InferenceSession, InputError, Volume, __version__, load_model
 from PartialSegLib.failures import describe_failure
 from PartialSegLib.manifest import Preprocessing, Task
 from PartialSegLib.protocol import LINE_LIMIT
@@ -148,9 +148,12 @@ def start(tmp_path_factory):
     started = []
 
     def start(*program):
-        started.append(RunningWorker(tmp_path_factory.mktemp("worker"), *program))
-        assert started[-1].receive()["ready"] == {"version": "0.1.0", "pid": started[-1].process.pid}
-        return started[-1]
+        worker = RunningWorker(tmp_path_factory.mktemp("worker"), *program)
+        started.append(worker)
+        worker.write(b"\n")  # no request, but the worker hears us
+        assert worker.receive()["ready"] == {"version": __version__, "pid": worker.process.pid}
+        assert "not JSON" in worker.receive()["error"]["message"]
+        return worker
 
     yield start
     for worker in started:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import queue
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,13 +13,16 @@ import qt
 import slicer
 from slicer.i18n import tr as _
 
-from PartialSegLib.batch import OUTPUT_FORMATS, BatchCase, Outcome
+from PartialSegLib.batch import OUTPUT_FORMATS, Batch, BatchCase, Outcome
 from PartialSegLib.errors import InputError
 
 from .batchRun import BatchListener, BatchRun, makeBatch, summarySentence
+from .temporaryFolder import startWorker
 from .workerClient import WorkerClient
 
 POLL_MILLISECONDS = 50
+_FIRST_WAIT_SECONDS = 0.3  # folders of this computer are read by then
+_WAIT_SECONDS = 0.02  # lets the thread that searches go on: Slicer's event loop keeps the GIL
 
 
 @dataclass(frozen=True)
@@ -46,10 +51,11 @@ class BatchSection:
 
     def __init__(self, ui: Any, choice: Callable[[], BatchChoice], log: Callable[[str], object]) -> None:
         self.ui = ui
-        self.client = WorkerClient(onLog=log)
+        self.client = WorkerClient(startWorker, log)
         self._choice = choice
         self._log = log
         self._run: BatchRun | None = None
+        self._search: _Search | None = None
         self._casesDone = 0
         self._timer = qt.QTimer()
         self._timer.setInterval(POLL_MILLISECONDS)
@@ -68,8 +74,8 @@ class BatchSection:
 
     @property
     def isRunning(self) -> bool:
-        """Whether files are being segmented."""
-        return self._run is not None
+        """Whether files are being looked for or segmented."""
+        return self._run is not None or self._search is not None
 
     def chooseFiles(self) -> None:
         """Ask for image files and add them to the list."""
@@ -95,38 +101,60 @@ class BatchSection:
             self._run.cancel()
             self.ui.batchButton.enabled = False
             self.ui.batchStatusLabel.text = _("Cancelling…")
-            return
-        try:
+        elif self._search is not None:
+            self._showIdle()
+        else:
             self._start()
-        except InputError as error:
-            self.ui.batchStatusLabel.text = str(error)
-            slicer.util.errorDisplay(str(error))
 
     def stop(self) -> None:
         """End the run and its worker at once; finished files stay."""
         if self._run is not None:
             self._run.stop()
+        if self.isRunning:
             self._showIdle()
 
     def _start(self) -> None:
-        """Begin a batch.
+        """Begin to look for the images; a network drive may take its time, and Slicer stays usable."""
+        try:
+            self._search = self._makeSearch()
+        except InputError as error:
+            self._showError(error)
+            return
+        self.ui.batchButton.text = _("Cancel")
+        self.ui.batchStatusLabel.text = _("Looking for images…")
+        self._timer.start()
+        self._pollSearch(_FIRST_WAIT_SECONDS)
+
+    def _makeSearch(self) -> _Search:
+        """The search for what is chosen.
 
         Raises:
-            InputError: something is missing or cannot be used.
+            InputError: something is missing.
         """
         choice = self._choice()
-        lines = [line.strip() for line in self.ui.batchPathsEdit.toPlainText().splitlines()]
-        output = self.ui.batchOutputEdit.text.strip()
+        paths = [_unquoted(line) for line in self.ui.batchPathsEdit.toPlainText().splitlines()]
+        output = _unquoted(self.ui.batchOutputEdit.text)
         if not output:
             raise InputError(_("Choose a folder for the results."))
-        batch = makeBatch(
-            [Path(line) for line in lines if line],
-            output,
-            choice.tasks,
-            choice.structures,
-            choice.model,
-            self.ui.batchFormatComboBox.currentData,
-        )
+        outputFormat = self.ui.batchFormatComboBox.currentData
+        return _Search(choice, [Path(path) for path in paths if path], output, outputFormat)
+
+    def _pollSearch(self, waitSeconds: float) -> None:
+        """Go on with what has been found, if the search is at its end."""
+        search = self._search
+        assert search is not None
+        answer = search.answer(waitSeconds)
+        if answer is None:
+            return
+        self._showIdle()
+        if isinstance(answer, InputError):
+            self._showError(answer)
+        elif isinstance(answer, Exception):
+            raise answer
+        else:
+            self._startRun(answer, search.choice)
+
+    def _startRun(self, batch: Batch, choice: BatchChoice) -> None:
         listener = BatchListener(self._onCase, self._onProgress, self._onWarning, self._onFinished)
         self._run = BatchRun(batch, choice.model, listener, client=self.client)
         self._casesDone = 0
@@ -143,6 +171,12 @@ class BatchSection:
     def _poll(self) -> None:
         if self._run is not None:
             self._run.poll()
+        elif self._search is not None:
+            self._pollSearch(_WAIT_SECONDS)
+
+    def _showError(self, error: InputError) -> None:
+        self.ui.batchStatusLabel.text = str(error)
+        slicer.util.errorDisplay(str(error))
 
     def _onCase(self, case: BatchCase, outcome: Outcome, done: int, total: int) -> None:
         self._casesDone = done
@@ -168,8 +202,44 @@ class BatchSection:
 
     def _showIdle(self) -> None:
         self._timer.stop()
-        self._run = None
+        self._run = self._search = None
         self.ui.batchButton.text = _("Segment these files")
         self.ui.batchButton.enabled = True
         self.ui.batchProgressBar.visible = False
         self.ui.batchStatusLabel.text = ""
+
+
+class _Search:
+    """Looks for the images in a thread of its own; files only, no Qt and no scene.
+
+    Args:
+        choice: what is chosen in the panel.
+        paths: files and folders to look in.
+        output: folder for the results.
+        outputFormat: of the segmentations.
+    """
+
+    def __init__(self, choice: BatchChoice, paths: list[Path], output: str, outputFormat: str) -> None:
+        self.choice = choice
+        self._answers: queue.SimpleQueue[Batch | Exception] = queue.SimpleQueue()
+        arguments = (paths, output, choice.tasks, choice.structures, choice.model, outputFormat)
+        threading.Thread(target=self._run, args=arguments, name="PartialSeg search", daemon=True).start()
+
+    def answer(self, waitSeconds: float) -> Batch | Exception | None:
+        """What was found, or why nothing was; None while it is still looking."""
+        try:
+            return self._answers.get(timeout=waitSeconds)
+        except queue.Empty:
+            return None
+
+    def _run(self, *arguments: Any) -> None:
+        try:
+            self._answers.put(makeBatch(*arguments))
+        except Exception as error:  # told by whoever waits
+            self._answers.put(error)
+
+
+def _unquoted(text: str) -> str:
+    """A path without the quotation marks in which file managers copy it."""
+    text = text.strip()
+    return text[1:-1] if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'" else text

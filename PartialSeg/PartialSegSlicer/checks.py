@@ -1,7 +1,7 @@
 """What may be wrong before a run, each in one sentence; no check takes longer than a blink.
 
 A problem forbids the run, a warning is to be confirmed. NaN voxels need a look at every voxel: the worker
-finds them.
+finds them. Only segments of an earlier run are looked at in full, a few hundredths of a second each.
 """
 
 import shutil

@@ -1,13 +1,16 @@
-"""Child processes that import PartialSegLib: how they are started, and ended with all they started.
+"""Child processes that import PartialSegLib: how they are started, how they ended, and how they are ended.
 
-Slicer's Python is a launcher: the process that computes is a child of the one that is started, and outlives
-it when only the launcher is killed.
+PythonSlicer is a launcher (CTK's), which sets an environment and starts python-real. Where Slicer's own
+environment is the launcher's already, python-real is started itself: the launcher may keep standard input for
+itself on Windows, takes arguments of the system's code page only, and makes every crash exit code 1. Where it
+is needed, the process that computes is its child and outlives it when only the launcher is killed.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -17,6 +20,8 @@ from typing import Any
 
 _LIBRARY_ROOT = Path(__file__).resolve().parents[1]
 _NO_WINDOW = getattr(subprocess, "CREATE_NO_WINDOW", 0)
+_KILLED = (-9, 137)  # exit codes of a process that was killed from outside, on Linux for want of memory
+_CRASHED = re.compile(r"error: \[.*\] exit abnormally - Report the problem\.")  # the launcher's last words
 
 
 def libraryFolder() -> Path:
@@ -30,8 +35,12 @@ def libraryFolder() -> Path:
 
 
 def pythonProgram() -> str:
-    """Slicer's Python, or else this one."""
-    return shutil.which("PythonSlicer") or sys.executable
+    """Slicer's Python, or else this one; without the launcher where its environment is set already."""
+    launcher = shutil.which("PythonSlicer")
+    if launcher is None:
+        return sys.executable
+    real = Path(launcher).with_stem("python-real")
+    return str(real) if real.is_file() and "PYTHONHOME" in os.environ else launcher
 
 
 def childOptions() -> dict[str, Any]:
@@ -45,6 +54,22 @@ def childOptions() -> dict[str, Any]:
         "creationflags": _NO_WINDOW,
         "start_new_session": os.name != "nt",
     }
+
+
+def lastWords(lines: list[str]) -> str:
+    """The last line that a child that has ended wrote itself; "" if it wrote none."""
+    own = [line for line in lines if line.strip() and not _CRASHED.fullmatch(line.strip())]
+    return own[-1].strip() if own else ""
+
+
+def wasKilled(exitCode: int | None, lines: list[str]) -> bool:
+    """Whether a child was killed from outside; through the launcher a crash looks the same.
+
+    Args:
+        exitCode: what it ended with.
+        lines: what it, and the launcher, wrote to standard error.
+    """
+    return exitCode in _KILLED or (exitCode == 1 and any(_CRASHED.fullmatch(line.strip()) for line in lines))
 
 
 def killTree(process: subprocess.Popen[bytes]) -> None:

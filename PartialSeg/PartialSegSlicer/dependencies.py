@@ -1,15 +1,20 @@
 """What the worker needs installed: looked for in a child process, installed only when asked to.
 
-Slicer itself never imports torch. An installation that only looks complete (an interrupted pip) is found out
-because the child process runs a small convolution; then it is offered for repair. Graphics cards count only
-if a small convolution runs on them.
+We never import torch into Slicer, but an installation by the extension PyTorch ends with that, and other
+extensions do it: Windows then cannot replace torch before a restart. An installation that only looks complete
+(an interrupted pip) is found out because the child process runs a small convolution; then it is offered for
+repair, as is a version that is too old. Graphics cards count only if a small convolution runs on them.
 """
 
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
+import os
+import re
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -18,14 +23,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
+import slicer
 from slicer.i18n import tr as _
 
-from .childProcess import childOptions, killTree, pythonProgram
+from .childProcess import childOptions, killTree, lastWords, pythonProgram, wasKilled
 
 REQUIREMENTS_FILE = Path(__file__).resolve().parents[1] / "Resources" / "requirements.txt"
 
 LIMIT_SECONDS = 300.0
 """How long a check may take; only a hanging driver, or a very slow disk, takes so long."""
+_DOWNLOAD_SECONDS = 60.0  # for pip to find out what it would download
+_END_SECONDS = 0.05  # for a thread that ends a child: Slicer's event loop would hold it up
+_LOCKS_LOADED_FILES = os.name == "nt"
 
 
 class DependencyError(RuntimeError):
@@ -39,7 +48,7 @@ class DependencyReport:
     Attributes:
         versions: by package; None where it is not installed; empty if not even that was found out.
         error: what the trial failed with; None when all is well.
-        broken: the package that is there but does not work.
+        broken: the package that is there but does not work, or is too old.
         automatic: the device that "auto" stands for; None if nothing works.
         cards: of each graphics card on which a small computation ran, what to call it, by its device.
         hasOpenVino: whether the optional package openvino is installed.
@@ -81,6 +90,17 @@ class DependencyReport:
     def lacksOpenVino(self) -> bool:
         """Whether it is known that the package openvino is not installed."""
         return self.isComplete and not self.hasOpenVino
+
+    def question(self) -> str:
+        """What to ask before anything is installed."""
+        if self.torchIsBroken:
+            return _(
+                "{finding} Remove PyTorch and install it again now? It is removed only if it can be "
+                "downloaded; this takes some minutes and needs the internet. Other extensions may use it too."
+            ).format(finding=self.sentence())
+        return _("{finding} Install it now? It takes some minutes and needs the internet.").format(
+            finding=self.sentence()
+        )
 
     def sentence(self) -> str:
         """What to tell the user."""
@@ -135,7 +155,9 @@ class DependencyCheck:
 
     def stop(self) -> None:
         """End the child, without waiting for it."""
-        threading.Thread(target=self._endChild, name="PartialSeg check", daemon=True).start()
+        thread = threading.Thread(target=self._endChild, name="PartialSeg check", daemon=True)
+        thread.start()
+        thread.join(_END_SECONDS)
         self._files.close()
 
     def _endChild(self) -> None:
@@ -156,12 +178,31 @@ def _reportOf(output: list[str], errors: list[str], exitCode: int) -> Dependency
             answer.update(json.loads(line))
     cards = {card["device"]: _cardTitle(card) for card in answer.get("cards", [])}
     versions = answer.get("versions", {})
+    if (tooOld := _tooOld(versions)) is not None:
+        return DependencyReport(versions, error=tooOld[1], broken=tooOld[0])
     if "automatic" in answer:
         hasOpenVino = answer.get("openvino", False)
         return DependencyReport(versions, None, None, answer["automatic"], cards, hasOpenVino)
-    died = errors[-1] if errors else _("exit code {code}").format(code=exitCode)
+    died = lastWords(errors) or _("exit code {code}").format(code=exitCode)
+    if wasKilled(exitCode, errors):
+        died = _("it crashed or was killed")
     broken = answer.get("broken", "torch") if all(versions.values()) and versions else None
     return DependencyReport(versions, answer.get("error", died), broken)
+
+
+def _tooOld(versions: dict[str, str | None]) -> tuple[str, str] | None:
+    """The first package below the version that the requirements file asks for, and what to say of it."""
+    for requirement in _requirements():
+        name, version = _packageName(requirement), versions.get(_packageName(requirement))
+        if version is not None and _release(version) < _release(requirement.partition(">=")[2]):
+            text = _("version {version} is too old, {requirement} is needed")
+            return name, text.format(version=version, requirement=requirement)
+    return None
+
+
+def _release(version: str) -> list[int]:
+    """The numbers of a version, without what it says of the build: 2.2.2+cu121 gives [2, 2, 2]."""
+    return [int(number) for number in re.findall(r"\d+", version.partition("+")[0])]
 
 
 def _cardTitle(card: dict[str, Any]) -> str:
@@ -202,6 +243,9 @@ def _installTorch(repair: bool, log: Callable[[str], object]) -> None:
         ) from None
     logic = PyTorchUtils.PyTorchUtilsLogic()
     if repair:
+        _requireRestart()
+        log(_("Looking whether PyTorch can be downloaded, before the one that is there is removed"))
+        _requireDownload()
         log(_("Removing the PyTorch that does not work"))
         logic.uninstallTorch()
     log(_("Installing PyTorch; this takes some minutes"))
@@ -209,18 +253,60 @@ def _installTorch(repair: bool, log: Callable[[str], object]) -> None:
         raise DependencyError(_("PyTorch could not be installed; see the Python console for the reason."))
 
 
-def _installOthers(requirements: list[str], repair: bool) -> None:
-    try:
-        import slicer.packaging
-    except ImportError:
+def _requireRestart() -> None:
+    """Refuse to replace files that Slicer has loaded, where the system would refuse it halfway."""
+    if _LOCKS_LOADED_FILES and "torch" in sys.modules:
         raise DependencyError(
-            _(
-                "This Slicer is too old to install {packages}; use Slicer 5.12 or install them by hand."
-            ).format(packages=", ".join(requirements))
-        ) from None
+            _("Slicer has loaded PyTorch, so Windows cannot replace it: restart Slicer and repair it first.")
+        )
+
+
+def _requireDownload() -> None:
+    """Ask pip whether there is a PyTorch to download, as far as it can tell.
+
+    Raises:
+        DependencyError: there is none, or none that will do for this computer; nothing was removed.
+    """
+    options = ["--disable-pip-version-check", "--retries", "1", "--timeout", "15"]
+    try:
+        found = subprocess.run(
+            [pythonProgram(), "-m", "pip", "index", "versions", *options, "torch"],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=_DOWNLOAD_SECONDS,
+            check=False,
+            **childOptions(),
+        )
+    except subprocess.TimeoutExpired:
+        raise _noDownload(_("no answer")) from None
+    newest = re.match(r"torch \((.+)\)", found.stdout.decode("utf-8", "replace"))
+    if found.returncode == 1:  # what pip ends with when it has found nothing; others say nothing of PyTorch
+        raise _noDownload(lastWords(found.stderr.decode("utf-8", "replace").splitlines()))
+    if newest is not None and (tooOld := _tooOld({"torch": newest[1]})) is not None:
+        raise _noDownload(tooOld[1])
+
+
+def _noDownload(reason: str) -> DependencyError:
+    return DependencyError(
+        _(
+            "No PyTorch can be downloaded ({reason}), so the one that is installed was left as it is. "
+            "Check the internet connection, or install PyTorch from a file."
+        ).format(reason=reason)
+    )
+
+
+def _installOthers(requirements: list[str], repair: bool) -> None:
+    names = " ".join(_packageName(line) for line in requirements)
+    try:
+        packaging = importlib.import_module("slicer.packaging")
+    except ImportError:  # before Slicer 5.12
+        if repair:
+            slicer.util.pip_uninstall(names)
+        slicer.util.pip_install(" ".join(requirements))
+        return
     if repair:
-        slicer.packaging.pip_uninstall(" ".join(_packageName(line) for line in requirements))
-    slicer.packaging.pip_ensure(requirements, requester="PartialSeg", prompt_install=False)
+        packaging.pip_uninstall(names)
+    packaging.pip_ensure(requirements, requester="PartialSeg", prompt_install=False)
 
 
 def _torchRange() -> str:

@@ -18,7 +18,10 @@ Models = Mapping[str, tuple[Path, Manifest]]
 
 
 def useStoredFolder() -> None:
-    """Look for models in the folder that the user chose in an earlier session, here and in the worker."""
+    """Look for models in the folder that the user chose in an earlier session.
+
+    It goes into the environment of Slicer as a whole: library, worker and imports all look there.
+    """
     folder = qt.QSettings().value(FOLDER_SETTING)
     if folder:
         os.environ[MODEL_DIR_VARIABLE] = str(folder)

@@ -19,9 +19,12 @@ from PartialSegLib.nnunet_files import find_models
 from PartialSegLib.package_installation import AlreadyInstalledError, delete_package, install_package
 from PartialSegLib.packages import model_folders
 
-from .childProcess import childOptions, killTree, pythonProgram
+from .childProcess import childOptions, killTree, lastWords, pythonProgram, wasKilled
 from .installedModels import FOLDER_SETTING, useStoredFolder
 from .nnunetChoice import NnunetChoice, hasToBeAsked
+
+_HAND_OVER_SECONDS = 0.03  # of every 100 ms, for the thread that works
+_END_SECONDS = 0.3  # for what it has to tidy up
 
 
 class ModelMenu:
@@ -123,7 +126,7 @@ class ModelMenu:
             self.choice.close()
             self.choice = None
         if self._work is not None:
-            self._work.whenStopped()
+            self._work.stop()
             self._work = None
 
     def deleteCurrent(self) -> None:
@@ -187,6 +190,8 @@ class ModelMenu:
 class _Work:
     """A function in a thread of its own; files only, no Qt and no scene.
 
+    Slicer's event loop keeps the GIL: the thread goes on only while somebody waits for it.
+
     Args:
         function: does the work and returns a sentence.
         whenReplacing: called when the user agrees to replace what is installed already.
@@ -205,15 +210,20 @@ class _Work:
     ) -> None:
         self.answer = ""
         self.error: Exception | None = None
-        self.whenReplacing, self.whenStopped = whenReplacing, whenStopped
+        self.whenReplacing, self._whenStopped = whenReplacing, whenStopped
         self._function = function
         self._thread = threading.Thread(target=self._run, name="PartialSeg models", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
 
+    def stop(self) -> None:
+        self._whenStopped()
+        self._thread.join(_END_SECONDS)
+
     @property
     def isDone(self) -> bool:
+        self._thread.join(_HAND_OVER_SECONDS)
         return not self._thread.is_alive()
 
     def _run(self) -> None:
@@ -224,7 +234,7 @@ class _Work:
 
 
 class _Import:
-    """Imports a checkpoint in a child process: reading it needs torch, which Slicer itself never loads."""
+    """Imports a checkpoint in a child process: reading it needs torch, which we never load into Slicer."""
 
     def __init__(self, path: str, configuration: str | None, folds: Sequence[str], replace: bool) -> None:
         choice = [] if configuration is None else ["--configuration", configuration]
@@ -260,6 +270,10 @@ class _Import:
         ) as self._process:
             if self._stopped:
                 killTree(self._process)
-            lines = self._process.communicate()[1].decode("utf-8", "replace").strip().splitlines()
+            lines = self._process.communicate()[1].decode("utf-8", "replace").splitlines()
+        if wasKilled(self._process.returncode, lines):
+            raise InputError(
+                _("The import has ended unexpectedly; was there too little memory? Close programs first.")
+            )
         if self._process.returncode != 0:
-            raise InputError(lines[-1] if lines else _("The import failed."))
+            raise InputError(lastWords(lines) or _("The import failed."))

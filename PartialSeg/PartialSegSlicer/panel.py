@@ -185,7 +185,7 @@ class Panel:
         self.ui.modelLabel.text = _("{count} tasks. Licence: {license}. {time}").format(
             count=len(manifest.tasks), license=manifest.license, time=time_
         )
-        if [task.name for task in manifest.tasks] != self.taskTree.names:
+        if not self.taskTree.shows(manifest.tasks):
             self.taskTree.fill(manifest.tasks, parameters.tasks, parameters.excludedStructures)
 
     def _isWanted(self, task: Task) -> bool:
@@ -199,11 +199,11 @@ class Panel:
         if self.segmenter.isBusy:
             button.text, button.enabled = _("Cancel"), True
             button.toolTip = _("Stop; the scene stays as it is.")
-            self.taskTree.enableButtons(False, _("A segmentation is running."))
+            self.taskTree.enableButtons(_("A segmentation is running."))
             return
         button.text = _("Apply")
         problem = self._whatIsMissing()
-        self.taskTree.enableButtons(problem is None, problem or _("Segment this task only, now."))
+        self.taskTree.enableButtons(problem)
         if problem is None and not self.taskTree.ticked:
             problem = _("Tick at least one task.")
         button.enabled = problem is None

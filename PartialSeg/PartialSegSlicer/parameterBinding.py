@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import qt
@@ -65,16 +66,15 @@ class ParameterBinding:
         parameters = self.parameters
         if parameters is None or self._showing:
             return
-        self._showing = True
-        for widget, name in NODES.items():
-            getattr(self.ui, widget).setCurrentNode(getattr(parameters, name))
-        for widget in CHOICES:
-            self._showChoice(widget)
-        for widget, name in NUMBERS.items():
-            getattr(self.ui, widget).value = getattr(parameters, name)
-        for widget, name in SWITCHES.items():
-            getattr(self.ui, widget).checked = getattr(parameters, name)
-        self._showing = False
+        with self._nothingStored():
+            for widget, name in NODES.items():
+                getattr(self.ui, widget).setCurrentNode(getattr(parameters, name))
+            for widget in CHOICES:
+                self._showChoice(widget)
+            for widget, name in NUMBERS.items():
+                getattr(self.ui, widget).value = getattr(parameters, name)
+            for widget, name in SWITCHES.items():
+                getattr(self.ui, widget).checked = getattr(parameters, name)
 
     def offer(self, widget: str, titles: dict[str, str], foreignTitle: Title = _noTitle) -> None:
         """Fill a list of choices.
@@ -85,16 +85,15 @@ class ParameterBinding:
             foreignTitle: returns what to show of a value that is chosen but not among these, as in a scene
                 of another computer; it is listed only while it is chosen. "" shows nothing.
         """
-        self._showing = True
         self._foreignTitles[widget] = foreignTitle
-        if titles != self._offered[widget]:
-            self._offered[widget] = titles
-            box = getattr(self.ui, widget)
-            box.clear()
-            for value, title in titles.items():
-                box.addItem(title, value)
-        self._showChoice(widget)
-        self._showing = False
+        with self._nothingStored():
+            if titles != self._offered[widget]:
+                self._offered[widget] = titles
+                box = getattr(self.ui, widget)
+                box.clear()
+                for value, title in titles.items():
+                    box.addItem(title, value)
+            self._showChoice(widget)
 
     def forbid(self, widget: str, value: str, why: str) -> None:
         """Grey out one of the choices of a list, with the reason as its tooltip; "" allows it again."""
@@ -102,6 +101,15 @@ class ParameterBinding:
         row = box.findData(value)
         box.model().item(row).setEnabled(not why)
         box.setItemData(row, why, qt.Qt.ToolTipRole)
+
+    @contextmanager
+    def _nothingStored(self) -> Iterator[None]:
+        """While widgets are changed here, what they tell is not stored as if a person had chosen it."""
+        before, self._showing = self._showing, True
+        try:
+            yield
+        finally:
+            self._showing = before
 
     def _showChoice(self, widget: str) -> None:
         if self.parameters is None:

@@ -5,17 +5,22 @@ from __future__ import annotations
 import json
 import subprocess
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import qt
 import slicer
 from slicer.i18n import tr as _
 
-from .childProcess import childOptions, pythonProgram
+from .childProcess import childOptions, killTree, pythonProgram
+from .temporaryFolder import temporaryFolder
 
-NAME = "PartialSegPhantom"
+CATEGORY = "PartialSeg"
+NAME = "PartialSeg phantom"
 SEED = 1
+_FILE = "PartialSegPhantom.nii.gz"
 _THUMBNAIL = Path(__file__).resolve().parents[1] / "Resources" / "Icons" / "PartialSegPhantom.png"
 _PROGRAM = """
 import json, sys
@@ -26,34 +31,84 @@ write_volume(sys.argv[1], make_phantom(**json.loads(sys.argv[2])).volume)
 
 
 def register() -> None:
-    """Offer the phantom in the module Sample Data."""
-    import SampleData
+    """Offer the phantom in the module Sample Data, once."""
+    from SampleData import SampleDataLogic
 
-    SampleData.SampleDataLogic.registerCustomSampleDataSource(
-        category="PartialSeg",
+    if any(source.sampleName == NAME for source in SampleDataLogic.sampleDataSourcesByCategory(CATEGORY)):
+        return
+    SampleDataLogic.registerCustomSampleDataSource(
+        category=CATEGORY,
         sampleName=NAME,
+        uris="",  # Slicer wants one for each file, also for those that it does not download itself
+        fileNames=_FILE,
+        nodeNames=NAME,
         thumbnailFileName=str(_THUMBNAIL),
-        customDownloader=lambda source: addPhantom(),
+        customDownloader=_onClicked,
     )
 
 
 def addPhantom(
-    seed: int = SEED, runProgram: Callable[..., Any] = subprocess.run, **options: Any
-) -> slicer.vtkMRMLScalarVolumeNode:
+    seed: int = SEED, goesOn: Callable[[], bool] = lambda: True, **options: Any
+) -> slicer.vtkMRMLScalarVolumeNode | None:
     """Compute the phantom in a child process and load it.
 
     Args:
         seed: of the patient.
-        runProgram: `subprocess.run`, or something like it.
+        goesOn: called again and again until it is computed; False gives it up.
         options: of `PartialSegLib.phantom.make_phantom`, such as spacing and shape.
 
     Returns:
-        A CT of the trunk, 384 x 384 x 432 mm, portal venous phase, with lesions.
+        A CT of the trunk, 384 x 384 x 432 mm, portal venous phase, with lesions; None if it was given up.
+
+    Raises:
+        RuntimeError: the child process has failed.
     """
-    with tempfile.TemporaryDirectory(prefix="PartialSeg-") as folder:
-        path = Path(folder) / f"{NAME}.nii.gz"
-        command = [pythonProgram(), "-c", _PROGRAM, str(path), json.dumps({"seed": seed, **options})]
-        runProgram(command, check=True, **childOptions())
+    with tempfile.TemporaryDirectory(prefix="PartialSeg-", dir=temporaryFolder()) as folder:
+        path = Path(folder) / _FILE
+        arguments = [str(path), json.dumps({"seed": seed, **options})]
+        if not _run([pythonProgram(), "-c", _PROGRAM, *arguments], Path(folder) / "errors.txt", goesOn):
+            return None
         node = slicer.util.loadVolume(str(path), {"name": _("Phantom CT")})
         node.SetAndObserveStorageNodeID(None)  # its file goes away
     return node
+
+
+def _onClicked(source: Any) -> None:
+    """Add the phantom while a window says so; it can be cancelled there, and Slicer stays alive."""
+    text = _("Computing a phantom CT; nothing is downloaded.")
+    with slicer.util.tryWithErrorDisplay(_("The phantom could not be computed.")):
+        window = slicer.util.createProgressDialog(maximum=0, labelText=text, windowTitle=NAME)
+        window.setWindowModality(qt.Qt.ApplicationModal)
+        window.show()
+
+        def goesOn() -> bool:
+            slicer.app.processEvents()
+            return not window.wasCanceled
+
+        try:
+            addPhantom(goesOn=goesOn)
+        finally:
+            window.close()
+            window.deleteLater()
+
+
+def _run(command: list[str], errorFile: Path, goesOn: Callable[[], bool]) -> bool:
+    """Run a child process; False if it was given up.
+
+    Raises:
+        RuntimeError: it has failed; with the last line that it wrote.
+    """
+    with errorFile.open("wb") as errors:
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=errors, **childOptions())
+        try:
+            while process.poll() is None:
+                if not goesOn():
+                    return False
+                time.sleep(0.02)
+        finally:
+            killTree(process)
+            process.wait()
+    if process.returncode != 0:
+        lines = errorFile.read_text("utf-8", "replace").strip().splitlines()
+        raise RuntimeError(lines[-1] if lines else f"exit code {process.returncode}")
+    return True

@@ -57,10 +57,7 @@ class SoftwareRow:
         if not self.report.canBeMended:
             self.check()
             return
-        question = _("{finding} Install it now? It takes some minutes and needs the internet.").format(
-            finding=self.report.sentence()
-        )
-        if not slicer.util.confirmOkCancelDisplay(question):
+        if not slicer.util.confirmOkCancelDisplay(self.report.question()):
             return
         self._label.text = _("Installing…")
         self._button.enabled = False  # events are handled while pip works

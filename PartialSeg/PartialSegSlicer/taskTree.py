@@ -29,6 +29,7 @@ class TaskTree:
         self._tasks: dict[str, qt.QTreeWidgetItem] = {}
         self._structures: dict[str, qt.QTreeWidgetItem] = {}
         self._buttons: dict[str, qt.QToolButton] = {}
+        self._shown: list[tuple[str, tuple[str, ...]]] = []
         self._filling = False
         tree.header().setStretchLastSection(False)
         tree.header().setSectionResizeMode(0, qt.QHeaderView.Stretch)
@@ -45,6 +46,8 @@ class TaskTree:
         """
         self._filling = True
         self.tree.clear()
+        tasks = list(tasks)
+        self._shown = _namesIn(tasks)
         self._tasks, self._structures, self._buttons = {}, {}, {}
         groups: dict[str, qt.QTreeWidgetItem] = {}
         for task in tasks:
@@ -64,6 +67,10 @@ class TaskTree:
         for name, item in self._structures.items():
             item.setCheckState(0, _state(name not in excluded))
         self._filling = False
+
+    def shows(self, tasks: Iterable[Task]) -> bool:
+        """Whether these tasks, with these structures, are shown already."""
+        return self._shown == _namesIn(tasks)
 
     @property
     def names(self) -> list[str]:
@@ -98,11 +105,11 @@ class TaskTree:
             group = self.tree.topLevelItem(number)
             group.setHidden(all(group.child(index).isHidden() for index in range(group.childCount())))
 
-    def enableButtons(self, enabled: bool, toolTip: str) -> None:
-        """Enable or disable the buttons that run one task, and say why."""
-        for button in self._buttons.values():
-            button.enabled = enabled
-            button.toolTip = toolTip
+    def enableButtons(self, problem: str | None) -> None:
+        """Enable the buttons that run one task, or disable them and say why."""
+        for name, button in self._buttons.items():
+            button.enabled = problem is None
+            button.toolTip = problem or _("Segment only {task}, now.").format(task=name)
 
     def _addGroup(self, title: str) -> qt.QTreeWidgetItem:
         group = qt.QTreeWidgetItem(self.tree)
@@ -129,6 +136,7 @@ class TaskTree:
         button.text = "▶"
         button.autoRaise = True
         button.objectName = f"run {task.name}"
+        button.accessibleName = _("Segment {task}").format(task=task.name)
         button.connect("clicked()", lambda name=task.name: self.onRun(name))
         self.tree.setItemWidget(item, 1, button)
         self._buttons[task.name] = button
@@ -136,6 +144,10 @@ class TaskTree:
     def _onItemChanged(self, item: qt.QTreeWidgetItem, column: int) -> None:
         if not self._filling:
             self.onChanged()
+
+
+def _namesIn(tasks: Iterable[Task]) -> list[tuple[str, tuple[str, ...]]]:
+    return [(task.name, tuple(task.structures)) for task in tasks]
 
 
 def _state(on: bool) -> int:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import shutil
 import tempfile
 from pathlib import Path
 
 import slicer
 
-from .workerProcess import WorkerProcess
+from .workerProcess import MARK, SCRATCH_PREFIX, WorkerProcess, lock
 
 
 def temporaryFolder() -> str:
@@ -17,9 +19,26 @@ def temporaryFolder() -> str:
 
 
 def startWorker() -> WorkerProcess:
-    """A worker that finds its arrays in this folder.
+    """A worker that finds its arrays in this folder; what a crash of Slicer has left there is removed.
 
     Raises:
         OSError: it could not be started.
     """
-    return WorkerProcess(scratchParent=temporaryFolder())
+    folder = temporaryFolder()
+    removeLeftovers(Path(folder))
+    return WorkerProcess(scratchParent=folder)
+
+
+def removeLeftovers(parent: Path) -> None:
+    """Remove the scratch folders of workers whose Slicer is gone: a patient's image may lie in them.
+
+    On Windows no worker can remove an image that it has mapped. Folders without our mark, or whose mark is
+    locked by a Slicer that runs, are left alone.
+    """
+    for mark in parent.glob(f"{SCRATCH_PREFIX}*/{MARK}"):
+        with contextlib.suppress(OSError):
+            with mark.open("r+b") as file:
+                lock(file)
+            for array in mark.parent.glob("*.npy"):
+                array.unlink()  # refused while a worker lives: then the mark stays, for another time
+            shutil.rmtree(mark.parent)

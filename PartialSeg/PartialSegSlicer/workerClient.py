@@ -1,7 +1,7 @@
 """The panel's side of the pipe: one job at a time, model and image sent only when they have changed.
 
-Nothing here waits and nothing needs Qt: `poll` is called by a timer in the panel, by a loop in scripts. After
-a crash the next job starts a new worker and sends model and image again.
+Nothing here waits longer than a millisecond, and nothing needs Qt: `poll` is called by a timer in the panel,
+by a loop in scripts. After a crash the next job starts a new worker and sends model and image again.
 """
 
 from __future__ import annotations
@@ -11,91 +11,24 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from slicer.i18n import tr as _
 
+from PartialSegLib import __version__
 from PartialSegLib.protocol import ProtocolError, decode, encode
-from PartialSegLib.volume import Volume
 
+from .childProcess import lastWords, wasKilled
+from .workerJobs import FileJob, FoundSegment, Job, WorkerError
 from .workerProcess import WorkerProcess
 
 CANCEL_SECONDS = 30.0
 """A worker that has not stopped so long after a cancel is ended: it hangs, or a patch takes minutes."""
-_KILLED = (-9, 137)  # exit codes of a process that was killed from outside, on Linux for want of memory
-
-
-class WorkerError(RuntimeError):
-    """What went wrong in the worker, in a sentence.
-
-    Attributes:
-        kind: the worker's error type, such as InputError, OutOfMemoryError or Cancelled; WorkerDied when the
-            process has ended by itself.
-        advice: what to do next; may be empty.
-    """
-
-    def __init__(self, kind: str, message: str, advice: str = "") -> None:
-        super().__init__(f"{message} {advice}".strip())
-        self.kind = kind
-        self.advice = advice
-
-
-@dataclass(frozen=True)
-class FoundSegment:
-    """What the worker found of one structure: a boolean mask (z, y, x) of a box of the volume's voxels."""
-
-    task: str
-    structure: str
-    box: tuple[slice, slice, slice]
-    mask: np.ndarray
-
-
-@dataclass
-class Job:
-    """One click: segment tasks of an image with a model.
-
-    Attributes:
-        model: parameters of the worker's `load_model`.
-        volume: what to segment; its array is read by another thread until it has been sent.
-        imageKey: changes whenever the voxels or the geometry of the volume change.
-        request: parameters of the worker's `predict`.
-        cropToBody: look only at the box around the body; None does what the model says.
-        onFinished: called with the segments and the rest of the reply (provenance, timings, patches_encoded).
-        onFailed: called with a `WorkerError`; kind Cancelled after a cancel.
-        onProgress: called with the patches done and in total.
-        onWarning: called with a sentence.
-    """
-
-    model: dict[str, Any]
-    volume: Volume
-    imageKey: object
-    request: dict[str, Any]
-    onFinished: Callable[[list[FoundSegment], dict[str, Any]], object]
-    onFailed: Callable[[WorkerError], object]
-    onProgress: Callable[[int, int], object] = lambda done, total: None
-    onWarning: Callable[[str], object] = lambda sentence: None
-    cropToBody: bool | None = None
-
-
-@dataclass
-class FileJob:
-    """One image file to be turned into a segmentation file, without the scene.
-
-    Attributes:
-        model: parameters of `load_model`, as of `Job`.
-        request: parameters of the worker's `segment_file`.
-        onFinished: called with the reply (segments with voxels and volume_ml, provenance, timings).
-        onFailed, onProgress, onWarning: as of `Job`.
-    """
-
-    model: dict[str, Any]
-    request: dict[str, Any]
-    onFinished: Callable[[dict[str, Any]], object]
-    onFailed: Callable[[WorkerError], object]
-    onProgress: Callable[[int, int], object] = lambda done, total: None
-    onWarning: Callable[[str], object] = lambda sentence: None
+READY_SECONDS = 300.0
+"""A worker that has not said so long after its start that it hears us is ended; virus scanners are slow."""
+_POLL_SECONDS = 0.001  # Slicer's event loop keeps the GIL: only while we wait can other threads read
 
 
 class WorkerClient:
@@ -118,6 +51,7 @@ class WorkerClient:
         self._steps: list[Callable[[], None]] = []
         self._lastId = 0
         self._cancelledAt: float | None = None
+        self._mustBeReadyAt: float | None = None
         self._endProcess: Callable[[], object] = lambda: None
         self._sentModel: dict[str, Any] | None = None
         self._sentImage: object = None
@@ -149,18 +83,19 @@ class WorkerClient:
             RuntimeError: another job is running.
         """
         if self._job is not None:
-            raise RuntimeError("The worker is busy; cancel the running segmentation or wait for it.")
+            raise RuntimeError(_("The worker is busy; cancel the running segmentation or wait for it."))
         self._job, self._cancelledAt = job, None
         if isinstance(job, Job):
             self._steps = [self._sendModel, self._writeImage, self._sendImage, self._sendRequest]
         else:
             self._steps = [self._sendModel, self._sendFile]
         try:
-            if self._process is None or self._process.receive() is None:
+            if not self._isUsable:
                 self._forgetWorker()
                 self._takeProcess(self._startProcess())
         except OSError as error:
-            self._fail(WorkerError("WorkerDied", f"The worker could not be started: {error}."))
+            sentence = _("The worker could not be started: {error}.").format(error=error)
+            self._fail(WorkerError("WorkerDied", sentence))
             return
         self._nextStep()
 
@@ -193,7 +128,7 @@ class WorkerClient:
         if self._writing is not None and self._writing.isDone:
             self._imageWritten()
             return
-        line = self._process.receive(timeoutSeconds)
+        line = self._process.receive(max(timeoutSeconds, _POLL_SECONDS))
         if line is None:
             self._died()
         elif line:
@@ -201,6 +136,9 @@ class WorkerClient:
         elif self._cancelledAt is not None and time.monotonic() > self._cancelledAt + CANCEL_SECONDS:
             self._forgetWorker()
             self._fail(_cancelled())
+        elif self._mustBeReadyAt is not None and time.monotonic() > self._mustBeReadyAt:
+            self._forgetWorker()
+            self._fail(_notReady())
 
     def wait(self) -> None:
         """Poll until the running job has ended; for scripts, never for the panel."""
@@ -211,9 +149,18 @@ class WorkerClient:
     def _isCancelled(self) -> bool:
         return self._cancelledAt is not None
 
+    @property
+    def _isUsable(self) -> bool:
+        """Whether the worker lives, and nobody has cleaned its scratch folder away, as happens overnight."""
+        process = self._process
+        if process is None or not process.isRunning or process.receive() is None:
+            return False
+        return process.scratch.is_dir()
+
     def _takeProcess(self, process: WorkerProcess) -> None:
         """Use a worker; it ends with this client, even if nobody calls `stop`."""
         self._process = process
+        self._mustBeReadyAt = time.monotonic() + READY_SECONDS
         end = weakref.finalize(self, process.stop)
         end.atexit = False  # the worker ends with this process anyway
         self._endProcess = end
@@ -260,8 +207,9 @@ class WorkerClient:
         assert self._writing is not None
         error, self._writing = self._writing.error, None
         if error is not None:
-            self._fail(WorkerError("InputError", f"The image could not be handed to the worker: {error}.",
-                                   "Free some disk space or choose another temporary folder."))  # fmt: skip
+            sentence = _("The image could not be handed to the worker: {error}.").format(error=error)
+            advice = _("Free some disk space or choose another temporary folder.")
+            self._fail(WorkerError("InputError", sentence, advice))
         else:
             self._nextStep()
 
@@ -283,6 +231,8 @@ class WorkerClient:
             self.onLog(f"Not understood: {error}")
             return
         job = self._job
+        if "ready" in message:
+            self._checkVersion(message["ready"]["version"])
         if job is None or message.get("id") != self._lastId:
             return
         if "progress" in message:
@@ -300,6 +250,13 @@ class WorkerClient:
         else:
             self._finish(message["result"])
 
+    def _checkVersion(self, version: str) -> None:
+        """The worker hears us; it is of another version when the files were replaced while Slicer runs."""
+        self._mustBeReadyAt = None
+        if version != __version__ and self._job is not None:
+            sentence = _("PartialSeg was replaced: the panel is {own}, the worker {worker}; restart Slicer.")
+            self._job.onWarning(sentence.format(own=__version__, worker=version))
+
     def _finish(self, result: dict[str, Any]) -> None:
         job, process = self._job, self._process
         assert job is not None
@@ -314,7 +271,8 @@ class WorkerClient:
         try:
             segments = [_readSegment(process.scratch, entry) for entry in result.pop("segments")]
         except (OSError, ValueError, KeyError) as error:
-            self._fail(WorkerError("ProtocolError", f"The result of the worker could not be read: {error}."))
+            sentence = _("The result of the worker could not be read: {error}.").format(error=error)
+            self._fail(WorkerError("ProtocolError", sentence))
             return
         self._job = None
         job.onFinished(segments, result)
@@ -328,20 +286,28 @@ class WorkerClient:
         assert self._process is not None
         code, lines = self._process.exitCode, self._process.lastLogLines
         self._forgetWorker()
-        last = f" Its last words: {lines[-1]}" if lines else ""
-        advice = "Try again: a new one is started by itself."
-        if code in _KILLED:
-            advice = f"Was there too little memory? Close programs or choose a region of interest. {advice}"
-        sentence = f"The worker has ended unexpectedly (exit code {code}).{last}"
-        self._fail(WorkerError("WorkerDied", sentence, advice))
+        words = lastWords(lines)
+        last = _(" Its last words: {words}").format(words=words) if words else ""
+        advice = _("Try again: a new one is started by itself.")
+        if wasKilled(code, lines):
+            memory = _("Was there too little memory? Close programs or choose a region of interest.")
+            advice = f"{memory} {advice}"
+        sentence = _("The worker has ended unexpectedly (exit code {code}).").format(code=code)
+        self._fail(WorkerError("WorkerDied", sentence + last, advice))
 
     def _forgetWorker(self) -> None:
         self._endProcess()
-        self._process = self._sentModel = self._sentImage = self._writing = None
+        self._process = self._sentModel = self._sentImage = self._writing = self._mustBeReadyAt = None
 
 
 def _cancelled() -> WorkerError:
-    return WorkerError("Cancelled", "The segmentation was cancelled.")
+    return WorkerError("Cancelled", _("The segmentation was cancelled."))
+
+
+def _notReady() -> WorkerError:
+    sentence = _("The worker did not answer within {count} s.").format(count=round(READY_SECONDS))
+    advice = _("Try again, as a virus scanner may have held it up; then restart Slicer, and report it.")
+    return WorkerError("WorkerDied", sentence, advice)
 
 
 class _ImageWriter:

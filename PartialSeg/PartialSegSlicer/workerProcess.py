@@ -2,22 +2,41 @@
 
 Reader threads fill a queue; whoever owns the process empties it with `receive`, on his own thread and without
 waiting. The process ends when its standard input is closed, so it never outlives Slicer.
+
+Slicer's event loop keeps the GIL while no Python code runs, so there threads advance only while Python code
+on the main thread waits. Nothing that has to happen is therefore left to a thread alone.
 """
 
 from __future__ import annotations
 
 import collections
+import contextlib
 import queue
 import shutil
 import subprocess
 import tempfile
 import threading
+from functools import partial
 from pathlib import Path
+from typing import IO, Any
 
 from .childProcess import childOptions, killTree, pythonProgram
 
+try:
+    import fcntl
+except ImportError:  # on Windows
+    import msvcrt
+
+    fcntl = None
+
 _KEPT_LOG_LINES = 40
 _GRACE_SECONDS = 5.0
+_LAST_WORDS_SECONDS = 1.0  # what the process has started may keep its standard error open
+_HAND_OVER_SECONDS = 0.03  # how long the main thread waits for another one, which lets go of the GIL
+_HAND_OVER_MILLISECONDS = 100  # and how often
+
+SCRATCH_PREFIX = "PartialSeg-"
+MARK = "PartialSeg-in-use"
 
 
 def workerCommand() -> list[str]:
@@ -33,11 +52,15 @@ class WorkerProcess:
         scratchParent: where the scratch folder is made; the system's temporary folder when None.
 
     Attributes:
-        scratch: folder for array files; removed after the process has ended.
+        scratch: folder for array files; removed after the process has ended. A locked file in it says that
+            Slicer lives, so that the next one can tell what a crash has left.
     """
 
     def __init__(self, command: list[str] | None = None, scratchParent: Path | str | None = None) -> None:
-        self.scratch = Path(tempfile.mkdtemp(prefix="PartialSeg-", dir=scratchParent))
+        self.scratch = Path(tempfile.mkdtemp(prefix=SCRATCH_PREFIX, dir=scratchParent))
+        self._mark = (self.scratch / MARK).open("wb")
+        with contextlib.suppress(OSError):  # some network drives know no locks
+            lock(self._mark)
         self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self._newLogLines: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._lastLogLines: collections.deque[str] = collections.deque(maxlen=_KEPT_LOG_LINES)
@@ -51,13 +74,13 @@ class WorkerProcess:
                 **childOptions(),
             )
         except OSError:
-            shutil.rmtree(self.scratch, ignore_errors=True)
+            self._removeScratch()
             raise
-        self._threads = [
+        self._logReader, self._writer, replyReader = (
             threading.Thread(target=target, name=f"PartialSeg {target.__name__}", daemon=True)
-            for target in (self._readReplies, self._readLog, self._writeRequests)
-        ]
-        for thread in self._threads:
+            for target in (self._readLog, self._writeRequests, self._readReplies)
+        )
+        for thread in (self._logReader, self._writer, replyReader):
             thread.start()
 
     @property
@@ -104,9 +127,16 @@ class WorkerProcess:
                 return lines
 
     def stop(self) -> None:
-        """End the process, without waiting for it; killed if it has not gone a few seconds later."""
+        """End the process, without waiting for it; killed if it has not gone a few seconds later.
+
+        When Slicer quits, and at the end of a script, Python waits for the thread that sees to this.
+        """
         self._outgoing.put(None)
-        threading.Thread(target=self._reap, name="PartialSeg reap", daemon=False).start()
+        with contextlib.suppress(RuntimeError):  # the garbage collector may call from the writer itself
+            self._writer.join(_HAND_OVER_SECONDS)  # it closes the pipe, which ends an obedient worker
+        reaper = threading.Thread(target=self._reap, name="PartialSeg reap", daemon=False)
+        reaper.start()
+        helpAlong(reaper)
 
     def _reap(self) -> None:
         try:
@@ -114,6 +144,10 @@ class WorkerProcess:
         except subprocess.TimeoutExpired:
             killTree(self._process)
             self._process.wait()
+        self._removeScratch()
+
+    def _removeScratch(self) -> None:
+        self._mark.close()
         shutil.rmtree(self.scratch, ignore_errors=True)
 
     def _readReplies(self) -> None:
@@ -122,6 +156,7 @@ class WorkerProcess:
             for line in stream:
                 self._lines.put(line.decode("utf-8", "replace").rstrip("\r\n"))
         self._process.wait()
+        self._logReader.join(_LAST_WORDS_SECONDS)
         self._lines.put(None)
 
     def _readLog(self) -> None:
@@ -141,3 +176,34 @@ class WorkerProcess:
                     stream.flush()
         except OSError:
             pass  # the process is gone; receive() tells
+
+
+def lock(file: IO[bytes]) -> None:
+    """Lock a file until it is closed or this process has ended.
+
+    Raises:
+        OSError: another process has locked it, or the drive knows no locks.
+    """
+    if fcntl is None:
+        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+    else:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def helpAlong(thread: threading.Thread) -> None:
+    """Let a thread come to its end, under Slicer's event loop too: wait for it a little, often."""
+    thread.join(_HAND_OVER_SECONDS)
+    qt = _qtOfMainThread()
+    if thread.is_alive() and qt is not None:
+        qt.QTimer.singleShot(_HAND_OVER_MILLISECONDS, partial(helpAlong, thread))
+
+
+def _qtOfMainThread() -> Any:
+    """Slicer's Qt; None in a script without it, and on threads that have no event loop."""
+    if threading.current_thread() is not threading.main_thread():
+        return None
+    try:
+        import qt
+    except ImportError:
+        return None
+    return qt

@@ -61,7 +61,8 @@ def main() -> NoReturn:
 
 
 def run(service: Service, inbox: Inbox, replies: Replies) -> NoReturn:
-    """Answer what comes in, one after the other."""
+    """Answer what comes in, one after the other; "ready" goes first, once something has come in."""
+    inbox.first()
     replies.send(ready_message(__version__, os.getpid()))
     while True:
         waiting = inbox.first()

@@ -1,7 +1,7 @@
 """What works here, tried out: `python -m PartialSegLib.worker.probe` prints it in lines of JSON.
 
-Slicer runs it in a child process, because Slicer itself never imports torch. The versions are printed before
-anything is tried: they are known even when a broken package takes the process down.
+Slicer runs it in a child process: a broken torch may take the process down, and Windows could not replace a
+torch that Slicer has loaded. The versions are printed before anything is tried: they are known in any case.
 
 Lines: {"versions": {package: version or null}, "openvino": whether this optional package is there}, then
 either {"broken": package, "error": text} or {"automatic": device, "cards": [{"device", "title",

@@ -18,11 +18,14 @@ of the properties, slots and invokable methods that PythonQt shows; `sizeHint` i
 (`qt.Qt.CheckState.Checked`), which PythonQt does not know.
 """
 
+import ctypes
 import os
 import sys
 
 if "PySide6.QtCore" in sys.modules and "qt" not in sys.modules:
     raise ImportError("PySide6 is loaded already; import pythonqt before it")
+if sys.version_info < (3, 12):  # PySide6 6.12 releases None with each call that returns nothing, till it dies
+    ctypes.c_ssize_t.from_address(id(None)).value += 1 << 40
 os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
 os.environ["PYSIDE6_OPTION_PYTHON_ENUM"] = "0x3"  # new enumerations, derived from int
 

@@ -90,6 +90,8 @@ def _check_properties(root: ElementTree.Element, objects: dict[str, QObject]) ->
     """Qt would keep a misspelled property without a word; stdset="0" says that a new one is meant."""
     for element in root.iter("widget"):
         known = properties_of(type(objects[element.get("name")]))
+        if element.get("class") == "QLabel":
+            known = {*known, "buddy"}  # no property: Qt warns of a buddy that does not exist
         for setting in element.findall("property"):
             if setting.get("stdset") != "0" and setting.get("name") not in known:
                 raise ValueError(

@@ -37,6 +37,8 @@ def connect(sender: QObject, signal: str, receiver: Any, slot: str = "") -> bool
     Raises:
         ValueError: the sender has no such signal or the receiver no such slot. PythonQt only returns False.
     """
+    if isinstance(signal, QObject):  # PySide6 itself, in QTimer.singleShot
+        return bool(QObject.connect(signal, receiver, slot))
     signature = _signature(sender, signal)
     function = _slot(receiver, slot) if slot else receiver
     if not callable(function):

@@ -1,0 +1,56 @@
+"""The phantom in Sample Data: registered as Slicer wants it, computed by a child, given up by a click."""
+
+from pathlib import Path
+
+import pytest
+import pythonqt
+import SampleData
+import slicer
+from panel_steps import nodeIds
+
+
+@pytest.fixture
+def source(dialogs):
+    """What the module has registered, twice."""
+    import PartialSeg
+
+    PartialSeg.registerSampleData()
+    PartialSeg.registerSampleData()
+    (source,) = SampleData.SampleDataLogic.sampleDataSourcesByCategory("PartialSeg")
+    return source
+
+
+def test_the_phantom_is_offered_once_by_the_name_that_the_readme_says(source):
+    assert (source.sampleName, source.fileNames) == ("PartialSeg phantom", ["PartialSegPhantom.nii.gz"])
+    assert pythonqt.qt.QPixmap(source.thumbnailFileName).width() > 0
+
+
+def test_a_button_without_url_would_be_refused_by_slicer():
+    with pytest.raises(TypeError):
+        SampleData.SampleDataLogic.registerCustomSampleDataSource("Any", "Any", customDownloader=print)
+
+
+def test_a_window_says_what_is_computed_and_cancel_leaves_nothing(source):
+    before, seen = nodeIds(), []
+
+    def cancel():
+        windows = pythonqt.application.topLevelWidgets()
+        (window,) = (one for one in windows if isinstance(one, pythonqt.qt.QProgressDialog) and one.visible)
+        seen.append(window.labelText)
+        window.cancel()
+
+    timer = pythonqt.qt.QTimer()
+    timer.connect("timeout()", cancel)
+    timer.setSingleShot(True)
+    timer.start(50)
+    source.customDownloader(source)
+    assert seen == ["Computing a phantom CT; nothing is downloaded."]
+    assert nodeIds() == before
+    assert not list(Path(slicer.app.temporaryPath).glob("PartialSeg-*/PartialSegPhantom*"))
+
+
+def test_what_the_child_process_died_of_is_said(dialogs):
+    from PartialSegSlicer import sampleData
+
+    with pytest.raises(RuntimeError, match="unexpected keyword argument 'colour'"):
+        sampleData.addPhantom(colour=1)
