@@ -12,7 +12,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from .manifest import Inference
@@ -24,6 +23,7 @@ from .restoration import Restored
 from .segmentation import Key, Segmentation
 from .session_image import SessionImage
 from .task import Task
+from .tensor_arrays import array_of, tensor_of
 
 UNCERTAIN_ABOVE, UNCERTAIN_BELOW = 0.1, 0.9
 
@@ -50,10 +50,10 @@ def uncertain_parts(
     for structure, probability in _probabilities(scores, task, inference).items():
         uncertain = (probability > UNCERTAIN_ABOVE) & (probability < UNCERTAIN_BELOW)
         if kept is not None:
-            uncertain &= torch.from_numpy(kept).to(uncertain.device)
+            uncertain &= tensor_of(kept).to(uncertain.device)
         uncertain = image.unpad(uncertain)
         box = bounding_box(uncertain)
-        parts[task.name, structure] = box, uncertain[box].cpu().numpy().copy()
+        parts[task.name, structure] = box, array_of(uncertain[box]).copy()
     return parts
 
 

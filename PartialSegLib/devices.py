@@ -13,11 +13,15 @@ from torch.nn import functional
 
 from .errors import DeviceError, InputError, OutOfMemoryError
 from .system_memory import available_memory
+from .tensor_arrays import array_of, tensor_of
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 DEVICE_NAMES = "auto, cpu, cuda, cuda:N or mps"
 _OUT_OF_MEMORY = re.compile(
-    r"out of memory|alloc_failed|(can't|cannot|failed to) allocate|not enough memory", re.I
+    r"out of memory|alloc_failed|not enough memory|(can't|cannot|could not|failed to|unable to) allocate"
+    r"|bad[_ ]alloc|invalid buffer size|could not create a primitive(?! descriptor)"  # C++, Metal, oneDNN
+    r"|unable to find an engine to execute|unable to find a valid cudnn algorithm",
+    re.I,
 )
 
 
@@ -29,7 +33,11 @@ def choose_device(name: str = "auto") -> torch.device:
         DeviceError: this machine or this PyTorch has no such device.
     """
     if name == "auto":
-        return next(torch.device(kind) for kind in ("cuda", "mps", "cpu") if _works(torch.device(kind)))
+        for kind in ("cuda", "mps", "cpu"):
+            if _works(torch.device(kind)):
+                return torch.device(kind)
+        fault = _fault(torch.device("cpu"))
+        raise DeviceError(f"PyTorch does not work on this machine ({fault}); install it anew.")
     if not re.fullmatch(r"cpu|mps|cuda(:\d+)?", name):
         raise InputError(f"Unknown device {name!r}; choose {DEVICE_NAMES}.")
     device = torch.device(name)
@@ -80,17 +88,25 @@ def free_memory(device: torch.device) -> int | None:
 
 
 def _works(device: torch.device) -> bool:
-    """Whether a tiny 3-D convolution of an array runs.
+    return _fault(device) is None
 
-    Drivers, old GPUs, missing kernels and a PyTorch that was built for another numpy show only then.
+
+def _fault(device: torch.device) -> str | None:
+    """Why what the networks do does not run on a tiny array; None where it does.
+
+    Drivers, old GPUs, missing kernels and a PyTorch that does not fit numpy show only then. For Apple's GPUs
+    PyTorch got convolutions first, and linear interpolation in three dimensions much later.
     """
     if not _is_available(device):
-        return False
+        return "there is no such device"
     try:
-        image = torch.from_numpy(np.ones((1, 1, 3, 3, 3), np.float32)).to(device)
-        return bool(functional.conv3d(image, image).cpu().numpy().item() == 27)
-    except (RuntimeError, AssertionError, NotImplementedError):
-        return False
+        image = tensor_of(np.ones((1, 1, 3, 3, 3), np.float32)).to(device)
+        result = functional.conv_transpose3d(functional.conv3d(image, image), image)
+        for mode in ("trilinear", "nearest"):
+            result = functional.interpolate(result, scale_factor=2, mode=mode)
+        return None if np.allclose(array_of(result), 27) else "its results are wrong"
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _is_available(device: torch.device) -> bool:
@@ -125,13 +141,19 @@ def _cpu_has_bfloat16() -> bool:
     return any(getattr(torch.cpu, check, bool)() for check in checks)
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error of PyTorch, numpy or OpenVINO says that the memory is exhausted."""
+    says_so = isinstance(error, RuntimeError) and _OUT_OF_MEMORY.search(str(error)) is not None
+    return says_so or isinstance(error, MemoryError)
+
+
 @contextmanager
 def explained_memory_errors(device: torch.device) -> Iterator[None]:
     """Turn whatever PyTorch or numpy raise when the memory is exhausted into an `OutOfMemoryError`."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        if not isinstance(error, MemoryError) and not _OUT_OF_MEMORY.search(str(error)):
+        if not is_out_of_memory(error):
             raise
         advice = "lower cache_bytes" if device.type == "cpu" else "lower cache_bytes or use the device cpu"
         raise OutOfMemoryError(f"Out of memory on {device}; close other programs, {advice}.") from error

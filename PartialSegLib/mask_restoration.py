@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .boxes import EMPTY_BOX
 from .manifest import Inference
-from .mask_combination import combine_masks, without_overlap
+from .mask_combination import clear_voxels, combine_masks, without_overlap
 from .nearest_voxels import on_network_grid
 from .network_runner import NetworkRunner
 from .patch_blending import KeptScores
@@ -20,6 +20,7 @@ from .restoration import Restored, restore
 from .session_image import SessionImage
 from .task import Task
 from .task_request import TaskRequest
+from .tensor_arrays import tensor_of
 from .visit_plan import CoarseShare, TaskView
 from .winner_restoration import WinnerRestoration
 
@@ -42,29 +43,48 @@ class KeptWinners:
     ) -> None:
         self._channels = task.structures
         self._wanted = list(task.structures.values())
-        self._place = image.place
-        self._outside = None if kept is None else torch.from_numpy(~kept).to(device)
+        self._place, self._prepared = image.place, image.prepared
+        self._kept = kept
         self._winners = WinnerRestoration(image.prepared, channels, self._wanted, device)
+        self._nothing = torch.zeros(channels, dtype=torch.float16, device=device)
+        self._nothing[self._wanted] = LOWEST_SCORE
         self._next = 0
 
     def add(self, means: Tensor) -> None:
         """Take the means (channels, d, H, W) of the next slices of `image.tensor`."""
-        start, self._next = self._next, self._next + means.shape[1]
-        _, rows, columns = self._place
-        slices = slice(max(start, self._place[0].start), min(self._next, self._place[0].stop))
+        start, slices = self._next, self._next_slices(means.shape[1])
         if slices.start >= slices.stop:
             return
+        _, rows, columns = self._place
         within = slice(slices.start - start, slices.stop - start)
         scores = means[:, within, rows, columns].half()
-        if self._outside is not None:
-            outside = self._outside[slices, rows, columns]
+        if self._kept is not None:
+            outside = tensor_of(~self._kept[slices, rows, columns]).to(scores.device)
             scores[self._wanted] = scores[self._wanted].masked_fill(outside, LOWEST_SCORE)
         self._winners.add(scores)
+
+    def skip(self, count: int) -> None:
+        """Go on by so many slices of `image.tensor`, none of whose scores count."""
+        slices = self._next_slices(count)
+        if slices.start < slices.stop:
+            self._winners.skip(slices.stop - slices.start, self._nothing)
 
     def masks(self, structures: Sequence[str]) -> Iterator[tuple[str, Restored]]:
         """For some structures of the task a box of the input grid (z, y, x), and the mask within it."""
         masks = self._winners.masks([self._channels[structure] for structure in structures])
-        yield from zip(structures, masks, strict=True)
+        outside = None
+        if self._kept is not None and self._winners.background in self._wanted:
+            # a task without a background of its own: where it does not look nothing is left over
+            outside = restore(tensor_of(~self._kept[self._place]), self._prepared, 0.0)
+        for structure, found in zip(structures, masks, strict=True):
+            if outside is not None:
+                clear_voxels(found, outside)
+            yield structure, found
+
+    def _next_slices(self, count: int) -> slice:
+        """Which slices of `image.prepared.tensor`, as they lie in `image.tensor`, the next ones are."""
+        start, self._next = self._next, self._next + count
+        return slice(max(start, self._place[0].start), min(self._next, self._place[0].stop))
 
 
 def winners_are_enough(inference: Inference, task: Task) -> bool:
@@ -119,7 +139,7 @@ def _restore(
         step.step != "include" for step in request.task.network_steps
     ):
         share = replace(share, masks=without_overlap(share.masks))
-    region = restore(image.unpad(torch.from_numpy(share.voxels)), image.prepared, 0.0)
+    region = restore(image.unpad(tensor_of(share.voxels)), image.prepared, 0.0)
     for structure, found in _restore_scores(image, runner, request, scores, view.kept, share):
         yield structure, combine_masks(found, share.masks[structure], region)
 
@@ -145,7 +165,7 @@ def _restore_scores(
         return
     separate = runner.structure_scores(scores.scores, request.task)
     if kept is not None:
-        outside = torch.from_numpy(~kept).to(scores.scores.device)
+        outside = tensor_of(~kept).to(scores.scores.device)
         separate = {structure: score.masked_fill(outside, 0) for structure, score in separate.items()}
     separate = {structure: image.unpad(score) for structure, score in separate.items()}
     cleaned = _clean_up(image, request, separate, runner.threshold, share)
@@ -165,10 +185,10 @@ def _clean_up(
     if share is None or not steps:
         return apply_postprocessing(scores, steps, threshold)
     device = next(iter(scores.values())).device
-    voxels = image.unpad(torch.from_numpy(share.voxels)).to(device)
+    voxels = image.unpad(tensor_of(share.voxels)).to(device)
     filled = {}
     for structure, score in scores.items():
-        coarse = torch.from_numpy(on_network_grid(share.masks[structure], image.prepared)).to(score)
+        coarse = tensor_of(on_network_grid(share.masks[structure], image.prepared)).to(score)
         filled[structure] = torch.where(voxels, coarse, score)
     cleaned = apply_postprocessing(filled, steps, threshold)
     # the coarse masks take their own way to the input grid: without them less has to be restored

@@ -16,6 +16,7 @@ from .model import Model
 from .network_runner import NetworkRunner
 from .patch_memory import measure_patch_memory
 from .preprocessing import network_shape
+from .selection import Selection
 from .session_image import SessionImage
 from .sliding_window import missing_voxels, plan_patches
 from .system_memory import resident_memory
@@ -28,7 +29,9 @@ CLEANING_BYTES, WINNER_BYTES = 19, 9  # per voxel of a mask: components and scor
 UNION_BYTES = 14  # per voxel of structures taken as one on the image's grid: mask, components, their sizes
 LARGEST_BOX, USUAL_BOX = 1 / 4, 1 / 16  # what the box of a structure fills of an image of the trunk
 UNION_BOX = 1 / 2  # and that of several
+VIEWS_IN_WORK = 4  # masks of the network's grid, while one of those that stay is made
 CACHE_BYTES_IF_UNKNOWN = 2 << 30
+EVERYTHING = Selection("off")
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,7 @@ class MemoryEstimate:
         activations: of the network for one patch, at their most.
         scores: sums for one patch depth, and means for the whole image.
         masks: finished ones and the one in work; when they are made, there are no activations.
+        views: what says where each task looks.
     """
 
     process: int
@@ -58,6 +62,7 @@ class MemoryEstimate:
     activations: int
     scores: int
     masks: int
+    views: int = 0
 
     @property
     def to_come(self) -> int:
@@ -67,7 +72,7 @@ class MemoryEstimate:
     @property
     def besides_features(self) -> int:
         """What visiting patches and then making masks takes at its most."""
-        return self.engine + self.scores + max(self.activations, self.masks)
+        return self.engine + self.views + self.scores + max(self.activations, self.masks)
 
     @property
     def peak(self) -> int:
@@ -93,9 +98,18 @@ class MemoryEstimator:
         runner: its network on the session's device; run once with a patch of a few voxels.
         overlap: shared fraction of neighbouring patches.
         num_flips: how many times each patch is encoded.
+        selection: what is left out.
     """
 
-    def __init__(self, model: Model, runner: NetworkRunner, overlap: float, num_flips: int) -> None:
+    def __init__(
+        self,
+        model: Model,
+        runner: NetworkRunner,
+        overlap: float,
+        num_flips: int,
+        selection: Selection = EVERYTHING,
+    ) -> None:
+        self._selection = selection
         self._manifest = model.manifest
         self._device = runner.device
         self._overlap = overlap
@@ -138,6 +152,7 @@ class MemoryEstimator:
             activations=self._patch.activations,
             scores=self._score_bytes(padded, volume.array.size, requests),
             masks=self._mask_bytes(volume.array.size, prod(padded), requests),
+            views=self._view_bytes(volume.array.size, prod(padded), requests),
         )
         rest = estimate.image + estimate.besides_features
         budget = self._budget(patches, rest) if cache_bytes is None else cache_bytes
@@ -150,6 +165,8 @@ class MemoryEstimator:
         """
         requests = request_tasks(self._manifest, None, None)
         rest = self._patch.engine + self._image_bytes(image, requests)
+        if self._device.type != "cuda":
+            rest += self._view_bytes(prod(image.prepared.input_shape), prod(image.tensor.shape), requests)
         return self._budget(len(image.patches), rest)
 
     def choose_scores_device(
@@ -184,6 +201,16 @@ class MemoryEstimator:
         working = max(self._patch.activations, self._mask_bytes(voxels, prod(shape), requests))
         return self._score_bytes(shape, voxels, requests) + working
 
+    def _view_bytes(self, input_voxels: int, network_voxels: int, requests: Sequence[TaskRequest]) -> int:
+        """What says where tasks look, and the coarse masks that may be taken for theirs."""
+        coarse = self._selection.coarse is not None
+        if not coarse and not self._selection.skip_air:
+            return 0
+        of_each_task = 2 if coarse else int(self._selection.mode == "fast")  # else all share one
+        arrays = len(requests) * of_each_task + VIEWS_IN_WORK
+        structures = sum(len(request.task.structures) for request in requests) if coarse else 0
+        return round(arrays * network_voxels + structures * USUAL_BOX * input_voxels)
+
     def _score_bytes(self, shape: Sequence[int], input_voxels: int, requests: Sequence[TaskRequest]) -> int:
         """What is collected of tasks for an image (D, H, W): sums, the division of one's, and what is kept.
 
@@ -191,7 +218,7 @@ class MemoryEstimator:
         """
         planes = self._manifest.inference.patch_size[0] * shape[1] * shape[2]
         channels = [num_score_channels(request, self._manifest) for request in requests]
-        collected = 4 * (sum(channels) + len(channels) + max(channels)) * planes
+        collected = 4 * (sum(channels) + len(channels) + max(channels, default=0)) * planes
         for request, number in zip(requests, channels, strict=True):
             if self._keeps_winners(request):
                 collected += input_voxels * (1 if number < 256 else 2) + 2 * number * planes

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack
+from functools import partial
 from math import prod
 from typing import Any
 
@@ -22,6 +25,37 @@ ENGINES = ("auto", "torch", "openvino")
 OPENVINO_WORK = 1e13  # weights times voxels of a patch: with less, compiling takes longer than it saves
 
 logger = logging.getLogger(__name__)
+
+
+class _SharedContext:
+    """A setting of the whole process that threads share: the first one makes it, the last one undoes it.
+
+    Args:
+        make: returns the context manager of the setting.
+    """
+
+    def __init__(self, make: Callable[[], AbstractContextManager[Any]]) -> None:
+        self._make = make
+        self._lock = threading.Lock()
+        self._users = 0
+        self._setting = ExitStack()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._users == 0:
+                self._setting.enter_context(self._make())
+            self._users += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._users -= 1
+            if self._users == 0:
+                self._setting.close()
+
+
+_repeatable_cudnn = _SharedContext(
+    partial(torch.backends.cudnn.flags, enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
+)
 
 
 class NetworkRunner:
@@ -74,7 +108,7 @@ class NetworkRunner:
             if all_finite(features):
                 return features
         batch = batch.contiguous(memory_format=torch.channels_last_3d)
-        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+        with _repeatable_cudnn:
             if self.dtype != torch.float32:
                 with torch.autocast(self.device.type, self.dtype):
                     features = self.network.forward_features(batch)
@@ -116,15 +150,22 @@ class NetworkRunner:
             yield wanted if self.inference.blend == "logits" else self._activate(wanted)
 
     def _logits(self, features: Features, numbers: list[int]) -> Iterable[Tensor]:
-        """Of each task, float32 unless the head holds most of the convolutions."""
-        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
-            if not self.network.convolves_in_head or self.dtype == torch.float32:
-                yield from self.network.forward_heads(features, numbers)
-                return
-            for number in numbers:
-                with torch.autocast(self.device.type, self.dtype):
-                    logits = self.network.forward_head(features, number).float()
-                yield logits if all_finite(logits) else self.network.forward_head(features, number)
+        """Of each task; no setting lasts from one to the next, when others run, or nobody asks any more."""
+        each = self._compute_logits(features, numbers)
+        for _ in numbers:
+            with _repeatable_cudnn:
+                logits = next(each)
+            yield logits
+
+    def _compute_logits(self, features: Features, numbers: list[int]) -> Iterator[Tensor]:
+        """The same, float32 unless the head holds most of the convolutions."""
+        if not self.network.convolves_in_head or self.dtype == torch.float32:
+            yield from self.network.forward_heads(features, numbers)
+            return
+        for number in numbers:
+            with torch.autocast(self.device.type, self.dtype):
+                logits = self.network.forward_head(features, number).float()
+            yield logits if all_finite(logits) else self.network.forward_head(features, number)
 
     def structure_scores(self, blended: Tensor, task: Task) -> dict[str, Tensor]:
         """Per structure of a task the scores (D, H, W) that are compared with `threshold`.

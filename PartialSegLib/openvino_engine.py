@@ -16,8 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .devices import is_out_of_memory
 from .errors import InputError
 from .feature_cache import Features, feature_tensors, map_tensors
+from .tensor_arrays import array_of, tensor_of
 
 PRECISION_HINTS = {torch.float32: "f32", torch.bfloat16: "bf16", torch.float16: "f16"}
 
@@ -36,7 +38,7 @@ class OpenVinoEncoder:
         dtype: of the convolutions.
 
     Raises:
-        InputError: OpenVINO is not installed, or has no such operation as the network needs.
+        InputError: OpenVINO is not installed, does not load, or cannot run the network here.
     """
 
     def __init__(self, network: Any, patch_size: Sequence[int], dtype: torch.dtype) -> None:
@@ -45,29 +47,47 @@ class OpenVinoEncoder:
                 "The engine openvino needs the package openvino; install it with pip install openvino, "
                 "or choose the engine torch."
             )
-        import openvino
+        does_not_load = "OpenVINO is installed but does not load ({})"
+        with _refused(f"{does_not_load}; install it anew or choose the engine torch."):
+            import openvino
 
-        self.version = str(openvino.__version__).split("-")[0]
-        try:
-            converted = _convert(_FlatFeatures(network), torch.zeros(1, 1, *patch_size))
-        except Exception as error:  # each package and version has its own
-            raise InputError(
-                f"OpenVINO {self.version} cannot run {type(network).__name__}; choose the engine torch."
-            ) from error
-        settings = {
-            "INFERENCE_PRECISION_HINT": PRECISION_HINTS[dtype],
-            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-            "PERFORMANCE_HINT": "LATENCY",
-        }
-        self._request = openvino.Core().compile_model(converted, "CPU", settings).create_infer_request()
+            self.version = str(openvino.__version__).split("-")[0]
+        cannot_run = f"OpenVINO {self.version} cannot run {type(network).__name__}"
+        with _refused(f"{cannot_run}; choose the engine torch."):
+            self._request = _compile(_FlatFeatures(network), patch_size, dtype)
         smallest = torch.zeros(1, 1, *(2 * step for step in network.patch_multiple))
         self._nesting = network.forward_features(smallest)
 
     def __call__(self, batch: Tensor) -> Features:
         """Task-free features of patch (1, 1, D, H, W), float32."""
-        outputs = self._request.infer([batch.contiguous().numpy()])
-        tensors = iter([torch.from_numpy(outputs[number]) for number in range(len(outputs))])
+        outputs = self._request.infer([array_of(batch.contiguous())])
+        tensors = iter([tensor_of(outputs[number]) for number in range(len(outputs))])
         return map_tensors(lambda _: next(tensors), self._nesting)
+
+
+@contextmanager
+def _refused(sentence: str) -> Iterator[None]:
+    """Turn what OpenVINO raises, each version its own, into an `InputError`; {} is where the reason goes."""
+    try:
+        yield
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(sentence.format(reason)) from error
+
+
+def _compile(module: nn.Module, patch_size: Sequence[int], dtype: torch.dtype) -> Any:
+    """What runs a module on patches of a size."""
+    import openvino
+
+    settings = {
+        "INFERENCE_PRECISION_HINT": PRECISION_HINTS[dtype],
+        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        "PERFORMANCE_HINT": "LATENCY",
+    }
+    converted = _convert(module, torch.zeros(1, 1, *patch_size))
+    return openvino.Core().compile_model(converted, "CPU", settings).create_infer_request()
 
 
 def _convert(module: nn.Module, patch: Tensor) -> Any:

@@ -8,7 +8,6 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from .resampling import slabs
 from .sliding_window import Patch
 
 
@@ -21,13 +20,16 @@ class ScoreKeeper(Protocol):
     def add(self, means: Tensor) -> None:
         """Take the means of the next slices; they are not used elsewhere afterwards."""
 
+    def skip(self, count: int) -> None:
+        """Go on by so many slices, which no patch holds."""
+
 
 class PatchBlender:
     """The weighted mean of overlapping patches of scores.
 
     Patches come in the order of `plan_patches`, each any number of times. Sums are held for one patch depth
     only: slices that no further patch reaches are divided by their weights and handed on. Slices without any
-    patch are 0.
+    patch are skipped.
 
     Args:
         shape: voxels of the image (D, H, W), none fewer than the patch has.
@@ -51,12 +53,14 @@ class PatchBlender:
         self._keeper = keeper
         self._finish = finish
         self._start = 0
+        self._end = 0  # of the last patch
         self._weights = weight.new_zeros(window, height, width)
         self._sums = weight.new_zeros(channels, window, height, width)
 
     def add(self, patch: Patch, scores: Tensor) -> None:
         """Add the scores (channels, d, h, w) of a patch."""
         self.hand_on(patch.start[0])
+        self._end = patch.slices[0].stop
         _, rows, columns = patch.slices
         self._weights[:, rows, columns] += self._weight
         self._sums[:, :, rows, columns].addcmul_(scores, self._weight)
@@ -64,30 +68,33 @@ class PatchBlender:
     def finish_pass(self) -> None:
         """Hand on all that is left, and take patches from the first slice on again."""
         self.hand_on(self._depth)
-        self._start = 0
+        self._start = self._end = 0
 
     def hand_on(self, start: int) -> None:
         """Finish the slices before `start`, which no further patch reaches."""
         if start < self._start:
             raise ValueError("Patches must be added in ascending order of their first slice.")
-        if start == self._start:
-            return
+        done = max(0, min(start, self._end) - self._start)
+        if done:
+            self._finish_slices(done)
+        if start > self._start + done:
+            self._keeper.skip(start - self._start - done)
+        self._start = start
+
+    def _finish_slices(self, done: int) -> None:
+        """Hand on the first slices of the sums, and move the others to their place."""
         window = self._sums.shape[1]
-        done = min(start - self._start, window)
         means = self._sums[:, :done] / self._weights[:done].clamp_min(torch.finfo(torch.float32).tiny)
         self._keeper.add(means if self._finish is None else self._finish(means))
         for sums in (self._weights[None], self._sums):
             sums[:, : window - done] = sums[:, done:].clone()
             sums[:, window - done :] = 0
-        nothing = self._sums.new_zeros(())
-        for piece in slabs(slice(self._start + done, start), window):
-            shape = len(self._sums), piece.stop - piece.start, *self._sums.shape[2:]
-            self._keeper.add(nothing.expand(shape))
-        self._start = start
 
 
 class KeptScores:
     """Keeps the means of the whole image, as float16; of several passes over it their plain mean.
+
+    Slices without any patch are 0.
 
     Args:
         shape: voxels of the image (D, H, W).
@@ -111,4 +118,8 @@ class KeptScores:
             kept.copy_(means)
         else:
             kept.add_(means.to(kept.device), alpha=1 / self._passes)
-        self._next = (self._next + means.shape[1]) % self.scores.shape[1]
+        self.skip(means.shape[1])
+
+    def skip(self, count: int) -> None:
+        """Leave the next slices as they are."""
+        self._next = (self._next + count) % self.scores.shape[1]

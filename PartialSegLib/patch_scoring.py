@@ -82,6 +82,7 @@ class PatchScoring:
         Returns:
             Per task number what has been kept; nothing for a task without patches.
         """
+        self._decisions.clear()
         passes = self._passes(image, views)
         total, done = sum(len(plan) for _, plan in passes), 0
         keepers: dict[int, Keeper] = {}

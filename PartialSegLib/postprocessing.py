@@ -17,6 +17,7 @@ from .mask_combination import clear_voxels, unite_masks
 from .resampling import bounding_box
 from .restoration import Restored
 from .task import PostprocessingStep
+from .tensor_arrays import array_of, tensor_of
 
 _SHARED_COORDINATES = {6: 1, 18: 2, 26: 3}  # in scipy's words: the rank of the neighbourhood
 
@@ -77,7 +78,7 @@ def _filter_components(scores: Tensor, step: PostprocessingStep, threshold: floa
     if not mask.any():
         return scores
     box = bounding_box(mask)
-    rejected = torch.from_numpy(_rejected_components(mask[box].cpu().numpy(), step, scores[box]))
+    rejected = tensor_of(_rejected_components(array_of(mask[box]), step, scores[box]))
     filtered = scores.clone()
     filtered[box].masked_fill_(rejected.to(scores.device), 0)
     return filtered
@@ -96,7 +97,7 @@ def _rejected_components(
     elif step.step == "keep_largest_of_union":
         rejected = sizes < sizes.max()
     elif step.step == "drop_uncertain" and scores is not None:
-        highest = ndimage.maximum(scores.float().cpu().numpy(), components, np.arange(count + 1))
+        highest = ndimage.maximum(array_of(scores.float()), components, np.arange(count + 1))
         rejected = highest <= (step.score or 0)
     elif count > 1 or not step.only_if_several:
         rejected = sizes <= (step.voxels or 0)

@@ -27,10 +27,12 @@ from .resampling import (
     trilinear_weights,
     used_columns,
 )
+from .tensor_arrays import array_of, tensor_of
 from .volume import Volume
 
 BODY_THRESHOLD_HU = -300  # between air or lung and fat
 BODY_MARGIN_MM = 10.0
+ROUNDING_HU = 1e-3
 
 WEIGHTS = {
     "linear": linear_weights,
@@ -127,14 +129,18 @@ def preprocess(
 
     def read(planes: slice) -> Tensor:
         hounsfield = _tensor(volume.array[planes], device)
-        return hounsfield.clamp_(*preprocessing.clip) if preprocessing.clip_first else hounsfield
+        if not preprocessing.clip_first:
+            return hounsfield
+        _check_finite(hounsfield)  # before infinity is clipped
+        return hounsfield.clamp_(*preprocessing.clip)
 
     z, y, x = (axis.to_network(device) for axis in axes)
     for planes, slab in resample_by_slabs(read, (z, y, x)):
         in_input_order[planes] = slab
-    if not hounsfield.isfinite().all():
-        raise InputError("The image has NaN or infinite voxels; replace them by air (-1000 HU) first.")
-    crop = _body_box(hounsfield, preprocessing.spacing) if crop_to_body else _whole(sizes)
+    _check_finite(hounsfield)
+    if _limits_overshoot(preprocessing):
+        in_input_order.clamp_(*_intensity_range(volume, axes, preprocessing, device))
+    crop = _body_box(hounsfield, preprocessing) if crop_to_body else _whole(sizes)
     tensor = _scale(hounsfield[crop].contiguous(), preprocessing)
     background = float(_scale(torch.tensor(preprocessing.pad_value, dtype=torch.float32), preprocessing))
     return PreparedImage(tensor, axes, crop, volume.affine, background)
@@ -179,14 +185,52 @@ def _separate_axis(spacings: Iterable[Sequence[float]], ratio: float | None) -> 
     return None
 
 
-def _body_box(hounsfield: Tensor, spacing: tuple[float, float, float]) -> Box:
+def _check_finite(hounsfield: Tensor) -> None:
+    if not hounsfield.isfinite().all():
+        raise InputError("The image has NaN or infinite voxels; replace them by air (-1000 HU) first.")
+
+
+def _limits_overshoot(preprocessing: Preprocessing) -> bool:
+    """Whether a manifest resamples as nnU-Net does: splines must not leave the range of what they join."""
+    is_nnunet = preprocessing.clip_first or preprocessing.separate_above is not None
+    return is_nnunet and preprocessing.resampling == "cubic"
+
+
+def _intensity_range(
+    volume: Volume, axes: Sequence[AxisMap], preprocessing: Preprocessing, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Lowest and highest HU of the image, or of each slice where these are not interpolated.
+
+    The function that nnU-Net calls, `skimage.transform.resize`, clips what it returns to them.
+
+    Returns:
+        Two tensors that can be broadcast to the resampled image, its axes in the input's order.
+    """
+    separate = next((number for number, axis in enumerate(axes) if axis.method == "nearest"), None)
+    across = tuple(number for number in range(3) if number != separate)
+    ends = []
+    for of_voxels in (np.min, np.max):
+        values = _tensor(of_voxels(volume.array, axis=across, keepdims=True), device)
+        if preprocessing.clip_first:
+            values.clamp_(*preprocessing.clip)
+        if separate is not None:
+            indices = axes[separate].to_network(device).argmax(dim=1)
+            values = values.index_select(separate, indices)
+        ends.append(values)
+    return ends[0], ends[1]
+
+
+def _body_box(hounsfield: Tensor, preprocessing: Preprocessing) -> Box:
     """Box around the largest connected object denser than air; everything if there is none."""
-    components, count = ndimage.label((hounsfield > BODY_THRESHOLD_HU).cpu().numpy())
+    threshold: float = BODY_THRESHOLD_HU
+    if preprocessing.clip_first:  # where that has made air and fat equal, all above is denser than air
+        threshold = max(threshold, preprocessing.clip[0] + ROUNDING_HU)
+    components, count = ndimage.label(array_of(hounsfield > threshold))
     if count == 0:
         return _whole(list(hounsfield.shape))
     largest = int(np.bincount(components.ravel())[1:].argmax())
     box = ndimage.find_objects(components)[largest]
-    margins = [ceil(BODY_MARGIN_MM / step) for step in spacing]
+    margins = [ceil(BODY_MARGIN_MM / step) for step in preprocessing.spacing]
     z, y, x = (
         slice(max(0, extent.start - margin), min(size, extent.stop + margin))
         for extent, margin, size in zip(box, margins, hounsfield.shape, strict=True)
@@ -205,4 +249,4 @@ def _whole(sizes: list[int]) -> Box:
 
 
 def _tensor(array: np.ndarray, device: torch.device) -> Tensor:
-    return torch.from_numpy(np.array(array, dtype=np.float32, order="C")).to(device)
+    return tensor_of(np.array(array, dtype=np.float32, order="C")).to(device)

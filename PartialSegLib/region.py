@@ -42,13 +42,19 @@ class Region:
         """Smallest box of voxels of a grid that holds all voxel centres inside the region.
 
         Raises:
-            InputError: the region lies outside the image.
+            InputError: the region lies outside the image, or between the centres of its voxels.
         """
         corners = np.array([(*corner, 1) for corner in product(*self.bounds)])
         indices = np.linalg.solve(affine, corners.T)[:3]
         first = np.maximum(np.ceil(indices.min(axis=1) - 1e-6), 0).astype(int)
         last = np.minimum(np.floor(indices.max(axis=1) + 1e-6), np.array(shape) - 1).astype(int)
         if (first > last).any():
+            if ((indices.max(axis=1) >= -0.5) & (indices.min(axis=1) <= np.array(shape) - 0.5)).all():
+                size = " × ".join(f"{step:.3g}" for step in np.linalg.norm(affine[:3, :3], axis=0))
+                raise InputError(
+                    f"The region of interest lies between the centres of the voxels, which are {size} mm "
+                    "large (z, y, x); choose a larger one."
+                )
             ends = np.array([affine @ (*index, 1) for index in product(*((0, size - 1) for size in shape))])
             spans = [
                 f"{low:.0f} to {high:.0f}" for low, high in zip(ends.min(0)[:3], ends.max(0)[:3], strict=True)

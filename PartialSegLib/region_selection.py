@@ -17,6 +17,7 @@ from .model import Model
 from .preprocessing import BODY_MARGIN_MM, BODY_THRESHOLD_HU, PreparedImage
 from .segmentation import Key, Segmentation
 from .structures import structure_or_tissue
+from .tensor_arrays import array_of
 
 _ALL_NEIGHBORS = np.ones((3, 3, 3), bool)
 
@@ -135,7 +136,7 @@ def body_voxels(prepared: PreparedImage, preprocessing: Preprocessing) -> np.nda
     # where clipping has made air and fat equal, anything above the clip is denser than air
     hounsfield = max(BODY_THRESHOLD_HU, preprocessing.clip[0])
     dense = prepared.tensor > (hounsfield - preprocessing.subtract) / preprocessing.divide + 1e-6
-    components, count = ndimage.label(dense.cpu().numpy())
+    components, count = ndimage.label(array_of(dense))
     if count == 0:
         return np.ones(components.shape, bool)
     body = components == int(np.bincount(components.ravel())[1:].argmax()) + 1

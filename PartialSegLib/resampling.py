@@ -7,7 +7,7 @@ resampled counterpart cover the same box of the patient, and an axis may be turn
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import cache
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -18,11 +18,12 @@ from .boxes import Box
 
 SLAB_VOXELS = 1 << 20  # what one step reads or produces at most: 4 MB as float32, which caches hold
 NEGLIGIBLE_WEIGHT = 1e-6  # B-spline weights decay by 0.27 per voxel and never end
+MATRICES_KEPT = 16  # of each kind: for two models an image needs 12, there and back, time and again
 
 Matrices = tuple[Tensor, Tensor, Tensor]
 
 
-@cache
+@lru_cache(MATRICES_KEPT)
 def linear_weights(old_size: int, new_size: int) -> np.ndarray:
     """Linear interpolation; when the axis shrinks, the mean under a triangle of that width (anti-aliased).
 
@@ -38,7 +39,7 @@ def linear_weights(old_size: int, new_size: int) -> np.ndarray:
     return _normalized(weights)
 
 
-@cache
+@lru_cache(MATRICES_KEPT)
 def trilinear_weights(old_size: int, new_size: int) -> np.ndarray:
     """Linear interpolation without anti-aliasing: `interpolate(mode="trilinear")`, skimage's order 1.
 
@@ -50,7 +51,7 @@ def trilinear_weights(old_size: int, new_size: int) -> np.ndarray:
     return _normalized(np.maximum(1 - distances, 0))
 
 
-@cache
+@lru_cache(MATRICES_KEPT)
 def nearest_weights(old_size: int, new_size: int) -> np.ndarray:
     """The nearest voxel; of two at the same distance the later one (`ndimage.map_coordinates(order=0)`).
 
@@ -62,7 +63,7 @@ def nearest_weights(old_size: int, new_size: int) -> np.ndarray:
     return _normalized(np.arange(old_size) == nearest[:, None])
 
 
-@cache
+@lru_cache(MATRICES_KEPT)
 def cubic_weights(old_size: int, new_size: int) -> np.ndarray:
     """Interpolating cubic B-splines without anti-aliasing: `skimage.transform.resize(order=3, mode="edge")`.
 

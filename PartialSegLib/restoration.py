@@ -6,9 +6,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .boxes import Box
+from .boxes import EMPTY_BOX, Box, is_empty
 from .preprocessing import PreparedImage
 from .resampling import Matrices, bounding_box, resample_by_slabs, used_columns, used_rows
+from .tensor_arrays import array_of
 
 Restored = tuple[Box, np.ndarray]
 """A box of the input grid (z, y, x), and the boolean mask within it."""
@@ -31,11 +32,13 @@ def restore(scores: Tensor, prepared: PreparedImage, threshold: float) -> Restor
     scores = scores.permute([axis.network_axis for axis in prepared.axes])
     to_input = weights_to_input(prepared, scores.device)
     box, source, matrices = way_back(to_input, bounding_box(scores > threshold))
+    if is_empty(box):  # also where a speck lies between the voxels of a coarser input grid
+        return EMPTY_BOX, np.zeros((0, 0, 0), bool)
     part = scores[source].float()
     mask = torch.empty([matrix.shape[0] for matrix in matrices], dtype=torch.bool)
     for planes, slab in resample_by_slabs(lambda rows: part[rows], matrices):
         mask[planes] = slab > threshold
-    return box, mask.numpy()
+    return box, array_of(mask)
 
 
 def weights_to_input(prepared: PreparedImage, device: torch.device) -> Matrices:

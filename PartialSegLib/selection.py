@@ -13,6 +13,7 @@ from .coarse_findings import CoarseFindings, MarkedRegion, mark_region
 from .errors import InputError
 from .json_fields import suggestion
 from .manifest import Manifest
+from .mask_restoration import winners_are_enough
 from .model import Model
 from .patch_choice import choose_patches, covered_voxels
 from .region import Region
@@ -139,22 +140,28 @@ class SelectedImage:
         """
         common = [] if region is None else [self.image.kept_voxels(region)]
         common += [] if self.body is None else [self.body]
+        shape = self.image.tensor.shape
+        shared = all_of(common, shape)  # by all tasks that keep no less
         found = find_coarsely() if find_coarsely is not None and requests else None
         kept: dict[int, np.ndarray | None] = {}
         regions: dict[int, MarkedRegion | None] = {}
         for number, task, _ in requests:
-            parts, marked = [*common], None
+            parts, marked = [] if shared is None else [shared], None
             if self.slices is not None:
                 parts.append(self.image.pad_slices(self.slices[number]))
             if self.selection.coarse is not None and found is not None:
                 marked = mark_region(task, self.selection.coarse, found, self.image)
                 parts += [] if marked.voxels is None else [marked.voxels]
-            kept[number], regions[number] = all_of(parts, self.image.tensor.shape), marked
+                marked = replace(marked, voxels=None)  # many tasks have many of them
+            kept[number], regions[number] = all_of(parts, shape), marked
         patches = self._plan(list(kept.values()))
         views = {}
-        for number, voxels in kept.items():
-            view = TaskView(touching(patches, voxels), voxels, self.image.input_slices(voxels))
-            views[number] = self._choose(view, regions[number], found)
+        for number, task, _ in requests:
+            voxels, marked = kept.pop(number), regions[number]
+            is_mixed = marked is not None and marked.masks is not None
+            by_winner = winners_are_enough(self.manifest.inference, task) and not is_mixed
+            view = TaskView(touching(patches, voxels), voxels, self.image.input_slices(voxels, by_winner))
+            views[number] = self._choose(view, marked, found)
         return views
 
     def _choose(self, view: TaskView, marked: MarkedRegion | None, found: CoarseFindings | None) -> TaskView:

@@ -252,7 +252,8 @@ class InferenceSession:
     @cached_property
     def _memory(self) -> MemoryEstimator:
         with explained_memory_errors(self.device):
-            return MemoryEstimator(self.model, self._runner, self.overlap, len(self._scoring.flips))
+            flips = len(self._scoring.flips)
+            return MemoryEstimator(self.model, self._runner, self.overlap, flips, self.selection)
 
     @property
     def timings(self) -> dict[str, float]:

@@ -15,6 +15,7 @@ from .preprocessing import PreparedImage, preprocess
 from .region import Region
 from .slice_selection import axial_axis
 from .sliding_window import Patch, missing_voxels, pad_to_patch, plan_patches
+from .tensor_arrays import array_of, tensor_of
 from .volume import Volume
 
 
@@ -80,15 +81,21 @@ class SessionImage:
         padded[self.place[self.axial]] = kept
         return np.expand_dims(padded, [axis for axis in range(3) if axis != self.axial])
 
-    def input_slices(self, kept: np.ndarray | None) -> np.ndarray:
-        """Which axial slices of the input grid get scores from kept voxels of `tensor`; None keeps all."""
+    def input_slices(self, kept: np.ndarray | None, only: bool = False) -> np.ndarray:
+        """Which axial slices of the input grid get scores from kept voxels of `tensor`.
+
+        Args:
+            kept: (D, H, W) bool; None keeps all.
+            only: whether slices do not count that lie between a slice with kept voxels and one without.
+        """
         along = next(axis for axis in self.prepared.axes if axis.network_axis == self.axial)
         if kept is None:
             return np.ones(along.input_size, dtype=bool)
         across = tuple(axis for axis in range(3) if axis != self.axial)
         weights = along.to_input(torch.device("cpu"))[:, self.prepared.crop[self.axial]]
         used = np.asarray(kept.any(axis=across))[self.place[self.axial]]
-        return weights[:, torch.from_numpy(used)].gt(0).any(dim=1).numpy()
+        reached = array_of(weights[:, tensor_of(used)].gt(0).any(dim=1))
+        return reached & ~array_of(weights[:, tensor_of(~used)].gt(0).any(dim=1)) if only else reached
 
     def unpad(self, scores: Tensor) -> Tensor:
         """Cut scores (…, D, H, W) of `tensor` to the shape of `prepared.tensor`."""

@@ -18,6 +18,7 @@ from torch.nn import functional
 from .decision_spec import DecisionSpec
 from .manifest import AXIS_OF_LETTER, Preprocessing
 from .sliding_window import Patch, positions_along_axis
+from .tensor_arrays import array_of
 
 FAST_CONTEXT_MM = 24.0  # around a slab of kept slices, inside its patches
 _SLICES_AT_ONCE = 64
@@ -64,7 +65,7 @@ def slice_scores(network: nn.Module, squares: Tensor, spec: DecisionSpec) -> np.
         parts = [squares[part] for part in indices.split(_SLICES_AT_ONCE)]
         # depthwise convolutions are almost twice as fast with the channels last
         logits = [network(part.contiguous(memory_format=torch.channels_last)) for part in parts]
-    judged = torch.cat(logits).sigmoid().T.numpy()
+    judged = array_of(torch.cat(logits).sigmoid().T)
     below = numbers // spec.every
     above = np.minimum(-(-numbers // spec.every), len(indices) - 1)
     return np.maximum(judged[:, below], judged[:, above])

@@ -13,6 +13,8 @@ from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional
 
+from .tensor_arrays import tensor_of
+
 Size = tuple[int, int, int]
 
 
@@ -135,4 +137,4 @@ def gaussian_weight(patch_size: Size) -> Tensor:
     weight = ndimage.gaussian_filter(impulse, sigma, mode="constant").astype(np.float32)
     weight /= weight.max()
     weight[weight == 0] = weight[weight > 0].min()
-    return torch.from_numpy(weight)
+    return tensor_of(weight)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import reduce
+from itertools import groupby
 
 import numpy as np
 import torch
@@ -23,6 +24,7 @@ from .resampling import (
     used_rows,
 )
 from .restoration import Restored, way_back, weights_to_input
+from .tensor_arrays import array_of
 
 
 class WinnerRestoration:
@@ -35,22 +37,27 @@ class WinnerRestoration:
     wins, then that of the first channel.
 
     Scores come slice by slice and are forgotten as soon as every voxel that they reach is decided: one byte
-    for a voxel of the input grid is kept, not two for each channel of one of the network's.
+    for a voxel of the input grid is kept, not two for each channel of one of the network's. Slices in which
+    nothing can win are skipped: only those are filled in that a voxel beside them is interpolated from.
 
     Args:
         prepared: what `preprocess` returned.
         num_channels: C, of the scores.
         channels: those whose masks are wanted; if these are all, channel 0 is what is left over.
         device: of the scores.
+
+    Attributes:
+        background: the channel that is left over.
     """
 
     def __init__(
         self, prepared: PreparedImage, num_channels: int, channels: Sequence[int], device: torch.device
     ) -> None:
         self._num_channels = num_channels
-        self._background = next((c for c in range(num_channels) if c not in channels), 0)
+        self.background = next((c for c in range(num_channels) if c not in channels), 0)
         self._order = [0, *(axis.network_axis + 1 for axis in prepared.axes)]
         self._axis = self._order.index(1) - 1  # of the input grid; slices come along it
+        self._plane = prepared.tensor.shape[1:]
         self._to_input = weights_to_input(prepared, device)
         used = self._to_input[self._axis] != 0
         self._undecided = used.any(dim=1)
@@ -75,6 +82,26 @@ class WinnerRestoration:
         self._pending = pending[:, max(0, still_needed - self._first) :].clone()
         self._first = max(self._first, min(still_needed, last))
 
+    def skip(self, count: int, nothing: Tensor) -> None:
+        """The same as to `add` so many slices of one score for each channel, of which the background's wins.
+
+        Args:
+            count: of slices.
+            nothing: these scores (C,).
+        """
+        first = self._first + (0 if self._pending is None else self._pending.shape[1])
+        used = self._to_input[self._axis] != 0
+        beside = used.clone()
+        beside[:, first : first + count] = False
+        self._undecided &= beside.any(dim=1)
+        needed = used[self._undecided, first : first + count].any(dim=0).tolist()
+        for is_needed, run in groupby(needed):
+            length = len(list(run))
+            if is_needed:
+                self.add(nothing[:, None, None, None].expand(-1, length, *self._plane))
+            else:  # all that came before is decided
+                self._first += length
+
     def masks(self, channels: Sequence[int]) -> Iterator[Restored]:
         """For some wanted channels the box on the input grid (z, y, x) and the boolean mask within it.
 
@@ -83,7 +110,7 @@ class WinnerRestoration:
         z, y, x = (used_rows(weights) for weights in self._to_input)
         found = ndimage.find_objects(self._winners[self._box], self._num_channels)
         for channel in channels:
-            if channel == self._background:
+            if channel == self.background:
                 box, number = (z, y, x), 0
             else:
                 box, number = placed_in(self._box, found[channel] or EMPTY_BOX), channel + 1
@@ -95,8 +122,8 @@ class WinnerRestoration:
         to_input[self._axis] = to_input[self._axis][rows, self._first : self._first + scores.shape[1]]
         matrices = to_input[0], to_input[1], to_input[2]
         scores = scores.permute(self._order)
-        others = [channel for channel in range(len(scores)) if channel != self._background]
-        rivals = [_Rival.of_channel(channel, self._background, scores, matrices) for channel in others]
+        others = [channel for channel in range(len(scores)) if channel != self.background]
+        rivals = [_Rival.of_channel(channel, self.background, scores, matrices) for channel in others]
         box = reduce(box_around, (rival.box for rival in rivals), EMPTY_BOX)
         if is_empty(box):
             return
@@ -106,7 +133,7 @@ class WinnerRestoration:
         winners = self._winners[place]
         for planes in slabs(box[0], max(1, SLAB_VOXELS // max(winners[:1].size, 1))):
             slab = (planes, *box[1:])
-            winners[index_within(box, slab)[0]] = _winners_of_slab(rivals, slab, scores.device).cpu().numpy()
+            winners[index_within(box, slab)[0]] = array_of(_winners_of_slab(rivals, slab, scores.device))
         self._box = box_around(self._box, place)
 
 

@@ -27,6 +27,15 @@ def test_auto_takes_the_first_device_that_works(monkeypatch, working, chosen):
     assert choose_device("auto").type == chosen
 
 
+def test_a_broken_pytorch_is_named_with_its_reason(monkeypatch):
+    def broken(*tensors):
+        raise RuntimeError("no kernel\nand a long story")
+
+    monkeypatch.setattr(devices.functional, "conv3d", broken)
+    with pytest.raises(DeviceError, match=r"does not work on this machine \(no kernel\); install it anew"):
+        choose_device("auto")
+
+
 @pytest.mark.parametrize("name", ["gpu", "cuda:", "cuda:x", "", "CPU", "cpu:1", "cuda:0 "])
 def test_unknown_devices_are_refused_with_the_choices(name):
     with pytest.raises(InputError, match="choose auto, cpu, cuda, cuda:N or mps"):
@@ -41,12 +50,14 @@ def test_a_missing_device_is_a_device_error(monkeypatch, name):
         choose_device(name)
 
 
-def test_a_gpu_on_which_no_kernel_runs_does_not_count(monkeypatch):
+@pytest.mark.parametrize("operation", ["conv3d", "conv_transpose3d", "interpolate"])
+def test_a_gpu_on_which_a_kernel_is_missing_does_not_count(monkeypatch, operation):
     def fail(*_):
         raise RuntimeError("no kernel image is available for execution on the device")
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(devices.functional, "conv3d", fail)
+    assert devices._fault(torch.device("cpu")) is None
+    monkeypatch.setattr(devices.functional, operation, fail)
     with pytest.raises(DeviceError):
         choose_device("cuda")
 
@@ -120,6 +131,13 @@ def test_precision_of_an_old_and_a_new_gpu(monkeypatch):
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
         RuntimeError("[enforce fail at alloc_cpu.cpp:118] DefaultCPUAllocator: can't allocate memory"),
         RuntimeError("MPS backend out of memory (MPS allocated: 1 GB)"),
+        RuntimeError("GET was unable to find an engine to execute this computation"),
+        RuntimeError("FIND was unable to find an engine to execute this computation"),
+        RuntimeError("Unable to find a valid cuDNN algorithm to run convolution"),
+        RuntimeError("Exception from src/inference: std::bad_alloc"),
+        RuntimeError("bad allocation"),
+        RuntimeError("could not create a primitive"),
+        RuntimeError("Invalid buffer size: 12.00 GiB"),
     ],
 )
 def test_exhausted_memory_is_a_device_error(error):
@@ -135,9 +153,9 @@ def test_a_real_failed_allocation_is_explained():
         torch.empty(1 << 60, dtype=torch.uint8)
 
 
-def test_other_errors_pass():
-    with (
-        pytest.raises(RuntimeError, match="shapes"),
-        explained_memory_errors(torch.device("cpu")),
-    ):
-        raise RuntimeError("shapes do not match")
+@pytest.mark.parametrize(
+    "sentence", ["shapes do not match", "could not create a primitive descriptor for a convolution"]
+)
+def test_other_errors_pass(sentence):
+    with pytest.raises(RuntimeError, match=sentence), explained_memory_errors(torch.device("cpu")):
+        raise RuntimeError(sentence)

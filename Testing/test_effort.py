@@ -1,10 +1,12 @@
 """Effort: the fine model where the coarse one is uncertain, and the coarse masks elsewhere."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from bright_model import LIVER, NEVER, bright_model
+import torch
+from bright_model import LIVER, NEVER, Bright, bright_model
 from coarse_session import (
     AFFINE,
     SHAPE,
@@ -21,7 +23,7 @@ from tiny_model import TASKS, write_tiny_model
 
 from PartialSegLib.__main__ import main
 from PartialSegLib.errors import InputError
-from PartialSegLib.manifest import Preprocessing, Task
+from PartialSegLib.manifest import PostprocessingStep, Preprocessing, Task
 from PartialSegLib.region_selection import CoarsePass
 from PartialSegLib.volume import Volume, write_volume
 
@@ -227,3 +229,29 @@ def test_a_wrong_effort_is_answered_by_one_sentence(files, capsys, options, mess
     assert message in said
     assert said.count("\n") == 1
     assert not (files / "out.seg.nrrd").exists()
+
+
+class OneSlice(Bright):
+    """Finds a square in one slice of the network's grid."""
+
+    def forward_head(self, features, task):
+        logits = torch.full_like(super().forward_head(features, task), -20)
+        logits[:, 0, 3, 4:8, 4:8] = 20
+        return logits
+
+
+@pytest.mark.parametrize(("effort", "voxels"), [(None, [0, 0, 0, 0]), (0.5, [0, 106, 106, 0])])
+def test_a_speck_between_the_slices_of_the_image_is_nothing(effort, voxels):
+    """Neither beside coarse masks nor for a clean-up on the image's grid."""
+    step = PostprocessingStep("keep_largest_of_union", "liver", others=("liver_tumor",))
+    model = bright_model(LIVER if effort else replace(LIVER, postprocessing=(step,)))
+    settings = replace(model.manifest.preprocessing, spacing=(1.5, 2, 2), resampling="trilinear")
+    manifest = replace(model.manifest, preprocessing=settings)
+    fine = replace(model, manifest=manifest, network=OneSlice((0, NEVER), False))
+    array = np.full((4, 48, 16), -200, np.float32)
+    array[1:3, 2:46, 4:12] = 320
+    array[1:3, 4:6, 5:9] = 100
+    affine = np.array([[0, 0, -2.0, 0], [0, -2, 0, 0], [5, 0, 0, 0], [0, 0, 0, 1]])
+    options = {"region_from": CoarsePass(bright_model(spacing=4), effort=effort)} if effort else {}
+    found = session_with(fine, Volume(array, affine), overlap=0, **options).predict("liver")
+    assert found["liver"].sum(axis=(1, 2)).tolist() == voxels

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from bright_model import bright_model
 from torch import Tensor
 
 from PartialSegLib.errors import InputError
@@ -175,6 +177,24 @@ def test_a_package_holds_it_and_a_session_runs_it(tmp_path: Path) -> None:
     assert any(found[key].any() for key in found)
     for key in first:
         np.testing.assert_array_equal(first[key], found[key])
+
+
+def test_a_session_runs_slice_networks_and_tells_of_the_patches_it_visited() -> None:
+    manifest = bright_model().manifest
+    manifest = replace(manifest, inference=replace(manifest.inference, patch_size=(1, 32, 32)))
+    session = InferenceSession(
+        Model(manifest, ensemble("MedDANet", 2), Path("slices")), "cpu", precision="float32"
+    )
+    session.set_image(Volume(np.zeros((4, 32, 32), np.int16), np.diag([8.0, 8, 8, 1])[:, [2, 1, 0, 3]]))
+
+    def windows(**options: Any) -> int:
+        provenance = session.predict("liver", **options).provenance
+        first, second = provenance["decisions"]["members"]
+        assert len(first["slice_choices"]) == len(second["slice_choices"])
+        return len(first["slice_choices"])
+
+    assert windows() == 4
+    assert windows(roi=(0, 20, 0, 20, 5, 17)) == 2
 
 
 @pytest.mark.parametrize(

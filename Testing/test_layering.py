@@ -1,6 +1,7 @@
-"""The import rules of docs/design.md, section 3, checked on the source by ast."""
+"""The import rules of docs/design.md, checked on the source by ast."""
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -9,22 +10,21 @@ from pathlib import Path
 import pytest
 
 LIBRARY = Path(__file__).parents[1] / "PartialSegLib"
-LAYERS = {
-    0: "affine archive batch batch_images batch_pipeline boxes decision_spec dicom_series errors evaluation"
-    " failures image_channel image_header itk_image json_fields label_maps manifest nifti nnunet_files"
-    " nrrd output_files overview overview_scene package_files package_installation package_sources"
-    " packages packed_mask phantom protocol region report seg_nrrd segmentation structures"
-    " surface_distance surface_view system_memory task task_request volume voxel_type",
-    1: "networks",
-    2: "devices feature_cache mask_combination nearest_voxels patch_blending patch_choice postprocessing"
-    " preprocessing resampling restoration session_image slice_selection sliding_window visit_plan"
-    " winner_restoration",
-    3: "coarse_findings flops mask_restoration memory_estimate model network_runner openvino_engine"
-    " patch_memory patch_scoring region_selection selection",
-    4: "session",
-    5: "__main__ cli importers training worker",
-}
-LAYER_OF = {module: layer for layer, modules in LAYERS.items() for module in modules.split()}
+
+
+def layers_of_the_design() -> dict[str, int]:
+    """Layer of each module by the table of docs/design.md; that of PartialSeg/ is left out."""
+    page = (LIBRARY.parent / "docs" / "design.md").read_text(encoding="utf-8")
+    table = re.search(r"^6 .*?^(5 .*?)^```", page, re.MULTILINE | re.DOTALL)
+    assert table
+    layers, layer = {}, 0
+    for line in table[1].splitlines():
+        layer = int(line[0]) if line[0].isdigit() else layer
+        layers |= dict.fromkeys(re.sub(r"^\d|\(.*\)", "", line).split(), layer)
+    return layers
+
+
+LAYER_OF = layers_of_the_design()
 MODULES = sorted(LIBRARY.rglob("*.py"))
 
 

@@ -3,19 +3,23 @@
 import json
 import subprocess
 import sys
+import tracemalloc
 from math import prod
 
 import numpy as np
 import pytest
 import torch
+from bright_model import bright_model
 from small_networks import SMALL_NETWORKS, small_model
 
 from PartialSegLib import memory_estimate
 from PartialSegLib.feature_cache import FeatureCache, feature_tensors
+from PartialSegLib.manifest import Task
 from PartialSegLib.memory_estimate import MemoryEstimate, MemoryEstimator
 from PartialSegLib.network_runner import NetworkRunner
 from PartialSegLib.networks.living_memory import count_living_bytes
 from PartialSegLib.patch_memory import TORCH_SHARE, measure_patch_memory
+from PartialSegLib.region_selection import CoarsePass
 from PartialSegLib.session import InferenceSession
 from PartialSegLib.task_request import request_tasks
 from PartialSegLib.volume import Volume
@@ -96,6 +100,31 @@ def test_mirroring_keeps_features_of_every_flip(tmp_path, volume):
         for mirror in (False, True)
     )
     assert mirrored == 4 * once
+
+
+def test_many_tasks_look_at_many_places():
+    tasks = tuple(Task(name, {name: 0}) for name in ("liver", "kidney", "spleen", "pancreas", "aorta"))
+    fine, coarse = (bright_model(*tasks, spacing=spacing, thresholds=(100,)) for spacing in (4, 8))
+    array = np.full((64, 64, 64), -200, np.int16)
+    array[8:40, 8:40, 8:40] = 320
+    array[10:18, 10:18, 10:18] = 100
+    volume = Volume(array, np.array([[0, 0, -4.0, 0], [0, -4, 0, 0], [4, 0, 0, 0], [0, 0, 0, 1]]))
+    session = session_with(fine, volume, region_from=CoarsePass(coarse, effort=0.5), skip_air=True)
+    found = session._find_coarsely(session._coarse, lambda *_: None)
+    requests = request_tasks(fine.manifest, None, None)
+    tracemalloc.start()
+    session._require_selected().views(requests, None, lambda: found)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    estimate = session.estimate_memory(volume)
+    assert estimate.views == pytest.approx(peak, rel=0.3)
+    assert estimate.to_come > estimate.views > session_with(fine).estimate_memory(volume).views == 0
+
+
+def test_no_task_takes_no_scores(model, volume):
+    session = session_with(model, volume)
+    assert session.estimate_memory(volume, tasks=[]).scores == 0
+    assert not len(session.predict([]))
 
 
 def test_a_volume_that_is_not_read_yet_can_be_predicted(model, volume):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +14,8 @@ from small_networks import SMALL_NETWORKS, small_model
 from torch.nn import functional
 
 from PartialSegLib import network_runner
-from PartialSegLib.errors import InputError
+from PartialSegLib.devices import explained_memory_errors
+from PartialSegLib.errors import DeviceError, InputError
 from PartialSegLib.feature_cache import feature_tensors
 from PartialSegLib.model import Model
 from PartialSegLib.network_runner import NetworkRunner
@@ -99,6 +102,45 @@ def test_auto_falls_back_to_pytorch_where_openvino_lacks_an_operation(
     with torch.inference_mode():
         runner.encode(torch.zeros(models["STUNet"].manifest.inference.patch_size))
     assert runner.engine == "torch"
+
+
+def test_auto_falls_back_where_openvino_does_not_load(
+    models: dict[str, Model], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(network_runner, "OPENVINO_WORK", 1)
+    (tmp_path / "openvino").mkdir()
+    (tmp_path / "openvino" / "__init__.py").write_text('raise ImportError("DLL load failed")')
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "openvino", raising=False)
+    runner = NetworkRunner(models["STUNet"], CPU, torch.float32)
+    with torch.inference_mode():
+        runner.encode(torch.zeros(models["STUNet"].manifest.inference.patch_size))
+    assert runner.engine == "torch"
+    with pytest.raises(
+        InputError, match=r"does not load \(DLL load failed\); install it anew or choose the eng"
+    ):
+        NetworkRunner(models["STUNet"], CPU, torch.float32, "openvino")
+
+
+def test_auto_falls_back_where_openvino_does_not_compile_but_not_without_memory(
+    models: dict[str, Model], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def engine_after(error: str) -> str:
+        def fail(*_: Any) -> None:
+            raise RuntimeError(error)
+
+        monkeypatch.setattr("openvino.Core.compile_model", fail)
+        runner = NetworkRunner(models["STUNet"], CPU, torch.float32)
+        with explained_memory_errors(CPU):
+            runner.encode(torch.zeros(4, 4, 4))
+        return runner.engine
+
+    pytest.importorskip("openvino")
+    monkeypatch.setattr(network_runner, "OPENVINO_WORK", 1)
+    monkeypatch.setattr(type(models["STUNet"].network), "forward_features", lambda _, patch: patch + 1)
+    assert engine_after("[CPU] not supported") == "torch"
+    with pytest.raises(DeviceError, match="Out of memory on cpu"):
+        engine_after("std::bad_alloc")
 
 
 @pytest.mark.parametrize(

@@ -94,3 +94,22 @@ def test_passes_over_an_image_are_averaged_after_their_last_step():
         blender.finish_pass()
         expected += (sums / counts).square() / 3
     assert torch.allclose(kept.scores.float(), expected, atol=1e-3)
+
+
+def test_slices_without_any_patch_are_skipped():
+    """So a region costs what its own slices cost."""
+
+    class Calls(list):
+        def add(self, means):
+            self.append(means.shape[1])
+
+        def skip(self, count):
+            self.append(-count)
+
+    calls = Calls()
+    blender = PatchBlender((40, 4, 4), 2, gaussian_weight((4, 4, 4)), calls)
+    for _ in range(2):
+        for start in (12, 14, 24):
+            blender.add(Patch((start, 0, 0), (4, 4, 4)), torch.ones(2, 4, 4, 4))
+        blender.finish_pass()
+    assert calls == [-12, 2, 4, -6, 4, -12] * 2

@@ -2,11 +2,14 @@ import itertools
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 
+from PartialSegLib.boxes import box_shape
 from PartialSegLib.errors import InputError
 from PartialSegLib.manifest import Preprocessing
 from PartialSegLib.preprocessing import preprocess
@@ -120,6 +123,19 @@ def test_a_mask_made_on_the_input_comes_back_nearly_unchanged():
     assert 2 * (found & ball).sum() / (found.sum() + ball.sum()) > 0.98
 
 
+@pytest.mark.parametrize("orientation", ["SPL", "PSL", "LPS"])
+@pytest.mark.parametrize("resampling", ["trilinear", "cubic"])
+def test_a_speck_between_the_voxels_of_a_coarser_image_is_an_empty_mask(orientation, resampling):
+    volume = reorient(volume_of((4, 6, 6), (5, 2, 2)), orientation)
+    prepared = preprocess(volume, recipe("SPL", (1.5, 2, 2), resampling=resampling), CPU)
+    counts = set()
+    for scores in torch.eye(len(prepared.tensor)):
+        box, mask = restore(scores[:, None, None].expand(prepared.tensor.shape), prepared, 0.5)
+        assert mask.shape == box_shape(box)
+        counts.add(int(mask.sum()))
+    assert counts == {0, 36}
+
+
 def test_nothing_found_is_an_empty_mask():
     prepared = preprocess(volume_of((5, 6, 7)), recipe(), CPU)
     box, mask = restore(torch.full(prepared.tensor.shape, 0.5), prepared, 0.5)
@@ -165,6 +181,27 @@ def test_the_coarse_axis_takes_the_nearest_slice(image, network, separate):
         assert bool(((back > 0).sum(1) <= (1 if axis.method == "nearest" else 2)).all())
 
 
+@pytest.mark.parametrize("image", [(5, 1, 1), (1, 1, 1)])
+def test_splines_stay_in_the_range_of_what_nnunet_gives_to_skimage(image):
+    """A slice, or the whole image; the bones of one slice do not let another one overshoot."""
+    volume = volume_of((3, 12, 12), image)
+    volume.array[:] = -100
+    volume.array[:, 4:8, 4:8] = np.array([900, 300, 60])[:, None, None]
+    size = (5, 0.7, 0.7) if image[0] == 5 else (1, 0.7, 0.7)
+    settings = recipe("SAL", size, resampling="cubic")
+    nnunet, plain = (
+        preprocess(volume, replace(settings, separate_above=above), CPU).tensor.numpy() * 1000
+        for above in (3.0, None)
+    )
+    zoom = [new / old for new, old in zip(nnunet.shape, volume.shape, strict=True)]
+    splines = ndimage.zoom(volume.array.astype(float), zoom, order=3, mode="nearest", grid_mode=True)
+    across = (1, 2) if image[0] == 5 else None
+    ends = (of(volume.array, axis=across, keepdims=True) for of in (np.min, np.max))
+    np.testing.assert_allclose(nnunet, splines.clip(*ends), atol=1e-2)
+    np.testing.assert_allclose(plain, splines.clip(-1000, 1000), atol=1e-2)
+    assert plain.max() > nnunet.max() + 50
+
+
 def test_half_precision_scores_are_accepted():
     prepared = preprocess(volume_of((9, 12, 10)), recipe(), CPU)
     scores = torch.rand(prepared.tensor.shape).half()
@@ -175,12 +212,13 @@ def test_half_precision_scores_are_accepted():
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_undefined_voxels_are_refused(value):
+@pytest.mark.parametrize("clip_first", [False, True])
+def test_undefined_voxels_are_refused(value, clip_first):
     volume = volume_of((6, 6, 6))
     array = volume.array.astype(np.float32)
     array[3, 2, 1] = value
     with pytest.raises(InputError, match="NaN or infinite"):
-        preprocess(volume.with_array(array), recipe(), CPU)
+        preprocess(volume.with_array(array), recipe(clip_first=clip_first), CPU)
 
 
 def body_in_air():
@@ -191,8 +229,10 @@ def body_in_air():
     return volume.with_array(array)
 
 
-def test_cropping_to_the_body_leaves_air_and_table_out():
-    prepared = preprocess(body_in_air(), recipe("SAL"), CPU, crop_to_body=True)
+@pytest.mark.parametrize("changes", [{}, {"clip_first": True, "clip": (-17, 201)}])
+def test_cropping_to_the_body_leaves_air_and_table_out(changes):
+    settings = replace(recipe("SAL"), **changes)
+    prepared = preprocess(body_in_air(), settings, CPU, crop_to_body=True)
     margin = 3
     assert prepared.tensor.shape == (30, 15 + 2 * margin, 18 + 2 * margin)
     scores = torch.zeros(prepared.tensor.shape)

@@ -56,3 +56,10 @@ def test_voxels_with_their_centre_outside_are_cleared(degrees):
     part = np.ones(expected[box].shape, bool)
     region.clear_outside(part, box, affine)
     np.testing.assert_array_equal(part, expected[box])
+
+
+@pytest.mark.parametrize("slices", [(101, 104), (97.6, 99), (125.5, 127)])
+def test_a_region_between_two_slices_is_told_apart_from_one_outside(slices):
+    region = Region.from_limits((32, 50, -10, 11, *slices))
+    with pytest.raises(InputError, match="between the centres of the voxels, which are 5 × 3 × 2 mm large"):
+        region.voxel_box(AFFINE, SHAPE)

@@ -9,7 +9,7 @@ from bright_model import bright_model
 from selecting_model import make_model, without_decision
 
 from PartialSegLib.errors import Cancelled, InputError
-from PartialSegLib.manifest import Preprocessing
+from PartialSegLib.manifest import Preprocessing, Task
 from PartialSegLib.model import Model
 from PartialSegLib.preprocessing import preprocess
 from PartialSegLib.region_selection import CoarsePass, body_voxels, marked_voxels, marking_keys
@@ -242,3 +242,18 @@ def test_air_is_not_visited_and_the_body_comes_out_the_same():
 def test_the_exact_selection_does_not_skip_air(fine):
     with pytest.raises(InputError, match="leaves the scores of air as they are"):
         InferenceSession(make_model(), "cpu", selection="exact", skip_air=True)
+
+
+def test_a_task_without_background_finds_nothing_where_it_does_not_look():
+    task = Task("liver", {"liver": 0, "spleen": 1})
+    model = bright_model(task, activation="softmax", thresholds=(100,))
+    array = np.full((40, 40, 40), -1000, np.float32)
+    array[10:20, 10:20, 10:20] = 0
+    affine = np.array([[0, 0, -8.0, 0], [0, -8, 0, 0], [8, 0, 0, 0], [0, 0, 0, 1]])
+    session = session_with(model, Volume(array, affine), skip_air=True)
+    body = session._require_selected().body
+    found = session.predict()["liver"]
+    np.testing.assert_array_equal(found, body[:40, :40, :40])
+    assert 0 < found.sum() < found.size
+    region = session.predict(roi=(-200, 0, -200, 0, 100, 140))
+    assert 0 < region.voxel_count("liver") < found.sum()

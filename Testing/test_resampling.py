@@ -81,3 +81,12 @@ def test_used_rows_and_columns_span_the_nonzero_entries():
     matrix[1, 2] = matrix[3, 4] = -1
     assert used_rows(matrix) == slice(1, 4)
     assert used_columns(matrix) == slice(2, 5)
+
+
+@pytest.mark.parametrize("weights", [linear_weights, trilinear_weights, nearest_weights, cubic_weights])
+def test_matrices_of_an_image_are_kept_and_those_of_many_images_are_not(weights):
+    first = weights(7, 5)
+    assert weights(7, 5) is first
+    for size in range(8, 40):
+        weights(size, 5)
+    assert weights.cache_info().currsize == resampling.MATRICES_KEPT

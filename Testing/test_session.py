@@ -1,5 +1,7 @@
 import copy
 import dataclasses
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -448,3 +450,25 @@ def test_one_call_segments_a_file(model, volume, reference, tmp_path):
     assert found.keys() == [("liver", "liver"), ("liver", "liver_tumor"), ("colon", "colon_tumor")]
     for key in found:
         np.testing.assert_array_equal(found[key], reference[key])
+
+
+def test_sessions_in_threads_leave_the_settings_of_cudnn_as_they_were(model, volume):
+    def settings():
+        return torch.backends.cudnn.allow_tf32, torch.backends.cudnn.deterministic
+
+    before, barrier, seen = settings(), threading.Barrier(2, timeout=20), []
+
+    def meet(done, total):
+        barrier.wait()
+        seen.append(settings())
+
+    def work(_):
+        session_with(model, volume).predict("liver", meet)
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(work, range(2)))
+    runner = session_with(model, volume, precision="float32")._runner
+    scores = runner.score(runner.encode(torch.zeros(PATCH)), dict(enumerate(TASKS)))
+    next(scores)  # and nobody asks for the others
+    assert settings() == before == (True, False)
+    assert len(seen) == 2 * PATCHES

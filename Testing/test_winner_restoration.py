@@ -15,7 +15,7 @@ def test_winners_are_the_argmax_of_the_interpolated_scores(shape, channels):
     scores = torch.randn((4, *prepared.tensor.shape), generator=torch.Generator().manual_seed(0)).half()
     plain = weights_between(prepared)
     in_order = scores.permute([0, *(axis.network_axis + 1 for axis in prepared.axes)]).float().numpy()
-    expected = np.einsum("zi,yj,xk,cijk->czyx", *plain, in_order).argmax(0)
+    expected = np.einsum("zi,yj,xk,cijk->czyx", *plain, in_order, optimize=True).argmax(0)
     masks = list(restore_winners(scores, prepared, channels))
     for channel, (box, mask) in zip(channels, masks, strict=True):
         whole = np.zeros(shape, bool)
@@ -71,3 +71,26 @@ def test_what_is_decided_is_forgotten():
     for start in range(0, prepared.tensor.shape[0], 5):
         winners.add(torch.rand(3, 5, *prepared.tensor.shape[1:])[:, : prepared.tensor.shape[0] - start])
         assert winners._pending.shape[1] <= 1
+
+
+@pytest.mark.parametrize("stretch", [1, 4])
+@pytest.mark.parametrize("orientation", ["SPL", "IAR", "RAS"])
+@pytest.mark.parametrize("spacing", [(3, 2, 2.5), (1, 1, 1), (7, 7, 7)])
+def test_slices_in_which_nothing_can_win_may_be_skipped(orientation, spacing, stretch):
+    prepared = preprocess(volume_of((19, 14, 16), spacing), recipe(orientation, (3, 3.5, 3)), CPU)
+    scores = torch.randn((3, *prepared.tensor.shape), generator=torch.Generator().manual_seed(0)).half()
+    nothing = torch.tensor([0, -6e4, -6e4]).half()
+    added, skipped = (WinnerRestoration(prepared, 3, [1, 2], CPU) for _ in range(2))
+    for number, part in enumerate(scores.split(stretch, dim=1)):
+        if number % 2:
+            added.add(part)
+            skipped.add(part)
+        else:
+            added.add(nothing[:, None, None, None].expand(part.shape))
+            skipped.skip(part.shape[1], nothing)
+    found = 0
+    for (box, mask), (whole_box, whole) in zip(skipped.masks([1, 2]), added.masks([1, 2]), strict=True):
+        assert box == whole_box
+        np.testing.assert_array_equal(mask, whole)
+        found += int(mask.sum())
+    assert found or stretch == 1
