@@ -86,7 +86,9 @@ class Preprocessing:
         clip: lowest and highest intensity in HU.
         subtract: HU taken off after clipping.
         divide: HU that become 1.
-        resampling: "linear", anti-aliased; or "trilinear" or "cubic" B-splines, which are not.
+        resampling: "linear", anti-aliased; or "trilinear" or "cubic" B-splines, which are not. With
+            `clip_first` or `separate_above` cubic ones stay in the range of the image, or of each slice, as
+            in nnU-Net.
         grid: whether size * spacing / target is rounded or truncated to whole voxels.
         clip_first: clip before resampling, as nnU-Net version 2 does, and again after it.
         separate_above: where the largest spacing of the image, else of the network, is more than this many
