@@ -19,6 +19,7 @@ from typing import NoReturn
 
 from . import __version__
 from .cli.data_arguments import add_data_arguments
+from .cli.training_arguments import add_training_arguments
 from .errors import Cancelled, DeviceError, InputError
 
 WRONG_INPUT, NO_DEVICE, INTERRUPTED = 2, 3, 130
@@ -104,7 +105,7 @@ def build_parser() -> Parser:
     command.add_argument("source", type=_path, help="a package: its folder, or a .zip of it")
     text = "take the place of an installed package of the same name"
     command.add_argument("--replace", action="store_true", help=text)
-    _train_arguments(add("train", "training_run", "train_model", "Train a model, or go on with a run."))
+    add_training_arguments(add("train", "training_run", "train_model", "Train a model, or go on with a run."))
     _evaluate_arguments(add("evaluate", "evaluating", "evaluate_files", "Compare with a reference."))
     text = "Let a model label what a collection is not labelled for; a new collection results."
     _pseudo_label_arguments(add("pseudo-label", "pseudo_labelling", "pseudo_label", text))
@@ -186,13 +187,6 @@ def _import_arguments(command: Parser) -> None:
     command.add_argument("--fold", action="append", default=[], metavar="F", help=text)
     text = "which model of several, such as 3d_fullres (the only three-dimensional one)"
     command.add_argument("--configuration", metavar="C", help=text)
-
-
-def _train_arguments(command: Parser) -> None:
-    command.add_argument("config", help="JSON file, or the name of a recipe, such as dodnet")
-    text = "other values than the file's, as in seed=3 or loss.dice_epsilon=1e-5"
-    command.add_argument("change", nargs="*", metavar="KEY=VALUE", help=text)
-    command.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (%(default)s)")
 
 
 def _evaluate_arguments(command: Parser) -> None:

@@ -125,7 +125,17 @@ def evaluate(
     Raises:
         InputError: different grids, a structure that one of them lacks, or nothing in common.
     """
-    prediction, reference = _comparable(prediction), _comparable(reference)
+    return _scores(_comparable(prediction), _comparable(reference), structures, tolerance_mm, case)
+
+
+def _scores(
+    prediction: Segmentation,
+    reference: Segmentation,
+    structures: Iterable[str] | None,
+    tolerance_mm: float,
+    case: str,
+) -> list[Score]:
+    """What `evaluate` returns, of segmentations that are comparable."""
     grid, other = (Volume(np.broadcast_to(np.False_, s.shape), s.affine) for s in (prediction, reference))
     is_turned = not grid.same_geometry(other)
     if is_turned and not grid.same_geometry(reorient(other, grid.orientation)):
@@ -172,8 +182,8 @@ class Comparison:
         wanted = set(volumes) if self._structures is None else self._structures
         _check_has("reference", wanted, set(volumes))
         common = wanted & {structure for _, structure in prediction}
-        options = {"tolerance_mm": self._tolerance_mm}
-        self._scores[case] = evaluate(prediction, reference, common, **options, case=case) if common else []
+        measured = _scores(prediction, reference, common, self._tolerance_mm, case) if common else []
+        self._scores[case] = measured
         self._lacking_ml[case] = {name: volumes[name] for name in sorted(wanted - common)}
         self._predicted |= dict.fromkeys(prediction)
         self._expected |= wanted

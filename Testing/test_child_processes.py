@@ -14,8 +14,8 @@ import pythonqt
 from scene_nodes import ctNode
 
 from PartialSegSlicer import workerClient, workerProcess
+from PartialSegSlicer.backgroundWork import BackgroundWork
 from PartialSegSlicer.childProcess import childOptions, killTree, lastWords, pythonProgram, wasKilled
-from PartialSegSlicer.modelMenu import _Work
 from PartialSegSlicer.temporaryFolder import removeLeftovers, startWorker, temporaryFolder
 from PartialSegSlicer.workerClient import FileJob, WorkerClient
 from PartialSegSlicer.workerProcess import WorkerProcess
@@ -124,11 +124,11 @@ def test_a_worker_ends_though_slicers_event_loop_holds_up_threads(monkeypatch, s
 
 @linux
 def test_a_model_is_installed_though_slicers_event_loop_holds_up_threads(slicerLoop):
-    work = _Work(lambda: str([time.sleep(0) for _ in range(100)]), lambda: None)  # each lets go of the GIL
+    work = BackgroundWork(lambda: str([time.sleep(0) for _ in range(100)]), "test")  # each lets go of the GIL
     work.start()
     for _ in range(10):
         slicerLoop()
-        if work.isDone:
+        if work.isDone():
             break
     assert work.answer
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import queue
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,13 +14,13 @@ from slicer.i18n import tr as _
 from PartialSegLib.batch import OUTPUT_FORMATS, Batch, BatchCase, Outcome
 from PartialSegLib.errors import InputError
 
+from .backgroundWork import HAND_OVER_SECONDS, BackgroundWork
 from .batchRun import BatchListener, BatchRun, makeBatch, summarySentence
 from .temporaryFolder import startWorker
 from .workerClient import WorkerClient
 
 POLL_MILLISECONDS = 50
 _FIRST_WAIT_SECONDS = 0.3  # folders of this computer are read by then
-_WAIT_SECONDS = 0.02  # lets the thread that searches go on: Slicer's event loop keeps the GIL
 
 
 @dataclass(frozen=True)
@@ -122,6 +120,7 @@ class BatchSection:
             return
         self.ui.batchButton.text = _("Cancel")
         self.ui.batchStatusLabel.text = _("Looking for images…")
+        self._search.thread.start()
         self._timer.start()
         self._pollSearch(_FIRST_WAIT_SECONDS)
 
@@ -137,22 +136,25 @@ class BatchSection:
         if not output:
             raise InputError(_("Choose a folder for the results."))
         outputFormat = self.ui.batchFormatComboBox.currentData
-        return _Search(choice, [Path(path) for path in paths if path], output, outputFormat)
+        inputs = [Path(path) for path in paths if path]
+        request = choice.tasks, choice.structures, choice.model, outputFormat
+        return _Search(choice, BackgroundWork(lambda: makeBatch(inputs, output, *request), "search"))
 
-    def _pollSearch(self, waitSeconds: float) -> None:
+    def _pollSearch(self, waitSeconds: float = HAND_OVER_SECONDS) -> None:
         """Go on with what has been found, if the search is at its end."""
         search = self._search
         assert search is not None
-        answer = search.answer(waitSeconds)
-        if answer is None:
+        if not search.thread.isDone(waitSeconds):
             return
         self._showIdle()
-        if isinstance(answer, InputError):
-            self._showError(answer)
-        elif isinstance(answer, Exception):
-            raise answer
+        error, batch = search.thread.error, search.thread.answer
+        if isinstance(error, InputError):
+            self._showError(error)
+        elif error is not None:
+            raise error
         else:
-            self._startRun(answer, search.choice)
+            assert batch is not None
+            self._startRun(batch, search.choice)
 
     def _startRun(self, batch: Batch, choice: BatchChoice) -> None:
         listener = BatchListener(self._onCase, self._onProgress, self._onWarning, self._onFinished)
@@ -172,7 +174,7 @@ class BatchSection:
         if self._run is not None:
             self._run.poll()
         elif self._search is not None:
-            self._pollSearch(_WAIT_SECONDS)
+            self._pollSearch()
 
     def _showError(self, error: InputError) -> None:
         self.ui.batchStatusLabel.text = str(error)
@@ -209,34 +211,12 @@ class BatchSection:
         self.ui.batchStatusLabel.text = ""
 
 
+@dataclass(frozen=True)
 class _Search:
-    """Looks for the images in a thread of its own; files only, no Qt and no scene.
+    """A search for images, and what was chosen in the panel when it began."""
 
-    Args:
-        choice: what is chosen in the panel.
-        paths: files and folders to look in.
-        output: folder for the results.
-        outputFormat: of the segmentations.
-    """
-
-    def __init__(self, choice: BatchChoice, paths: list[Path], output: str, outputFormat: str) -> None:
-        self.choice = choice
-        self._answers: queue.SimpleQueue[Batch | Exception] = queue.SimpleQueue()
-        arguments = (paths, output, choice.tasks, choice.structures, choice.model, outputFormat)
-        threading.Thread(target=self._run, args=arguments, name="PartialSeg search", daemon=True).start()
-
-    def answer(self, waitSeconds: float) -> Batch | Exception | None:
-        """What was found, or why nothing was; None while it is still looking."""
-        try:
-            return self._answers.get(timeout=waitSeconds)
-        except queue.Empty:
-            return None
-
-    def _run(self, *arguments: Any) -> None:
-        try:
-            self._answers.put(makeBatch(*arguments))
-        except Exception as error:  # told by whoever waits
-            self._answers.put(error)
+    choice: BatchChoice
+    thread: BackgroundWork[Batch]
 
 
 def _unquoted(text: str) -> str:

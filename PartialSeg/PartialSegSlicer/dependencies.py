@@ -26,6 +26,7 @@ from typing import IO, Any
 import slicer
 from slicer.i18n import tr as _
 
+from .backgroundWork import helpAlong
 from .childProcess import childOptions, killTree, lastWords, pythonProgram, wasKilled
 
 REQUIREMENTS_FILE = Path(__file__).resolve().parents[1] / "Resources" / "requirements.txt"
@@ -33,7 +34,6 @@ REQUIREMENTS_FILE = Path(__file__).resolve().parents[1] / "Resources" / "require
 LIMIT_SECONDS = 300.0
 """How long a check may take; only a hanging driver, or a very slow disk, takes so long."""
 _DOWNLOAD_SECONDS = 60.0  # for pip to find out what it would download
-_END_SECONDS = 0.05  # for a thread that ends a child: Slicer's event loop would hold it up
 _LOCKS_LOADED_FILES = os.name == "nt"
 
 
@@ -157,7 +157,7 @@ class DependencyCheck:
         """End the child, without waiting for it."""
         thread = threading.Thread(target=self._endChild, name="PartialSeg check", daemon=True)
         thread.start()
-        thread.join(_END_SECONDS)
+        helpAlong(thread)
         self._files.close()
 
     def _endChild(self) -> None:

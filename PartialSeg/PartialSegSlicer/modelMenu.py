@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import tempfile
-import threading
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -19,11 +19,11 @@ from PartialSegLib.nnunet_files import find_models
 from PartialSegLib.package_installation import AlreadyInstalledError, delete_package, install_package
 from PartialSegLib.packages import model_folders
 
+from .backgroundWork import BackgroundWork
 from .childProcess import childOptions, killTree, lastWords, pythonProgram, wasKilled
 from .installedModels import FOLDER_SETTING, useStoredFolder
 from .nnunetChoice import NnunetChoice, hasToBeAsked
 
-_HAND_OVER_SECONDS = 0.03  # of every 100 ms, for the thread that works
 _END_SECONDS = 0.3  # for what it has to tidy up
 
 
@@ -89,7 +89,8 @@ class ModelMenu:
             return _("Installed in {folder}.").format(folder=install_package(source, replace=replace))
 
         self._log(_("Installing {source}…").format(source=source))
-        self._start(_Work(work, whenReplacing=lambda: self.install(source, replace=True)))
+        again = partial(self.install, source, replace=True)
+        self._start(_Work(BackgroundWork(work, "models"), whenReplacing=again))
 
     def chooseCheckpoint(self) -> None:
         """Ask for an official checkpoint, or a zip that nnU-Net exports, and turn it into a package."""
@@ -126,7 +127,8 @@ class ModelMenu:
             self.choice.close()
             self.choice = None
         if self._work is not None:
-            self._work.stop()
+            self._work.whenStopped()
+            self._work.thread.isDone(_END_SECONDS)
             self._work = None
 
     def deleteCurrent(self) -> None:
@@ -162,75 +164,45 @@ class ModelMenu:
         child = _Import(path, configuration, folds, replace)
         self._log(_("Importing {path}…").format(path=path))
         again = partial(self._import, path, configuration, folds, replace=True)
-        self._start(_Work(child, again, whenStopped=child.stop))
+        self._start(_Work(BackgroundWork(child, "models"), again, whenStopped=child.stop))
 
     def _start(self, work: _Work) -> None:
         if self._work is not None:
             slicer.util.errorDisplay(_("Another model is being installed; wait until it is ready."))
             return
         self._work = work
-        work.start()
+        work.thread.start()
         self._timer.start()
 
     def _poll(self) -> None:
         work = self._work
-        if work is None or not work.isDone:
+        if work is None or not work.thread.isDone():
             return
         self._timer.stop()
         self._work = None
-        self._log(work.answer if work.error is None else str(work.error))
-        if isinstance(work.error, AlreadyInstalledError):
-            if slicer.util.confirmOkCancelDisplay(str(work.error), _("Replace the model?")):
+        answer, error = work.thread.answer, work.thread.error
+        self._log(answer if error is None else str(error))
+        if isinstance(error, AlreadyInstalledError):
+            if slicer.util.confirmOkCancelDisplay(str(error), _("Replace the model?")):
                 work.whenReplacing()
-        elif work.error is not None:
-            slicer.util.errorDisplay(str(work.error))
+        elif error is not None:
+            slicer.util.errorDisplay(str(error))
         self._onChanged()
 
 
+@dataclass(frozen=True)
 class _Work:
-    """A function in a thread of its own; files only, no Qt and no scene.
-
-    Slicer's event loop keeps the GIL: the thread goes on only while somebody waits for it.
-
-    Args:
-        function: does the work and returns a sentence.
-        whenReplacing: called when the user agrees to replace what is installed already.
-        whenStopped: called when nobody waits for the answer any more.
+    """What is under way.
 
     Attributes:
-        answer: what the function has returned.
-        error: what it has raised; None if all went well.
+        thread: does it and answers with a sentence.
+        whenReplacing: called when the user agrees to replace what is installed already.
+        whenStopped: called when nobody waits for the answer any more.
     """
 
-    def __init__(
-        self,
-        function: Callable[[], str],
-        whenReplacing: Callable[[], object],
-        whenStopped: Callable[[], object] = lambda: None,
-    ) -> None:
-        self.answer = ""
-        self.error: Exception | None = None
-        self.whenReplacing, self._whenStopped = whenReplacing, whenStopped
-        self._function = function
-        self._thread = threading.Thread(target=self._run, name="PartialSeg models", daemon=True)
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self) -> None:
-        self._whenStopped()
-        self._thread.join(_END_SECONDS)
-
-    @property
-    def isDone(self) -> bool:
-        self._thread.join(_HAND_OVER_SECONDS)
-        return not self._thread.is_alive()
-
-    def _run(self) -> None:
-        try:
-            self.answer = self._function()
-        except Exception as error:  # told by whoever waits
-            self.error = error
+    thread: BackgroundWork[str]
+    whenReplacing: Callable[[], object]
+    whenStopped: Callable[[], object] = lambda: None
 
 
 class _Import:

@@ -14,7 +14,7 @@ import qt
 import slicer
 from slicer.i18n import tr as _
 
-from .childProcess import childOptions, killTree, pythonProgram
+from .childProcess import childOptions, killTree, lastWords, pythonProgram
 from .temporaryFolder import temporaryFolder
 
 CATEGORY = "PartialSeg"
@@ -109,6 +109,6 @@ def _run(command: list[str], errorFile: Path, goesOn: Callable[[], bool]) -> boo
             killTree(process)
             process.wait()
     if process.returncode != 0:
-        lines = errorFile.read_text("utf-8", "replace").strip().splitlines()
-        raise RuntimeError(lines[-1] if lines else f"exit code {process.returncode}")
+        lines = errorFile.read_text("utf-8", "replace").splitlines()
+        raise RuntimeError(lastWords(lines) or f"exit code {process.returncode}")
     return True

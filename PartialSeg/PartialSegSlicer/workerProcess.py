@@ -3,8 +3,8 @@
 Reader threads fill a queue; whoever owns the process empties it with `receive`, on his own thread and without
 waiting. The process ends when its standard input is closed, so it never outlives Slicer.
 
-Slicer's event loop keeps the GIL while no Python code runs, so there threads advance only while Python code
-on the main thread waits. Nothing that has to happen is therefore left to a thread alone.
+Under Slicer's event loop threads need help to advance (`backgroundWork`): nothing that has to happen is left
+to one alone.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ import shutil
 import subprocess
 import tempfile
 import threading
-from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
+from .backgroundWork import HAND_OVER_SECONDS, helpAlong
 from .childProcess import childOptions, killTree, pythonProgram
 
 try:
@@ -32,8 +32,6 @@ except ImportError:  # on Windows
 _KEPT_LOG_LINES = 40
 _GRACE_SECONDS = 5.0
 _LAST_WORDS_SECONDS = 1.0  # what the process has started may keep its standard error open
-_HAND_OVER_SECONDS = 0.03  # how long the main thread waits for another one, which lets go of the GIL
-_HAND_OVER_MILLISECONDS = 100  # and how often
 
 SCRATCH_PREFIX = "PartialSeg-"
 MARK = "PartialSeg-in-use"
@@ -133,7 +131,7 @@ class WorkerProcess:
         """
         self._outgoing.put(None)
         with contextlib.suppress(RuntimeError):  # the garbage collector may call from the writer itself
-            self._writer.join(_HAND_OVER_SECONDS)  # it closes the pipe, which ends an obedient worker
+            self._writer.join(HAND_OVER_SECONDS)  # it closes the pipe, which ends an obedient worker
         reaper = threading.Thread(target=self._reap, name="PartialSeg reap", daemon=False)
         reaper.start()
         helpAlong(reaper)
@@ -188,22 +186,3 @@ def lock(file: IO[bytes]) -> None:
         msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
     else:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-
-def helpAlong(thread: threading.Thread) -> None:
-    """Let a thread come to its end, under Slicer's event loop too: wait for it a little, often."""
-    thread.join(_HAND_OVER_SECONDS)
-    qt = _qtOfMainThread()
-    if thread.is_alive() and qt is not None:
-        qt.QTimer.singleShot(_HAND_OVER_MILLISECONDS, partial(helpAlong, thread))
-
-
-def _qtOfMainThread() -> Any:
-    """Slicer's Qt; None in a script without it, and on threads that have no event loop."""
-    if threading.current_thread() is not threading.main_thread():
-        return None
-    try:
-        import qt
-    except ImportError:
-        return None
-    return qt

@@ -5,6 +5,8 @@ from __future__ import annotations
 from argparse import ArgumentParser
 from pathlib import Path
 
+from .training_arguments import add_config_arguments
+
 LAYOUTS = {
     "decathlon": "Medical Segmentation Decathlon: TaskNN_NAME with dataset.json, imagesTr and labelsTr.",
     "nnunet": "nnU-Net raw data, version 1 (TaskNNN_NAME) or 2 (DatasetNNN_NAME).",
@@ -99,9 +101,7 @@ def _phantom_arguments(command: ArgumentParser) -> None:
 
 
 def _prepare_arguments(command: ArgumentParser) -> None:
-    command.add_argument("config", help="of the training: JSON file, or the name of a recipe, such as dodnet")
-    text = "other values than the file's, as in collection.prepared=data/prepared"
-    command.add_argument("change", nargs="*", metavar="KEY=VALUE", help=text)
+    add_config_arguments(command)
     text = "that work at the same time, each with one case in memory (all cores but one)"
     command.add_argument("--processes", type=int, metavar="N", help=text)
 

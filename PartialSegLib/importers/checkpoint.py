@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from ..errors import InputError
 from ..manifest import Manifest
+from ..safe_torch import require_safe_torch
 
-SAFE_TORCH = (2, 6)  # older ones can be made to execute code in spite of weights_only (CVE-2025-32434)
 NUMBERS: list[Any] = [  # logs of nnU-Net hold NumPy's numbers
     (np.float64(0).__reduce__()[0], "numpy.core.multiarray.scalar"),
     (np.float64(0).__reduce__()[0], "numpy._core.multiarray.scalar"),
@@ -61,18 +61,6 @@ def read_checkpoint(path: Path) -> Any:
         raise InputError(
             f"{path} is damaged or not a PyTorch checkpoint; copy or download it again."
         ) from None
-
-
-def require_safe_torch() -> None:
-    """Refuse to unpickle anything by a PyTorch in which that can execute code.
-
-    Raises:
-        InputError: PyTorch is older than `SAFE_TORCH`.
-    """
-    if tuple(int(part) for part in torch.__version__.split(".")[:2]) < SAFE_TORCH:
-        raise InputError(
-            f"PyTorch {torch.__version__} cannot read checkpoints safely; install 2.6 or newer for that."
-        )
 
 
 def refuse_unknown_keys(container: Mapping[str, Any], weights_key: str, known: set[str]) -> None:

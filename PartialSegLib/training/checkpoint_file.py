@@ -14,8 +14,8 @@ from typing import Any
 import torch
 
 from ..errors import InputError
-from ..importers.checkpoint import require_safe_torch
 from ..output_files import replacing
+from ..safe_torch import require_safe_torch
 
 MAY_CHANGE = {
     "output", "collection.prepared", "collection.preparing_processes", "workers", "accumulate", "compile",

@@ -1,0 +1,18 @@
+"""Arguments of commands that read a configuration of training; `python -m PartialSegLib.training` is one."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser
+
+
+def add_config_arguments(command: ArgumentParser) -> None:
+    """The configuration, and other values than it has."""
+    command.add_argument("config", help="JSON file, or the name of a recipe, such as dodnet")
+    text = "other values than the file's, as in seed=3 or loss.dice_epsilon=1e-5"
+    command.add_argument("change", nargs="*", metavar="KEY=VALUE", help=text)
+
+
+def add_training_arguments(command: ArgumentParser) -> None:
+    """These, and where to train."""
+    add_config_arguments(command)
+    command.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (%(default)s)")
