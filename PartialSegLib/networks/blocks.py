@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from .convolution import Conv3d
 from .group_norm import GroupNorm
 
 VARIANCE_FLOOR = 1e-12  # inside the square root, as in the official DoDNet
@@ -23,7 +24,7 @@ def standardize_weight(weight: Tensor) -> Tensor:
     return (weight - mean) / torch.sqrt(variance + VARIANCE_FLOOR)
 
 
-class WeightStandardizedConv3d(nn.Conv3d):
+class WeightStandardizedConv3d(Conv3d):
     """3-D convolution without bias whose filters are standardised in every forward pass.
 
     `fold` standardises them once and for all, for inference.

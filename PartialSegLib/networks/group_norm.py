@@ -1,19 +1,23 @@
-"""Group normalisation whose gradient is fast on CPUs for channels-last images.
+"""Group normalisation that is fast, and exact in float32, on CPUs for channels-last images.
 
-The forward pass is PyTorch's own, with channels first where float32 results need it. Its backward pass
-reduces over voxels one channel at a time; here the reductions are matrix products, which makes a training
-step of a small DoDNet on two cores about 1.4 times faster.
+PyTorch's forward pass is exact for channels-first images only. Its backward pass reduces over voxels one
+channel at a time; here the reductions are matrix products, which makes a training step of a small DoDNet on
+two cores about 1.4 times faster.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
+
+from .convolution import is_compiling
 
 _CHUNKS = 64  # partial sums in the image's precision, added in float32
+_BLOCK = 1 << 16  # values, 256 kB
 
 
 class GroupNorm(nn.GroupNorm):
@@ -24,18 +28,41 @@ class GroupNorm(nn.GroupNorm):
         if x.device.type != "cpu":
             return super().forward(x)
         if not torch.is_grad_enabled():
-            return _exact(super().forward, x) if x.dtype == torch.float32 else super().forward(x)
+            is_left = x.dtype != torch.float32 or x.is_contiguous() or is_compiling()
+            if is_left:
+                return super().forward(x)
+            return normalize(x, self.num_groups, self.weight, self.bias, self.eps)
         return _channels_last_group_norm(x, self.weight, self.bias, self.num_groups, self.eps)
 
 
-def _exact(normalize: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """Normalise with channels first: for channels last PyTorch 2.13 adds up float32 voxels one by one.
+def normalize(x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    """Group normalisation of images (B, C, D, H, W) whose channels lie last, to about 1e-6; no gradient.
 
-    On a patch of 64 x 192 x 192 voxels its result is off by 2e-3, with channels first by 5e-7.
+    For them PyTorch 2.13 adds up voxels one by one: on a patch of 64 x 192 x 192 its result is off by 1e-2.
+    With channels first it is exact, but bringing an image there and back takes 3 to 8 times as long.
     """
-    if x.is_contiguous():
-        return normalize(x)
-    return normalize(x.contiguous()).contiguous(memory_format=torch.channels_last_3d)
+    images = [_normalize_image(image, groups, weight, bias, eps) for image in x.split(1)]
+    return images[0] if len(images) == 1 else torch.cat(images)
+
+
+def _normalize_image(image: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    """The same for one image, whose moments are found by blocks that stay in the processor's cache."""
+    channels = image.shape[1]
+    rows = image.permute(0, 2, 3, 4, 1).reshape(-1, channels)
+    blocks = rows.split(max(1, _BLOCK // channels))
+    mean = _sum_of(block.sum(0, dtype=torch.float32) for block in blocks) / len(rows)
+    center = mean.float()
+    variance = _sum_of((block - center).square_().sum(0) for block in blocks) / len(rows)
+    mean, variance = mean.view(groups, -1), variance.view(groups, -1)
+    common = mean.mean(1, keepdim=True)
+    spread = (variance + (mean - common).square()).mean(1, keepdim=True)
+    common, spread = (part.expand_as(mean).reshape(channels).float() for part in (common, spread))
+    return functional.batch_norm(image, common, spread, weight, bias, eps=eps)
+
+
+def _sum_of(parts: Iterable[Tensor]) -> Tensor:
+    """In double precision."""
+    return torch.stack(list(parts)).double().sum(0)
 
 
 class _ChannelsLastGroupNorm(torch.autograd.Function):

@@ -9,6 +9,9 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from .convolution import Conv3d
+from .instance_norm import InstanceNorm3d
+
 EXPANSION = 4  # of a bottleneck's last convolution
 STEM_STRIDE = (1, 2, 2)
 
@@ -18,8 +21,8 @@ def convolution_norm(
 ) -> list[nn.Module]:
     """A convolution without bias and an instance normalisation."""
     padding = kernel_size // 2
-    convolution = nn.Conv3d(in_channels, out_channels, kernel_size, stride, padding, bias=False)
-    return [convolution, nn.InstanceNorm3d(out_channels, affine=True)]
+    convolution = Conv3d(in_channels, out_channels, kernel_size, stride, padding, bias=False)
+    return [convolution, InstanceNorm3d(out_channels)]
 
 
 def activation(negative_slope: float) -> nn.Module:

@@ -146,6 +146,12 @@ class SegmentationLayer(nn.Sequential):
 
 
 def append_channels(x: Tensor, values: Sequence[float]) -> Tensor:
-    """The image x (B, C, D, H, W) and behind it one constant channel for each value (B, C + n, D, H, W)."""
+    """The image x (B, C, D, H, W) and behind it one constant channel for each value (B, C + n, D, H, W).
+
+    Channels stay last where they are: `torch.cat` of such an image and a constant puts them first, and all
+    that follows is slower on a CPU.
+    """
     channels = x.new_tensor(values).view(1, -1, 1, 1, 1)
-    return torch.cat([x, channels.expand(len(x), -1, *x.shape[2:])], dim=1)
+    joined = torch.cat([x, channels.expand(len(x), -1, *x.shape[2:])], dim=1)
+    is_last = x.is_contiguous(memory_format=torch.channels_last_3d)
+    return joined.contiguous(memory_format=torch.channels_last_3d) if is_last else joined

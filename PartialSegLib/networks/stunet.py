@@ -11,6 +11,7 @@ from itertools import pairwise
 
 from torch import nn
 
+from .convolution import Conv3d
 from .encoder_decoder import EncoderDecoder
 from .instance_norm_blocks import ONES, THREES, TWOS, ResidualBlock, Triple, as_triples, residual_stage
 
@@ -69,11 +70,11 @@ class STUNet(EncoderDecoder):
 
 def _stage(in_channels: int, out_channels: int, stride: Triple, depth: int) -> nn.Sequential:
     """Residual blocks; the first has a convolution for a shortcut even where nothing changes."""
-    shortcut = nn.Conv3d(in_channels, out_channels, 1, stride)
+    shortcut = Conv3d(in_channels, out_channels, 1, stride)
     first = ResidualBlock(in_channels, out_channels, stride=stride, shortcut=shortcut)
     return residual_stage(first, out_channels, THREES, depth, bias=True)
 
 
 def _nearest_neighbor_upsampling(in_channels: int, out_channels: int, scale: Triple) -> nn.Sequential:
     """Up-sampling and a 1x1x1 convolution, which commute: in this order the convolution has less to do."""
-    return nn.Sequential(nn.Conv3d(in_channels, out_channels, 1), nn.Upsample(scale_factor=scale))
+    return nn.Sequential(Conv3d(in_channels, out_channels, 1), nn.Upsample(scale_factor=scale))

@@ -14,11 +14,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from .convolution import Conv3d
 from .deformable_attention import OffsetScale, SamplingPoints
 from .deformable_transformer import DeformableTransformer
 from .dynamic_head import apply_dynamic_head, dynamic_head_widths, num_head_parameters
 from .encoder_decoder import DecoderFeatures
 from .hybrid_backbone import STEM_STRIDE, DecoderStep, ResidualEncoder, activation, convolution_norm
+from .instance_norm import InstanceNorm3d
 from .partial_label_network import PartialLabelNetwork, require_choice
 
 FeatureMode = Literal["A", "B", "C"]
@@ -92,7 +94,7 @@ class TransDoDNetTrunk(PartialLabelNetwork):
         self.encoder = ResidualEncoder(in_channels, decoder_widths[-1], planes, depths, negative_slope)
         *skips, bottleneck = self.encoder.widths
         self.level_projections = nn.ModuleList(
-            nn.Sequential(nn.Conv3d(channels, width, 1), nn.InstanceNorm3d(width, affine=True))
+            nn.Sequential(Conv3d(channels, width, 1), InstanceNorm3d(width))
             for channels in self.encoder.widths[-num_levels:]
         )
         self.transformer = DeformableTransformer(
@@ -249,7 +251,7 @@ class DownstreamTransDoDNet(TransDoDNetTrunk):
         super().__init__(0, feature_channels, **trunk)
         self.num_tasks = num_tasks
         self.num_structures = num_structures
-        self.head = nn.Conv3d(feature_channels, num_structures, 1)
+        self.head = Conv3d(feature_channels, num_structures, 1)
         self.initialize_convolutions()
 
     def initialize_head(self, logit: float) -> None:
