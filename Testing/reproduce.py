@@ -36,7 +36,8 @@ logger = logging.getLogger("reproduce")
 SPACING = (12.0, 12.0, 12.0)
 PHANTOMS = PhantomMots(184, (10.0, 10.0, 10.0), (43, 34, 43), seed=7, phase="portal venous")
 PATCH = [32, 32, 32]
-STEPS, BATCH = 2000, 2
+STEPS, BATCH = 1500, 2
+LOSS = {"foreground_weight": 0.01}
 SEEDS = (1, 2, 3)
 WIDTHS = {"widths": [8, 16, 32, 64, 64], "depths": [1, 1, 1, 1, 1], "groups": 4}
 # as officially, two channels in a group: alone in it, a constant channel such as a task's would be lost
@@ -176,7 +177,7 @@ def config_of(
             "place": "voxel", "foreground": 0.66, "validation_patches": 0, "augmentation": "dodnet",
             **method.get("collection", {}),
         },
-        "batch_size": BATCH, "loss": method.get("loss", {}),
+        "batch_size": BATCH, "loss": {**LOSS, **method.get("loss", {})},
         "phases": [{**phase, **method.get("phases", {})}], "initial_logit": method.get("initial_logit", -2.0),
         "ema_decay": 0.98, "precision": "float32", "checkpoint_every": 100, "seed": seed, "workers": 0,
         **changes,

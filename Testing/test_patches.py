@@ -33,6 +33,7 @@ from PartialSegLib.training.collection import Collection, write_collection
 from PartialSegLib.training.config import TrainingConfig
 from PartialSegLib.training.data import batches, prepare, validation_cases
 from PartialSegLib.training.data_workers import check_shared_memory, explained_data_workers
+from PartialSegLib.training.label_bits import flags_by_shifts, from_bits, to_bits
 from PartialSegLib.training.patches.augmentation import PRESETS, Augmentation
 from PartialSegLib.training.patches.collection_cases import (
     CollectionCases,
@@ -287,6 +288,16 @@ def test_too_little_shared_memory_is_told_before_the_first_step(tmp_path):
         check_shared_memory(10**18, tmp_path)
 
 
+@pytest.mark.parametrize("size", [(1, 1, 1), (3, 5, 7), (4, 8, 16)])
+def test_labels_are_sent_with_eight_voxels_to_a_byte(size):
+    masks = torch.rand(2, 3, *size) > 0.5
+    bits = to_bits(masks)
+    assert bits.shape == (2, 3, -(-masks[0, 0].numel() // 8))
+    assert torch.equal(from_bits(bits, size), masks)
+    flags = flags_by_shifts(bits)[..., : masks[0, 0].numel()]  # as on a GPU
+    assert torch.equal(flags.view(masks.shape), masks)
+
+
 def test_voxels_that_nobody_has_labelled_do_not_count_in_validation(tmp_path):
     manifest = make_manifest(tiny_config(tmp_path))
     target = torch.zeros(1, 2, 16, 16, 16, dtype=torch.bool)
@@ -294,7 +305,9 @@ def test_voxels_that_nobody_has_labelled_do_not_count_in_validation(tmp_path):
     ignored = torch.zeros(16, 16, 16, dtype=torch.bool)
     ignored[1:] = True
     nothing, annotated = torch.empty(0, dtype=torch.int64), torch.tensor([[True, False]])
-    cases = Cases(torch.zeros(1, 16, 16, 16), torch.tensor([0]), target, annotated, nothing, nothing, ignored)
+    cases = Cases(
+        torch.zeros(1, 16, 16, 16), torch.tensor([0]), to_bits(target), annotated, nothing, nothing, ignored
+    )
     network = NETWORKS["DoDNet"](**manifest.network.arguments).eval()
     network.initialize_head(100.0)  # foreground everywhere
     assert validate(network, [cases], manifest, torch.device("cpu")) == {("liver", "liver"): 1.0}

@@ -21,6 +21,16 @@ def is_compiling() -> bool:
     return known is not None and known()
 
 
+def _is_float32_on_cpu(x: Tensor) -> bool:
+    """Whether an image is convolved now, on a CPU, in float32."""
+    if x.device.type != "cpu" or x.dtype != torch.float32 or is_compiling():
+        return False
+    try:
+        return not torch.is_autocast_enabled("cpu")
+    except TypeError:  # PyTorch 2.2 has a function for each kind of device
+        return not torch.is_autocast_cpu_enabled()
+
+
 class Conv3d(nn.Conv3d):
     """`torch.nn.Conv3d`: same function, same parameters, same gradient; zeros around the image.
 
@@ -30,8 +40,7 @@ class Conv3d(nn.Conv3d):
     """
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        is_small = input.shape[2:].numel() < _FEW
-        if input.device.type != "cpu" or input.dtype != torch.float32 or is_small or is_compiling():
+        if not _is_float32_on_cpu(input) or input.shape[2:].numel() < _FEW:
             return super()._conv_forward(input, weight, bias)
         if self._is_pointwise(input):
             channels_last = functional.linear(input.movedim(1, -1), weight.flatten(1), bias)

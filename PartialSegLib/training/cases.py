@@ -28,6 +28,7 @@ from ..phantom import (
 from .atlas import SPACING as ATLAS_SPACING
 from .atlas import read_atlas, with_varied_organs
 from .config import TrainingConfig
+from .label_bits import from_bits, to_bits
 from .tissue_head import sample_voxels
 
 STREAMS = {"training": 0, "validation": 1}
@@ -41,7 +42,7 @@ class Cases:
     Attributes:
         image: (C, D, H, W) float32, normalised; one channel for CT, several for MR such as BraTS.
         tasks: (N), the index of each case's task.
-        target: (N, K, D, H, W) bool.
+        bits: (N, K, B) uint8, what each case has of each channel, see `label_bits`.
         annotated: (N, K) bool; which channels of the task have labels at all.
         voxels: (V) int64, voxels of the flattened image sampled for the auxiliary tissue head.
         tissues: (V) int64, their tissues.
@@ -50,11 +51,21 @@ class Cases:
 
     image: Tensor
     tasks: Tensor
-    target: Tensor
+    bits: Tensor
     annotated: Tensor
     voxels: Tensor
     tissues: Tensor
     ignored: Tensor | None = None
+
+    @property
+    def target(self) -> Tensor:
+        """What each case has of each channel, (N, K, D, H, W) bool."""
+        return from_bits(self.bits, self.image.shape[1:])
+
+    def target_of(self, number: int, channels: int, device: torch.device) -> Tensor:
+        """What a case has of the first channels, (channels, D, H, W) bool on a device."""
+        bits = self.bits[number, :channels].to(device, non_blocking=True)
+        return from_bits(bits, self.image.shape[1:])
 
     def pin_memory(self) -> Cases:
         """A copy that a GPU can read while the processor goes on; `DataLoader` asks for it."""
@@ -127,7 +138,7 @@ class SyntheticCases(Dataset[Cases]):
         return Cases(
             tensor[None],
             torch.tensor(chosen),
-            torch.stack(target),
+            to_bits(torch.stack(target)),
             torch.stack(annotated),
             torch.from_numpy(voxels),
             torch.from_numpy(tissues.ravel()[voxels].astype(np.int64)),

@@ -122,7 +122,7 @@ class TrainingStep(nn.Module):
         with self._autocast(self.network.convolves_in_head):
             logits = self.network.forward_level_head(features, task, level)[0]
         channels, size = logits.shape[0], logits.shape[1:]
-        target = _of_size(cases.target[number, :channels].to(logits.device, non_blocking=True), size)
+        target = _of_size(cases.target_of(number, channels, logits.device), size)
         known = None
         if cases.ignored is not None:
             known = ~_of_size(cases.ignored[None].to(logits.device, non_blocking=True), size).flatten()

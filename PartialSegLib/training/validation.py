@@ -65,8 +65,9 @@ def validate(
     for cases in images:
         features = network.forward_features(cases.image[None].to(device))
         for number, index in enumerate(cases.tasks.tolist()):
-            task, target, annotated = manifest.tasks[index], cases.target[number], cases.annotated[number]
+            task, annotated = manifest.tasks[index], cases.annotated[number]
             logits = network.forward_head(features, index)[0]
+            target = cases.target_of(number, len(annotated), torch.device("cpu"))
             masks = predicted_masks(logits, manifest.inference.activation).cpu()
             if cases.ignored is not None:
                 masks, target = masks & ~cases.ignored, target & ~cases.ignored

@@ -16,6 +16,7 @@ from ...json_fields import suggestion
 from ...manifest import Task
 from ..cases import STREAMS, Cases
 from ..collection import Collection, DataSet
+from ..label_bits import to_bits
 from ..preparation.case_store import PreparedCase, Size
 from ..preparation.prepared_cases import find_case, labelled_cases
 from .augmentation import Augmentation, monai_transforms
@@ -48,15 +49,15 @@ class LabelledCase:
         Structures of the task that the data set does not list are not annotated. Voxels with a value that the
         data set ignores belong to no structure and are marked.
         """
-        target = torch.zeros(1, num_structures, *labels.shape, dtype=torch.bool)
+        bits = torch.zeros(1, num_structures, -(-labels.numel() // 8), dtype=torch.uint8)
         annotated = torch.zeros(1, num_structures, dtype=torch.bool)
         for channel, values in self.channels.items():
-            target[0, channel] = _has_value(labels, values)
+            bits[0, channel] = to_bits(_has_value(labels, values))
             annotated[0, channel] = True
         nothing = torch.empty(0, dtype=torch.int64)
         ignore = self.data_set.ignore
         ignored = _has_value(labels, ignore) if ignore else None
-        return Cases(image, torch.tensor([self.task]), target, annotated, nothing, nothing, ignored)
+        return Cases(image, torch.tensor([self.task]), bits, annotated, nothing, nothing, ignored)
 
 
 class CollectionCases(Dataset[Cases]):
