@@ -403,7 +403,7 @@ class PartialSegLogic(ScriptedLoadableModuleLogic):
         from PartialSegSlicer.modelOptions import ModelOptions
 
         model = ModelOptions(**options).forWorker()
-        batch = makeBatch(paths, outputFolder, tasks, structures, model, outputFormat, overwrite)
+        batch = makeBatch(paths, outputFolder, tasks, structures, model, outputFormat, overwrite, anyModality)
         runBatch(batch, model, onCase, anyModality)
         return batch
 

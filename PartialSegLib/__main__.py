@@ -187,6 +187,7 @@ def _import_arguments(command: Parser) -> None:
     command.add_argument("--fold", action="append", default=[], metavar="F", help=text)
     text = "which model of several, such as 3d_fullres (the only three-dimensional one)"
     command.add_argument("--configuration", metavar="C", help=text)
+    command.add_argument("--replace", action="store_true", help="take the place of a package that is there")
 
 
 def _evaluate_arguments(command: Parser) -> None:
@@ -195,6 +196,8 @@ def _evaluate_arguments(command: Parser) -> None:
     command.add_argument("--structure", action="append", metavar="S", help="compare only these structures")
     text = "what the labels of label maps without a table are, as in 1=liver,2=liver_tumor"
     command.add_argument("--labels", metavar="V=S,V=S", help=text)
+    text = "what a reference does not list is empty there, a false tumour then has Dice 0 (not scored)"
+    command.add_argument("--absent-is-empty", action="store_true", help=text)
     text = "up to which surfaces agree (3)"
     command.add_argument("--tolerance", type=float, metavar="MM", help=text)
     command.add_argument("-o", "--output", type=_path, metavar="FILE", help=".csv or .json; else a table")

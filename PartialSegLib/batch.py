@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .batch_images import SUMMARY_FILE, case_names, find_images
+from .batch_images import SUMMARY_FILE, case_names, find_images, results_in
 from .errors import InputError
 from .manifest import Manifest, read_manifest
 from .output_files import locked, replacing
@@ -33,6 +35,8 @@ _COLUMNS = ("case", "image", "segmentation", "status", "seconds", "message")
 Key = tuple[str, str]
 Rows = dict[str, dict[str, str]]
 """Of the summary, by case."""
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -136,7 +140,9 @@ class Batch:
         inputs: image files, folders with image files, and folders with DICOM series at any depth.
         folder: where the segmentations go; made when the first case is recorded.
         request: what is asked of every case.
-        overwrite: forget what the folder holds and begin anew.
+        overwrite: forget what the folder holds and begin anew; results of the earlier batch that are not
+            replaced stay, and the log says so.
+        any_modality: whether DICOM folders with other images than CT are cases, too.
 
     Attributes:
         cases: all of them.
@@ -148,14 +154,22 @@ class Batch:
     """
 
     def __init__(
-        self, inputs: Iterable[str | Path], folder: str | Path, request: BatchRequest, overwrite: bool = False
+        self,
+        inputs: Iterable[str | Path],
+        folder: str | Path,
+        request: BatchRequest,
+        overwrite: bool = False,
+        any_modality: bool = False,
     ) -> None:
         self.folder = Path(folder).expanduser().absolute()
         self.request = request
-        self.cases = _make_cases(find_images(inputs), self.folder, request.output_format)
+        self.cases = _make_cases(find_images(inputs, any_modality), self.folder, request.output_format)
         self._forgotten = _version(self.summary) if overwrite else None
         self._rows: Rows = {}
-        if not overwrite and self.folder.is_dir():
+        self._unwritten: Rows = {}
+        if overwrite:
+            self._warn_of_earlier_results()
+        elif self.folder.is_dir():
             with locked(self.folder / LOCK_FILE):
                 self._rows = self._read_rows()
         self.left = [case for case in self.cases if not self._is_done(case)]
@@ -183,6 +197,9 @@ class Batch:
     def record(self, case: BatchCase, outcome: Outcome) -> None:
         """Write down what became of a case; the summary is replaced in one stroke, rows of other runs stay.
 
+        Where another program has the summary open, the log says so once, and the row is written with the next
+        one or by `finish`.
+
         Raises:
             InputError: the folder cannot be written to, or another batch has begun there.
         """
@@ -197,14 +214,56 @@ class Batch:
         for key in self.request.keys:
             if key in outcome.volumes_ml:
                 row[_volume_column(key)] = f"{outcome.volumes_ml[key]:.3f}"
+        was_written = not self._unwritten
+        self._unwritten[case.name] = row
+        try:
+            self._update_summary()
+        except InputError as error:
+            if not isinstance(error.__cause__, PermissionError) or not os.access(self.folder, os.W_OK):
+                del self._unwritten[case.name]
+                raise
+            if was_written:
+                logger.warning("%s It is tried again after the next case.", error)
+
+    def finish(self) -> None:
+        """Write what `record` could not; to be called when no case follows.
+
+        Raises:
+            InputError: the summary still cannot be written; the segmentations stay.
+        """
+        if not self._unwritten:
+            return
+        try:
+            self._update_summary()
+        except InputError as error:
+            raise InputError(
+                f"{len(self._unwritten)} finished cases are not in the summary. {error} Their segmentations "
+                f"are there; close what has {self.summary.name} open before the batch is started again."
+            ) from error
+
+    def _update_summary(self) -> None:
+        """Write all rows, and what was asked for where that is not there."""
         with locked(self.folder / LOCK_FILE):
             if self._forgotten is None or self._forgotten != _version(self.summary):
                 self._rows = self._rows | self._read_rows(otherwise=self._rows)
-            self._forgotten = None
-            if not self._rows or not (self.folder / REQUEST_FILE).exists():
-                self._write_request()
-            self._rows[case.name] = row
+            is_first = self._rows.keys() <= self._unwritten.keys()
+            self._rows |= self._unwritten
             self._write_rows()
+            if is_first or not (self.folder / REQUEST_FILE).exists():
+                self._forgotten = _version(self.summary)  # until the request stands beside it
+                self._write_request()
+            self._forgotten = None
+            self._unwritten.clear()
+
+    def _warn_of_earlier_results(self) -> None:
+        new = {case.output.name for case in self.cases}
+        names = sorted(name for name in results_in(self.folder) - new if (self.folder / name).exists())
+        if names:
+            logger.warning(
+                "%d results of the earlier batch stay in %s, %s first. `partialseg evaluate` reads them, "
+                "too; move them away if they are not wanted.",
+                len(names), self.folder, names[0],
+            )  # fmt: skip
 
     def _is_done(self, case: BatchCase) -> bool:
         row = self._rows.get(case.name)

@@ -7,9 +7,10 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 
-from .dicom_series import is_dicom
+from .dicom_series import CT_CLASSES, SECONDARY_CAPTURE, is_dicom, storage_class
 from .errors import InputError
 from .label_maps import table_path
 from .volume import IMAGE_SUFFIXES, image_suffix
@@ -21,49 +22,74 @@ _NEVER_DICOM = (
     ".md", ".log", ".pdf", ".png", ".jpg", ".jpeg",
 )  # fmt: skip
 _LONGEST_FIRST_VALUE = 128  # bytes
+_NUM_LISTED = 3
+_STORAGE = "1.2.840.10008.5.1.4.1.1."
+_NO_SCANS = ("9", "11", "66", "67", "68", "88", "104", "481")
+"""How storage classes go on: waveforms, presentation states, segmentations, meshes, reports, documents and
+radiotherapy."""
 
 logger = logging.getLogger(__name__)
 
 
-def find_images(inputs: Iterable[str | Path]) -> list[Path]:
+def find_images(inputs: Iterable[str | Path], any_modality: bool = False) -> list[Path]:
     """Images among files and folders, each once, in the order of the inputs and sorted within a folder.
 
     A folder gives the image files that lie directly in it, and every folder,
     itself included and at any depth, that holds DICOM files. Segmentations are no images: .seg.nrrd, what the
-    summary of a batch in the folder names, and a label map with its table beside it.
+    summary of a batch in the folder names, and a label map with its table beside it. Folders whose DICOM
+    files are all of another kind, such as PET or structure sets, are left out, and the log names them.
+
+    Args:
+        inputs: files and folders.
+        any_modality: whether DICOM images other than CT will do.
 
     Raises:
         InputError: an input does not exist, or there is no image in it.
     """
     images: dict[Path, None] = {}
+    passed_over: list[Path] = []
     for given in inputs:
         path = Path(given).expanduser().absolute()
         if not path.exists():
             raise InputError(f"There is no file or folder {path}; check the path.")
-        found = list(_images_in(path)) if path.is_dir() else [path]
-        if not path.is_dir() and path.name in _results(path.parent):
+        found = list(_images_in(path, any_modality, passed_over)) if path.is_dir() else [path]
+        if not path.is_dir() and path.name in results_in(path.parent):
             logger.warning("%s is the result of a batch and left out.", path)
             continue
         if not found:
             raise InputError(
-                f"{path} holds no images; give a folder with DICOM series, or with files of the types "
-                f"{', '.join(IMAGE_SUFFIXES)}."
+                f"{path} holds no images{_listed_others(passed_over)}; give a folder with DICOM series, "
+                f"or with files of the types {', '.join(IMAGE_SUFFIXES)}."
             )
         images |= dict.fromkeys(found)
+    if passed_over:
+        logger.warning("Some folders are left out%s.", _listed_others(passed_over))
     if not images:
         raise InputError("No images were given; give files or folders.")
     return list(images)
 
 
-def _images_in(folder: Path) -> Iterator[Path]:
-    results = _results(folder)
+def _listed_others(folders: list[Path]) -> str:
+    if not folders:
+        return ""
+    names = [*map(str, folders[:_NUM_LISTED]), *(["…"] if len(folders) > _NUM_LISTED else [])]
+    return f" (no CT in {len(folders)} of the DICOM folders: {', '.join(names)})"
+
+
+def _images_in(folder: Path, any_modality: bool, passed_over: list[Path]) -> Iterator[Path]:
+    results = results_in(folder)
     for path in sorted(folder.iterdir()):
         if path.is_file() and _is_image(path.name) and path.name not in results and not _is_label_map(path):
             yield path
     for parent, folders, files in os.walk(folder):
         folders.sort()
-        if _holds_dicom(Path(parent), files):
+        dicom = _dicom_files(Path(parent), files)
+        if (first := next(dicom, None)) is None:
+            continue
+        if any(_may_be_scan(file, any_modality) for file in chain([first], dicom)):
             yield Path(parent)
+        else:
+            passed_over.append(Path(parent))
 
 
 def _is_image(name: str) -> bool:
@@ -71,11 +97,11 @@ def _is_image(name: str) -> bool:
     return bool(image_suffix(Path(name))) and not is_segmentation and not name.startswith(".")
 
 
-def _results(folder: Path) -> set[str]:
-    """Names of the segmentations that a batch has written into a folder."""
+def results_in(folder: Path) -> set[str]:
+    """Names of the segmentations that a batch has written into a folder, by its summary."""
     try:
         with (folder / SUMMARY_FILE).open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
-            return {row.get("segmentation") or "" for row in csv.DictReader(file)}
+            return {name for row in csv.DictReader(file) if (name := row.get("segmentation"))}
     except (OSError, csv.Error):
         return set()
 
@@ -87,9 +113,10 @@ def _is_label_map(path: Path) -> bool:
     return is_nifti and table_path(path).exists() and not twin.exists()
 
 
-def _holds_dicom(folder: Path, files: list[str]) -> bool:
+def _dicom_files(folder: Path, files: list[str]) -> Iterator[Path]:
     names = (name for name in sorted(files) if name != "DICOMDIR" and not name.startswith("."))
-    return any(_is_dicom(folder / name) for name in names if not name.lower().endswith(_NEVER_DICOM))
+    paths = (folder / name for name in names if not name.lower().endswith(_NEVER_DICOM))
+    return filter(_is_dicom, paths)
 
 
 def _is_dicom(path: Path) -> bool:
@@ -98,6 +125,14 @@ def _is_dicom(path: Path) -> bool:
         return is_dicom(path) or _begins_with_element(path)
     except OSError:
         return False
+
+
+def _may_be_scan(path: Path, any_modality: bool) -> bool:
+    """Whether the storage class of a DICOM file leaves it open that it is a CT, or any image."""
+    kind = storage_class(path)
+    if kind is None or kind in (*CT_CLASSES, SECONDARY_CAPTURE):  # converters give a CT the latter class
+        return True
+    return any_modality and kind.removeprefix(_STORAGE).split(".")[0] not in _NO_SCANS
 
 
 def _begins_with_element(path: Path) -> bool:
@@ -113,33 +148,48 @@ def _begins_with_element(path: Path) -> bool:
 def case_names(images: list[Path]) -> list[str]:
     """A name for each image: its file's without the suffix, with as many parent folders as tell them apart.
 
+    Paths that differ in upper and lower case only are numbered.
+
     Raises:
         InputError: no such names tell them apart.
     """
-    stems = [_stem(image) for image in images]
-    twins = Counter((image.parent, stem.casefold()) for image, stem in zip(images, stems, strict=True))
+    stems = [(image.parent, _stem(image).casefold()) for image in images]
+    places = [str(image).casefold() for image in images]
+    twins = Counter(stem for stem, _ in set(zip(stems, places, strict=True)))
     last = [
-        image.name if twins[image.parent, stem.casefold()] > 1 else stem
-        for image, stem in zip(images, stems, strict=True)
+        image.name if twins[stem] > 1 else _stem(image) for image, stem in zip(images, stems, strict=True)
     ]
+    names = _numbered(_with_parents(images, last, places))
+    for name, count in Counter(map(str.casefold, names)).items():
+        if count > 1:
+            raise InputError(f"{count} images would all be called {name}; rename one of them.")
+    return names
+
+
+def _with_parents(images: list[Path], last: list[str], places: list[str]) -> list[str]:
+    """Names with parent folders put before them until no other place has the same."""
     depths = [0] * len(images)
     while True:
         names = [
             "_".join([*_last_parts(image.parent, depth), name])
             for image, depth, name in zip(images, depths, last, strict=True)
         ]
-        counts = Counter(name.casefold() for name in names)
+        folded = map(str.casefold, names)
+        counts = Counter(name for name, _ in set(zip(folded, places, strict=True)))
         deeper = [
             depth + (counts[name.casefold()] > 1 and depth < len(image.parent.parts) - 1)
             for name, image, depth in zip(names, images, depths, strict=True)
         ]
         if deeper == depths:
-            break
+            return names
         depths = deeper
-    for name, count in Counter(names).items():
-        if count > 1:
-            raise InputError(f"{count} images would all be called {name}; rename one of them.")
-    return names
+
+
+def _numbered(names: list[str]) -> list[str]:
+    """Names of which the second and further ones of the same letters end with a number."""
+    folded = [name.casefold() for name in names]
+    earlier = [folded[:index].count(name) for index, name in enumerate(folded)]
+    return [f"{name}_{count + 1}" if count else name for name, count in zip(names, earlier, strict=True)]
 
 
 def _stem(image: Path) -> str:

@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 _MAGIC_OFFSET = 128
 _LONG_LENGTH_TYPES = (b"OB", b"OW", b"UN", b"UT", b"SQ")
-_CT_CLASSES = tuple(f"1.2.840.10008.5.1.4.1.1.2{kind}" for kind in ("", ".1", ".2"))
+CT_CLASSES = tuple(f"1.2.840.10008.5.1.4.1.1.2{kind}" for kind in ("", ".1", ".2"))
 """CT, enhanced CT and legacy converted enhanced CT image storage (DICOM PS3.4, B.5)."""
-_SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
+SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 _SOP_CLASS = "0008|0016"
 _IMAGE_TYPE = "0008|0008"
 _MODALITY = "0008|0060"
@@ -122,8 +122,8 @@ def _find_series(folder: Path, any_modality: bool, wanted: str | None) -> _Serie
     if len(candidates) > 1:
         raise InputError(
             f"{len(candidates)} series of the folder will do, one is needed ({_listed(candidates)}); "
-            "name it by its UID or a part of its description (--series, series=…), or move it to its own "
-            "folder."
+            "name it by its UID or a part of its description (partialseg segment --series, series=…; a batch "
+            "cannot), or move it to its own folder."
         )
     return candidates[0]
 
@@ -161,7 +161,7 @@ def _listed(found: list[_Series]) -> str:
 
 def _is_beside_a_scan(header: "SimpleITK.ImageFileReader") -> bool:
     """Whether an image is a scout, from which a scan is planned, or a screenshot."""
-    return "LOCALIZER" in _tag(header, _IMAGE_TYPE) or _tag(header, _SOP_CLASS) == _SECONDARY_CAPTURE
+    return "LOCALIZER" in _tag(header, _IMAGE_TYPE) or _tag(header, _SOP_CLASS) == SECONDARY_CAPTURE
 
 
 def _list_series(folder: Path) -> list[_Series]:
@@ -193,15 +193,15 @@ def _check_no_slice_was_dropped(folder: Path, found: list[_Series]) -> None:
     It also passes over what is no image, such as structure sets and reports, and that is fine.
     """
     names = {file.name for series in found for file in series.files}
-    classes = {None, *_CT_CLASSES, *(_tag(series.header, _SOP_CLASS) for series in found)}
+    classes = {None, *CT_CLASSES, *(_tag(series.header, _SOP_CLASS) for series in found)}
     for path in sorted(folder.iterdir()):
         if path.name in names or path.name == "DICOMDIR" or not path.is_file():
             continue
-        if is_dicom(path) and _storage_class(path) in classes:
+        if is_dicom(path) and storage_class(path) in classes:
             raise InputError(f"{path.name} is truncated or damaged; copy the DICOM series again.")
 
 
-def _storage_class(path: Path) -> str | None:
+def storage_class(path: Path) -> str | None:
     """MediaStorageSOPClassUID of the file meta information (PS3.10, section 7.1); None if there is none."""
     with open(path, "rb") as file:
         file.seek(_MAGIC_OFFSET + 4)

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
+from .boxes import EMPTY_BOX
 from .errors import InputError
 from .label_maps import FOLDER_TABLE
 from .label_names import comparable_names
@@ -30,6 +31,7 @@ from .volume import IMAGE_SUFFIXES, Volume, reorient
 TOLERANCE_MM = 3.0
 """Default tolerance of the normalized surface distance, the one TotalSegmentator reports with."""
 SCORE_SUFFIXES = (".csv", ".json")
+_ANY_NAME = "surrogateescape"  # also file names that are no UTF-8
 
 logger = logging.getLogger(__name__)
 
@@ -110,7 +112,8 @@ def evaluate(
 
     A mask is compared with the reference of the same task and structure, else with the only one of that
     structure, by the names of `comparable_names`: "Left Kidney" and "kidney_left" are one, and so are
-    "liver_tumor" and, beside a liver, "cancer". A reference whose axes are flipped or swapped is turned.
+    "liver_tumor" and, beside a liver, "cancer". A reference whose axes are flipped or swapped is turned; what
+    it ignores is left out of both.
 
     Args:
         prediction: what a model found.
@@ -143,13 +146,19 @@ def _scores(
             f"{case or 'The prediction'} and its reference lie on different grids ({prediction.shape} and "
             f"{reference.shape} voxels, or another affine); evaluate on the grid of the image."
         )
+
+    def in_place(mask: np.ndarray) -> np.ndarray:
+        return reorient(other.with_array(mask), grid.orientation).array if is_turned else mask
+
+    is_scored = None if reference.ignored is None else ~in_place(reference.ignored.filled(reference.shape))
+    voxel_ml = math.prod(grid.spacing) / 1000
     scores = []
     for key, reference_key in _matching_keys(prediction, reference, structures):
-        a, b = prediction[key], reference[reference_key]
-        if is_turned:
-            b = reorient(other.with_array(b), grid.orientation).array
+        a, b = prediction[key], in_place(reference[reference_key])
+        if is_scored is not None:
+            a, b = a & is_scored, b & is_scored
         surfaces = surface_distances(a, b, grid.spacing)
-        volumes = prediction.volume_ml(key), reference.volume_ml(reference_key)
+        volumes = np.count_nonzero(a) * voxel_ml, np.count_nonzero(b) * voxel_ml
         measures = dice(a, b), surfaces.fraction_within(tolerance_mm), surfaces.percentile(0.95)
         scores.append(Score(case, *key, *measures, *volumes, tolerance_mm))
     return scores
@@ -161,15 +170,23 @@ class Comparison:
     Args:
         structures: ids to compare; None for all that predictions and references have.
         tolerance_mm: for the normalized surface distance.
+        absent_is_empty: what a reference does not have is empty there; else it is not scored.
     """
 
-    def __init__(self, structures: Iterable[str] | None = None, tolerance_mm: float = TOLERANCE_MM) -> None:
+    def __init__(
+        self,
+        structures: Iterable[str] | None = None,
+        tolerance_mm: float = TOLERANCE_MM,
+        absent_is_empty: bool = False,
+    ) -> None:
         self._structures = None if structures is None else _named(structures)
         self._tolerance_mm = tolerance_mm
+        self._absent_is_empty = absent_is_empty
         self._scores: dict[str, list[Score]] = {}
         self._lacking_ml: dict[str, dict[str, float]] = {}
         self._predicted: dict[Key, None] = {}
         self._expected: set[str] = set()
+        self._unscored: dict[str, list[str]] = {}
 
     def add(self, case: str, prediction: Segmentation, reference: Segmentation) -> None:
         """Score a case.
@@ -178,18 +195,24 @@ class Comparison:
             InputError: different grids, or the reference lacks a structure that shall be compared.
         """
         prediction, reference = _comparable(prediction), _comparable(reference)
+        if self._absent_is_empty:
+            found = {structure for _, structure in prediction}
+            _add_empty(reference, found if self._structures is None else self._structures)
         volumes = {structure: reference.volume_ml((task, structure)) for task, structure in reference}
         wanted = set(volumes) if self._structures is None else self._structures
         _check_has("reference", wanted, set(volumes))
         common = wanted & {structure for _, structure in prediction}
         measured = _scores(prediction, reference, common, self._tolerance_mm, case) if common else []
         self._scores[case] = measured
+        if self._structures is None:
+            for name in {key[1] for key in prediction if prediction.voxel_count(key)} - wanted:
+                self._unscored.setdefault(name, []).append(case)
         self._lacking_ml[case] = {name: volumes[name] for name in sorted(wanted - common)}
         self._predicted |= dict.fromkeys(prediction)
         self._expected |= wanted
 
     def scores(self) -> list[Score]:
-        """All scores, case by case; warns of structures that no prediction has.
+        """All scores, case by case; warns of what no prediction has, or not the reference of a case.
 
         Raises:
             InputError: no prediction has a structure that shall be compared, or any of the references'.
@@ -202,16 +225,30 @@ class Comparison:
         unknown = {name for lacking in self._lacking_ml.values() for name in lacking if lacking[name]}
         if unknown := unknown - predicted:
             logger.warning("No prediction has %s; left out.", _listed(unknown))
+        if self._unscored:
+            logger.warning("Predicted but not in the reference, so not scored: %s.", self._listed_unscored())
         return [score for case, scores in self._scores.items() for score in (*scores, *self._missed(case))]
 
     def _missed(self, case: str) -> Iterator[Score]:
         """Scores of the empty masks that stand for what a prediction lacks."""
-        for name, volume_ml in self._lacking_ml[case].items():
+        lacking_ml = self._lacking_ml[case]
+        if self._absent_is_empty:
+            scored = {score.structure for score in self._scores[case]}
+            lacking_ml = dict.fromkeys(sorted(self._expected - scored), 0.0) | lacking_ml
+        for name, volume_ml in lacking_ml.items():
             agreement, distance = (0.0, math.inf) if volume_ml else (1.0, 0.0)
             for key in self._predicted:
                 if key[1] == name:
                     measures = agreement, agreement, distance, 0.0, volume_ml
                     yield Score(case, *key, *measures, self._tolerance_mm)
+
+    def _listed_unscored(self) -> str:
+        return ", ".join(
+            f"{name} ({len(cases)} {'case' if len(cases) == 1 else 'cases'}, first: {cases[0]})"
+            if cases[0]
+            else name
+            for name, cases in sorted(self._unscored.items())
+        )
 
 
 def matched_cases(prediction: str | Path, reference: str | Path) -> list[tuple[str, Path, Path]]:
@@ -254,7 +291,10 @@ def write_scores(path: str | Path, scores: Iterable[Score]) -> None:
     if suffix not in SCORE_SUFFIXES:
         raise InputError(f"Scores are written as {' or '.join(SCORE_SUFFIXES)}, not {path}.")
     records = [asdict(score) for score in scores]
-    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+    with (
+        replacing(path) as temporary,
+        temporary.open("w", newline="", encoding="utf-8", errors=_ANY_NAME) as file,
+    ):
         if suffix == ".csv":
             table = csv.DictWriter(file, [field.name for field in fields(Score)], lineterminator="\n")
             table.writeheader()
@@ -308,7 +348,7 @@ def _comparable(segmentation: Segmentation) -> Segmentation:
     """The same masks by their `comparable_names`, an organ with the tumour of the same task."""
     names = comparable_names(structure for _, structure in segmentation)
     keys = {(task, names[structure]): (task, structure) for task, structure in segmentation}
-    result = Segmentation(segmentation.shape, segmentation.affine)
+    result = Segmentation(segmentation.shape, segmentation.affine, ignored=segmentation.ignored)
     for (task, name), key in keys.items():
         tumor = keys.get((task, f"{name}_tumor"))
         if tumor and name in ORGANS_WITH_TUMOR:
@@ -316,6 +356,12 @@ def _comparable(segmentation: Segmentation) -> Segmentation:
         else:
             result.add(task, name, *segmentation.cropped(key))
     return result
+
+
+def _add_empty(reference: Segmentation, structures: Iterable[str]) -> None:
+    """Add an empty mask of each structure that a segmentation lacks."""
+    for name in sorted(set(structures) - {structure for _, structure in reference}):
+        reference.add("", name, EMPTY_BOX, np.zeros((0, 0, 0), bool))
 
 
 def _matching_keys(

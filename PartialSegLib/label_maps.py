@@ -1,5 +1,6 @@
 """Segmentations as NIfTI: one label map with a table beside it, or a folder with one mask per structure."""
 
+import contextlib
 import csv
 import io
 import itertools
@@ -14,8 +15,9 @@ import numpy as np
 from .errors import InputError
 from .nifti import write_nifti
 from .output_files import replacing
+from .packed_mask import PackedMask
 from .segmentation import Key, Segmentation
-from .structures import ORGANS_WITH_TUMOR
+from .structures import ORGANS_WITH_TUMOR, structure_or_tissue
 from .volume import IMAGE_SUFFIXES, Volume, read_volume
 
 _COLUMNS = ("label", "task", "structure", "name", "volume_ml", "color", "snomed_type", "snomed_region")
@@ -23,6 +25,9 @@ FOLDER_TABLE = "labels.csv"
 """What marks a folder as one segmentation."""
 _DATASET_FILE = "dataset.json"
 _LARGEST_LABEL = 255
+_ROUNDING_ML = 0.001
+_LOST_SHARE = 0.01
+"""Of a mask, more than which is told to be overwritten."""
 
 Values = dict[Key, tuple[int, ...]]
 """Which labels of a map make a mask."""
@@ -79,7 +84,9 @@ def read_label_map(path: Path, labels: Mapping[str, tuple[int, ...]] | None = No
     Args:
         path: The image. What its labels are says NAME.labels.csv, else `labels`, else a dataset.json in its
             folder, or above the folder labelsTr; without any of these it is a mask. By a table, which is
-            ours, the organs of `ORGANS_WITH_TUMOR` get back what `write_label_map` gave to their tumours.
+            ours, the organs of `ORGANS_WITH_TUMOR` get back what `write_label_map` gave to their tumours, and
+            every mask what the volumes of the table tell to be its own. What is lost is told in a warning.
+            The label "ignore" of a dataset.json or of `labels` becomes `Segmentation.ignored`.
         labels: The values of each structure.
 
     Raises:
@@ -87,15 +94,21 @@ def read_label_map(path: Path, labels: Mapping[str, tuple[int, ...]] | None = No
     """
     volume = read_volume(path)
     segmentation = Segmentation(volume.shape, volume.affine)
+    z, y, x = volume.shape
     source, values = _named_values(path, labels)
     if values is None:
         segmentation.add(*_key_of_name(path), None, _as_mask(path, volume))
         return segmentation
+    if source == table_path(path):
+        values = _given_back(path, values, volume)
     unnamed = volume.array != 0
     for key, numbers in values.items():
         mask = np.logical_or.reduce([volume.array == number for number in numbers])
         unnamed &= ~mask
-        segmentation.add(*key, None, mask)
+        if key[1].lower() == "ignore":
+            segmentation.ignored = PackedMask(np.s_[0:z, 0:y, 0:x], mask)
+        else:
+            segmentation.add(*key, None, mask)
     if source and unnamed.any():
         left_out = ", ".join(f"{value:g}" for value in np.unique(volume.array[unnamed])[:10])
         logger.warning("%s: labels that %s does not name were left out: %s.", path, source.name, left_out)
@@ -186,11 +199,60 @@ def _values_of_table(path: Path) -> Values:
     for row in rows:
         key = row["task"], row["structure"]
         values[key] = (*values.get(key, ()), int(row["label"]))
-    for task, organ in values:
-        if organ in ORGANS_WITH_TUMOR:
-            tumors = [values[key] for key in values if key[1] == f"{organ}_tumor"]
-            values[task, organ] = tuple(dict.fromkeys(itertools.chain(values[task, organ], *tumors)))
     return values
+
+
+def _given_back(path: Path, values: Values, volume: Volume) -> Values:
+    """Add to each mask the labels that were written over it; warn of what cannot be given back."""
+    voxel_ml = abs(float(np.linalg.det(volume.affine[:3, :3]))) / 1000
+    numbers = set(itertools.chain(*values.values()))
+    label_ml = {number: float(np.count_nonzero(volume.array == number)) * voxel_ml for number in numbers}
+    written_ml = _volumes_of_table(table_path(path))
+    result, lost = {}, []
+    for key in values:
+        result[key] = own = _own_values(key, values, label_ml, written_ml.get(key))
+        missing_ml = written_ml.get(key, 0.0) - sum(label_ml[number] for number in own)
+        later_ml = sum(label_ml[number] for number in numbers - {*own} if number > max(values[key]))
+        if max(_ROUNDING_ML, _LOST_SHARE * written_ml.get(key, 0.0)) < missing_ml < later_ml + _ROUNDING_ML:
+            lost.append(f"{missing_ml:.3g} ml of {key[1]} ({key[0]})")
+    if lost:
+        logger.warning(
+            "%s: %s were overwritten in this label map; evaluate a .seg.nrrd or a folder of masks instead.",
+            *(path, ", ".join(lost)),
+        )
+    return result
+
+
+def _own_values(
+    key: Key, values: Values, label_ml: dict[int, float], written_ml: float | None
+) -> tuple[int, ...]:
+    """The labels of a mask: its own, an organ's tumours, and what brings it to its volume in the table.
+
+    That are structures in the organ, where the volume gets closer, and the same structure of another task,
+    where the volume is met: only then did that one cover all that is missing.
+    """
+    tumors = [values[other] for other in values if other[1] == f"{key[1]}_tumor"]
+    own = dict.fromkeys(itertools.chain(values[key], *(tumors if key[1] in ORGANS_WITH_TUMOR else [])))
+    structure = structure_or_tissue(key[1])
+    for other in values if written_ml is not None else ():
+        added = [number for number in values[other] if number > max(values[key]) and number not in own]
+        missing_ml = (written_ml or 0.0) - sum(label_ml[number] for number in own)
+        excess_ml = sum(label_ml[number] for number in added) - missing_ml
+        region = structure_or_tissue(other[1]).region
+        is_inside = structure.region is None and region == structure.type
+        is_namesake = other[1] == key[1]
+        if (is_inside and abs(excess_ml) < missing_ml) or (is_namesake and abs(excess_ml) < _ROUNDING_ML):
+            own |= dict.fromkeys(added)
+    return tuple(own)
+
+
+def _volumes_of_table(path: Path) -> dict[Key, float]:
+    """Of each mask before others were written over it, ml; without those that are not given."""
+    volumes: dict[Key, float] = {}
+    for row in _read_table(path):
+        with contextlib.suppress(ValueError):
+            volumes[row["task"], row["structure"]] = float((row.get("volume_ml") or "").replace(",", "."))
+    return volumes
 
 
 def _values_of_dataset(path: Path) -> Values | None:
@@ -201,8 +263,7 @@ def _values_of_dataset(path: Path) -> Values | None:
         raise InputError(f"{path} is not valid JSON ({error}); copy it again, or remove it.") from None
     if not isinstance(contents, dict) or not isinstance(contents.get("labels"), dict):
         return None
-    named = labels_of(contents, path).items()
-    return {("", name): values for name, values in named if name.lower() != "ignore"}
+    return {("", name): values for name, values in labels_of(contents, path).items()}
 
 
 def labels_of(contents: dict[str, Any], path: Path) -> dict[str, tuple[int, ...]]:

@@ -267,6 +267,10 @@ class Manifest:
                 is_inside(path),
                 f"files.{path}: the path leads outside the package; use plain file names inside it",
             )
+            require(
+                str(PurePosixPath(path)).lower() != MANIFEST_FILE,
+                f"files.{path}: the manifest cannot state its own checksum; leave it out of its files",
+            )
 
     @property
     def weights_sha256(self) -> str:

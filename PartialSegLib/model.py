@@ -34,6 +34,9 @@ from .output_files import replacing
 from .package_files import check_file, refuse_to_overwrite
 from .packages import find_package
 
+UNBUILDABLE = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+"""What the constructor of a network may raise when a manifest gives it arguments that make no sense."""
+
 
 @dataclass(frozen=True, eq=False)
 class Model:
@@ -72,7 +75,7 @@ def build_network(spec: NetworkSpec) -> PartialLabelNetwork:
             return NETWORKS[spec.architecture](**spec.arguments)
     except ImportError as error:
         raise InputError(f"network.architecture: {error}.") from None
-    except (TypeError, ValueError, IndexError, RuntimeError) as error:
+    except UNBUILDABLE as error:
         raise InputError(
             f"network.arguments: {spec.architecture} cannot be built with them ({error})"
         ) from None
@@ -88,7 +91,7 @@ def build_decision_network(spec: DecisionSpec) -> nn.Module:
     try:
         with torch.device("meta"):
             return DecisionNetwork(channels, choices, spec.input_size, **spec.arguments)
-    except (TypeError, ValueError, IndexError, RuntimeError) as error:
+    except UNBUILDABLE as error:
         raise InputError(
             f"decision.arguments: {spec.architecture} cannot be built with them ({error})"
         ) from None
@@ -261,6 +264,8 @@ def check_tasks_served(network: PartialLabelNetwork, manifest: Manifest) -> None
     if len(manifest.tasks) > network.num_tasks:
         raise InputError(f"tasks: {len(manifest.tasks)} named, but the network has {network.num_tasks}.")
     patch_size, multiple = manifest.inference.patch_size, network.patch_multiple
+    if min(multiple) < 1:
+        raise InputError(f"network.arguments: patches in multiples of {list(multiple)} voxels make no sense.")
     if any(size % step for size, step in zip(patch_size, multiple, strict=True)):
         raise InputError(
             f"inference.patch_size: {list(patch_size)} are no multiples of {list(multiple)} voxels."

@@ -244,8 +244,17 @@ def _read_voxels(
         if not count:
             raise EOFError
         done += count
-    stream.read(1)  # past the last voxel gzip checks its checksum
+    _check_end(stream)
     return voxels.astype(voxels.dtype.newbyteorder("="), copy=False)
+
+
+def _check_end(stream: BinaryIO) -> None:
+    """Past the last voxel gzip checks its checksum; bytes behind the whole file harm no voxel."""
+    try:
+        stream.read(1)
+    except gzip.BadGzipFile as error:
+        if not str(error).startswith("Not a gzipped file"):
+            raise
 
 
 def _voxel_offset(header: np.void) -> int:

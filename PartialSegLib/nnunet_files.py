@@ -70,8 +70,9 @@ def find_models(path: Path) -> list[FoundModel]:
     """The models in a folder or .zip that can be imported; none where there is nothing to choose from.
 
     Raises:
-        InputError: the archive is damaged or means harm.
+        InputError: the archive is damaged or means harm, or models cannot be told apart.
     """
+    path = path.expanduser().absolute()  # "." has no name
     files: Iterable[str] = ()
     if path.is_dir():
         files = _checkpoint_names(path)
@@ -173,7 +174,10 @@ def _configuration(place: Path, model: str) -> str:
 def _titles(place: Path, models: Collection[str]) -> dict[str, str]:
     """For each model the shortest of its names that no other model has."""
     kinds = ({model: name_of(place, model) for model in models} for name_of in (_configuration, _name, _path))
-    return next(titles for titles in kinds if len(set(titles.values())) == len(models))
+    for titles in kinds:
+        if len(set(titles.values())) == len(models):
+            return titles
+    raise InputError(f"{place} holds a model in a model of the same name; give the folder of one fold.")
 
 
 def _chosen_model(place: Path, models: Sequence[str], wanted: str | None) -> str:

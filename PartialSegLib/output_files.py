@@ -16,6 +16,10 @@ from .errors import InputError
 
 _STALE_SECONDS = 10.0
 """After which a lock that does not change belongs to a process that was killed."""
+_PATIENCE_SECONDS = 2.0 if os.name == "nt" else 0.0
+"""On Windows nothing can be replaced while another program, such as a virus scanner, looks at it."""
+_LONGEST_NAME = 250
+"""In bytes: file systems allow 255, and `_move` adds a suffix."""
 
 
 @contextlib.contextmanager
@@ -38,7 +42,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """
     target = Path(path).expanduser().absolute()  # "." has no name
     place = target if target.is_dir() else target.parent
-    temporary = place / f".{os.getpid()}-{token_hex(4)}.partial-{target.name}"
+    temporary = place / _temporary_name(target.name)
     try:
         with explained_writing_errors(target):
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -95,6 +99,14 @@ def locked(path: Path) -> Iterator[None]:
         _remove(path)
 
 
+def _temporary_name(name: str) -> str:
+    """Hidden and like no other; of a long name the beginning is left out, the suffixes stay."""
+    start = f".{os.getpid()}-{token_hex(4)}.partial-"
+    while len(os.fsencode(start + name)) > _LONGEST_NAME:
+        name = name[1:]
+    return start + name
+
+
 def _create(path: Path) -> bool:
     """Whether the file was not there before."""
     try:
@@ -132,7 +144,7 @@ def _flush(path: Path) -> None:
 
 def _move(source: Path, target: Path) -> None:
     if not (source.is_dir() and target.is_dir()):
-        os.replace(source, target)
+        _replace(source, target)
         return
     old = Path(f"{source}.old")
     old.mkdir()
@@ -141,11 +153,11 @@ def _move(source: Path, target: Path) -> None:
         for name in names:
             if (target / name).is_file():
                 _set_aside(target / name, old / name)
-            os.replace(source / name, target / name)
+            _replace(source / name, target / name)
     except BaseException:
         for name in names:
             if (old / name).exists():
-                os.replace(old / name, target / name)
+                _replace(old / name, target / name)
             elif not (source / name).exists():
                 _remove(target / name)
         _remove(old)
@@ -158,7 +170,20 @@ def _set_aside(path: Path, old: Path) -> None:
     try:
         os.link(path, old)
     except OSError:
-        os.replace(path, old)
+        _replace(path, old)
+
+
+def _replace(source: Path, target: Path) -> None:
+    """As `os.replace`, but with patience."""
+    end = time.monotonic() + _PATIENCE_SECONDS
+    while True:
+        try:
+            os.replace(source, target)
+            return
+        except PermissionError:
+            if time.monotonic() >= end:
+                raise
+        time.sleep(0.05)
 
 
 def _remove(path: Path) -> None:

@@ -96,7 +96,7 @@ def _draw(figure: Figure, scene: Scene, title: str) -> None:
     _draw_cut(panel(column, bottom, right, lower), scene, 2, indices)
     _draw_surfaces(panel(column, middle, right, upper), scene)
     _draw_legend(panel(column + right, bottom, LEGEND_INCHES, size[1] - bottom - TITLE_INCHES), scene)
-    figure.text(0.012, 1 - 0.3 / size[1], title, color=TEXT, fontsize=13, va="center")
+    figure.text(0.012, 1 - 0.3 / size[1], title, color=TEXT, fontsize=13, va="center", parse_math=False)
     figure.text(0.012, 0.16 / size[1], FOOTER, color=FAINT, fontsize=9, va="center")
 
 
@@ -151,7 +151,8 @@ def _label(axes: Axes, x: float, y: float, text: str, **style: Any) -> None:
     from matplotlib.patheffects import withStroke
 
     stroke = [withStroke(linewidth=2, foreground=BACKGROUND)]
-    axes.text(x, y, text, color=TEXT, transform=axes.transAxes, path_effects=stroke, **style)
+    style |= {"transform": axes.transAxes, "path_effects": stroke, "parse_math": False}
+    axes.text(x, y, text, color=TEXT, **style)
 
 
 def _draw_scale_bar(axes: Axes) -> None:
@@ -178,5 +179,5 @@ def _draw_legend(axes: Axes, scene: Scene) -> None:
         color = TEXT if is_found else FAINT
         text = f"{max(finding.volume_ml, 0.1):,.1f} ml" if is_found else "not found"
         axes.plot([0.08], [row], "s", color=finding.color, markersize=10, alpha=1 if is_found else 0.35)
-        axes.text(0.15, row, finding.name, color=color, fontsize=9, va="center")
+        axes.text(0.15, row, finding.name, color=color, fontsize=9, va="center", parse_math=False)
         axes.text(0.97, row, text, color=color, fontsize=9, va="center", ha="right")

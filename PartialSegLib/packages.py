@@ -28,11 +28,12 @@ def model_folders() -> list[Path]:
 def installed_packages() -> list[tuple[Path, Manifest]]:
     """Folder and manifest of every readable package, the user's first, each name once.
 
-    A broken package is left out with a warning in the log, so that one bad folder does not hide the others.
+    A broken package is left out with a warning in the log, so that one bad folder does not hide the others;
+    hidden folders, which an import that was killed may leave, without one.
     """
     packages: dict[str, tuple[Path, Manifest]] = {}
     for manifest_path in (
-        path for folder in model_folders() for path in sorted(folder.glob(f"*/{MANIFEST_FILE}"))
+        path for folder in model_folders() for path in sorted(folder.glob(f"[!.]*/{MANIFEST_FILE}"))
     ):
         try:
             manifest = read_manifest(manifest_path.parent)

@@ -33,6 +33,12 @@ class PackedMask:
         """The boolean mask (z, y, x) within the box."""
         return self._unpacked(slice(None))
 
+    def filled(self, shape: tuple[int, int, int]) -> np.ndarray:
+        """The boolean mask (z, y, x) of a volume of this shape."""
+        full = np.zeros(shape, bool)
+        full[self.box] = self.unpack()
+        return full
+
     def plane(self, z: int) -> np.ndarray | None:
         """The mask (y, x) within the box in slice z of the volume; None where the box does not reach."""
         index = z - self.box[0].start

@@ -75,7 +75,9 @@ def write_report(path: str | Path, report: Mapping[str, Any]) -> None:
         InputError: the file cannot be written.
     """
     with replacing(path) as temporary:
-        temporary.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        text = json.dumps(report, indent=2, ensure_ascii=False) + "\n"
+        # JSON's own escapes for file names that are no UTF-8
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def _versions() -> dict[str, str]:

@@ -37,6 +37,7 @@ class Segmentation:
         shape: Number of voxels of the image along (z, y, x).
         affine: (4, 4) from array index order (k, j, i, 1) to RAS mm, as in `Volume`.
         provenance: Where the masks come from (model, versions, settings), as plain JSON; travels into files.
+        ignored: Where a label map says nothing, by nnU-Net's label "ignore"; None for nowhere. Not written.
 
     Raises:
         InputError: When the affine places no rectangular grid.
@@ -45,6 +46,7 @@ class Segmentation:
     shape: tuple[int, int, int]
     affine: np.ndarray
     provenance: dict[str, Any] = field(default_factory=dict)
+    ignored: PackedMask | None = None
     _masks: dict[Key, PackedMask] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -96,10 +98,7 @@ class Segmentation:
         Raises:
             InputError: When there is no such mask or several tasks found the structure; lists the choices.
         """
-        box, mask = self.cropped(key)
-        full = np.zeros(self.shape, bool)
-        full[box] = mask
-        return full
+        return self.packed(key).filled(self.shape)
 
     def cropped(self, key: str | Key) -> tuple[Box, np.ndarray]:
         """Return where a mask lies and the mask (z, y, x) within that box; errors as for `[]`."""
@@ -141,10 +140,25 @@ class Segmentation:
         return name if self._is_unambiguous(structure) else f"{name} ({task})"
 
     def identifier(self, key: str | Key) -> str:
-        """Return the name of a mask for files: "liver_tumor", or "liver-liver_tumor" as in `display_name`."""
-        task, structure = self._resolve(key)
-        word = "".join(letter if letter.isalnum() or letter in "._" else "_" for letter in task)
-        return structure if self._is_unambiguous(structure) else f"{word}-{structure}"
+        """Return the name of a mask for files: "liver_tumor", or "liver-liver_tumor" as in `display_name`.
+
+        Where an earlier mask has this name, but for capital letters, a number is added.
+        """
+        return self._identifiers()[self._resolve(key)]
+
+    def _identifiers(self) -> dict[Key, str]:
+        tasks = Counter(structure for _, structure in self._masks)
+        names: dict[Key, str] = {}
+        taken: set[str] = set()
+        for task, structure in self._masks:
+            word = "".join(letter if letter.isalnum() or letter in "._" else "_" for letter in task)
+            name = plain = structure if tasks[structure] == 1 else f"{word}-{structure}"
+            numbers = itertools.count(2)
+            while name.casefold() in taken:
+                name = f"{plain}_{next(numbers)}"
+            taken.add(name.casefold())
+            names[task, structure] = name
+        return names
 
     def _is_unambiguous(self, structure: str) -> bool:
         return Counter(found for _, found in self._masks)[structure] == 1

@@ -17,11 +17,15 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy import ndimage
+from scipy.spatial import cKDTree
 
 from .boxes import bounding_box
 
 ROUNDING_MM = 1e-6
 """Distances above a tolerance by less than this count as within it: spacings are rounded numbers."""
+_SLAB_SLICES = 16
+_MAX_TRANSFORM_VOXELS = 1 << 27
+"""Of a distance transform, 16 bytes each. A tree needs no box, but is slow where surfaces are far apart."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,17 +63,27 @@ def surface_distances(a: np.ndarray, b: np.ndarray, spacing: Sequence[float]) ->
         b: another of the same shape.
         spacing: voxel size (z, y, x), mm.
     """
-    box = bounding_box(a | b)
-    (is_surface_a, areas_a), (is_surface_b, areas_b) = (
-        _surface_elements(mask[box], spacing) for mask in (a, b)
-    )
-    to_a, to_b = (_distances_to(surface, spacing) for surface in (is_surface_a, is_surface_b))
-    return SurfaceDistances((to_b[is_surface_a], to_a[is_surface_b]), (areas_a, areas_b))
+    (corners_a, areas_a), (corners_b, areas_b) = (_surface_elements(mask, spacing) for mask in (a, b))
+    distances = _distances(corners_a, corners_b, spacing), _distances(corners_b, corners_a, spacing)
+    return SurfaceDistances(distances, (areas_a, areas_b))
 
 
 def _surface_elements(mask: np.ndarray, spacing: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
-    """Which voxel corners (z + 1, y + 1, x + 1) are surface elements, and the areas of those."""
-    voxels = np.pad(mask, 1).astype(np.int8)
+    """Corners (n, 3) that are surface elements, and their areas; slab by slab, which needs little memory."""
+    box = bounding_box(mask)
+    padded = np.pad(mask[box], 1)
+    corners, areas = [], []
+    for first in range(0, len(padded) - 1, _SLAB_SLICES):
+        is_surface, slab_areas = _surface_corners(padded[first : first + _SLAB_SLICES + 1], spacing)
+        start = np.array([first + box[0].start, box[1].start, box[2].start])
+        corners.append(np.argwhere(is_surface) + start)
+        areas.append(slab_areas)
+    return np.concatenate(corners), np.concatenate(areas)
+
+
+def _surface_corners(mask: np.ndarray, spacing: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
+    """Which corners between the voxels (z - 1, y - 1, x - 1) are surface elements, and the areas of those."""
+    voxels = mask.astype(np.int8)
     inside = _pair_sums(voxels, (0, 1, 2))
     is_surface = (inside > 0) & (inside < 8)
     squared_gradient = np.zeros(np.count_nonzero(is_surface))
@@ -86,10 +100,20 @@ def _pair_sums(array: np.ndarray, axes: Sequence[int] | set[int]) -> np.ndarray:
     return array
 
 
-def _distances_to(is_surface: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
-    if not is_surface.any():
-        return np.full(is_surface.shape, np.inf)
-    return np.asarray(ndimage.distance_transform_edt(~is_surface, sampling=spacing))
+def _distances(corners: np.ndarray, others: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
+    """From each corner (n, 3) to the nearest of the others, mm."""
+    if not len(corners) or not len(others):
+        return np.full(len(corners), np.inf)
+    start = np.minimum(corners.min(0), others.min(0))
+    shape = np.maximum(corners.max(0), others.max(0)) + 1 - start
+    if shape.prod() > _MAX_TRANSFORM_VOXELS:
+        tree = cKDTree(others * spacing, balanced_tree=False)  # equal coordinates make medians slow
+        return np.asarray(tree.query(corners * spacing)[0])
+    is_free = np.ones(shape, bool)
+    is_free[tuple((others - start).T)] = False
+    nearest = ndimage.distance_transform_edt(is_free, spacing, return_distances=False, return_indices=True)
+    steps = nearest[:, *(corners - start).T].T + start - corners
+    return np.sqrt(((steps * spacing) ** 2).sum(1))
 
 
 def _weighted_quantile(values: np.ndarray, weights: np.ndarray, fraction: float) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -94,10 +95,12 @@ class Task:
     postprocessing: tuple[PostprocessingStep, ...] = ()
 
     def __post_init__(self) -> None:
-        """Refuse a task without name or structures, and shared channels."""
+        """Refuse a task without name or structures, names that no file can hold, and shared channels."""
         require(bool(self.name.strip()), "name: expected the name of the task, got an empty text")
+        _check_name("name", self.name)
         require(bool(self.structures), "structures: expected at least one structure, got none")
         for structure, channel in self.structures.items():
+            _check_name("structures", structure)
             require(
                 channel >= 0, f"structures.{structure}: expected an output channel from 0 on, got {channel}"
             )
@@ -139,3 +142,11 @@ class Task:
                     f"postprocessing[{number}].{name}: {used} is no structure of this task; "
                     f"{suggestion(used or '', self.structures)}",
                 )
+
+
+def _check_name(place: str, name: str) -> None:
+    """Refuse what ends a name in the tags of a .seg.nrrd file, or a line."""
+    require(
+        not re.search(r"[|\x00-\x1f\x7f-\x9f\u2028\u2029]", name),
+        f"{place}: {name!r} holds '|' or a control character, which files of segments cannot; rename it",
+    )

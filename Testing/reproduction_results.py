@@ -75,7 +75,7 @@ def table(results: dict[str, list[Result]]) -> str:
         is_missed = np.isinf(distances)
         lines.append(
             f"| {name} | {_mean(organs)} | {_mean(tumors)} | "
-            f"{is_missed.sum(axis=1).mean():.0f} | {np.median(distances[~is_missed]):.0f} | "
+            f"{is_missed.sum(axis=1).mean():.0f} | {_median(distances[~is_missed])} | "
             f"{runs[0]['parameters']:,} | {runs[0]['gflops']:.2f} | "
             f"{np.median([run['seconds'] for run in runs]):.2f} | {len(runs)} |"
         )
@@ -90,6 +90,10 @@ def structure_table(results: dict[str, list[Result]]) -> str:
         values = [f"{100 * np.mean([run['dice'][key] for run in runs]):.0f}" for key in keys]
         lines.append(f"| {name} | " + " | ".join(values) + " |")
     return "\n".join(lines)
+
+
+def _median(values: np.ndarray) -> str:
+    return f"{np.median(values):.0f}" if values.size else "–"
 
 
 def _mean(values: list[float]) -> str:

@@ -56,6 +56,26 @@ def truncated(name: str, keep: float) -> Callable[[Path], Path]:
     return write
 
 
+def damaged_mha(folder: Path) -> Path:
+    """Zeros in the middle of the voxels, which MetaIO hands over half unpacked."""
+    write_volume(folder / "ct.mha", Volume(VALUES, np.eye(4)))
+    content = (folder / "ct.mha").read_bytes()
+    middle = len(content) * 2 // 3
+    (folder / "ct.mha").write_bytes(content[:middle] + bytes(100) + content[middle + 100 :])
+    return folder / "ct.mha"
+
+
+def mhd_with_half_its_zraw(folder: Path) -> Path:
+    path = folder / "ct.mhd"
+    SimpleITK.WriteImage(SimpleITK.GetImageFromArray(VALUES), str(path), useCompression=True)
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(line for line in lines if "CompressedDataSize" not in line))
+    assert np.array_equal(read_volume(path).array, VALUES)
+    voxels = (folder / "ct.zraw").read_bytes()
+    (folder / "ct.zraw").write_bytes(voxels[: len(voxels) // 2])
+    return path
+
+
 def image_named(name: str, array: np.ndarray, is_vector: bool = False) -> Callable[[Path], Path]:
     def write(folder: Path) -> Path:
         SimpleITK.WriteImage(SimpleITK.GetImageFromArray(array, isVector=is_vector), str(folder / name))
@@ -92,6 +112,7 @@ def rgb_nifti(folder: Path) -> Path:
 
 
 NRRD_AXES = b"(1,0,0) (0,1,0) (0,0,1)"
+NRRD_HEADER = b"NRRD0004\ntype: short\ndimension: 3\nsizes: 7 6 5\nendian: little\nencoding: raw\n"
 TEXT = b"The quick brown fox jumps over the lazy dog.\n" * 50
 
 BAD_FILES = {
@@ -110,6 +131,14 @@ BAD_FILES = {
     "little of a nii": (truncated("ct.nii", 0.2), "truncated"),
     "half an nrrd": (truncated("ct.nrrd", 0.5), "truncated"),
     "half an mha": (truncated("ct.mha", 0.5), "truncated"),
+    "damaged mha": (damaged_mha, "damaged"),
+    "half a zraw": (mhd_with_half_its_zraw, "truncated"),
+    "bzip2 nrrd": (edited_header("ct.nrrd", b"encoding: raw", b"encoding: bzip2"), "compressed with bzip2"),
+    "nhdr alone": (bytes_named("ct.nhdr", NRRD_HEADER + b"data file: ct.raw\n"), "ct.raw, are missing"),
+    "units that differ": (
+        edited_header("ct.nrrd", b"kinds:", b'space units: "mm" "mm" "cm"\nkinds:'),
+        "different units .mm, mm, cm.",
+    ),
     "2-D nii": (image_named("ct.nii.gz", VALUES[0]), "2-D, a 3-D volume is needed"),
     "2-D nrrd": (image_named("ct.nrrd", VALUES[0]), "2-D, a 3-D volume is needed"),
     "4-D nii": (image_named("ct.nii.gz", np.stack([VALUES] * 3)), "4-D with 3 volumes"),
@@ -249,6 +278,7 @@ def test_a_folder_gets_all_new_files_or_none(tmp_path, monkeypatch, has_links, f
         replace(source, target)
 
     monkeypatch.setattr(os, "replace", refuse_once)
+    monkeypatch.setattr("PartialSegLib.output_files._PATIENCE_SECONDS", 0)
     with pytest.raises(InputError, match="in use"):
         write_folder(tmp_path)
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {
@@ -256,6 +286,48 @@ def test_a_folder_gets_all_new_files_or_none(tmp_path, monkeypatch, has_links, f
     }  # fmt: skip
     write_folder(tmp_path)
     assert [path.read_text() for path in sorted(tmp_path.iterdir())] == ["new", "new", "new", "old"]
+
+
+def test_what_another_program_looks_at_is_replaced_when_it_is_done(tmp_path, monkeypatch):
+    replace, calls = os.replace, []
+
+    def refuse_once(source, target):
+        calls.append(target)
+        if len(calls) == 1:
+            raise PermissionError(13, "The file is in use")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", refuse_once)
+    monkeypatch.setattr("PartialSegLib.output_files._PATIENCE_SECONDS", 2)
+    write_folder(tmp_path / "new")
+    assert len(calls) == 2
+    assert len(list((tmp_path / "new").iterdir())) == 3
+
+
+@pytest.mark.parametrize("start", ["x" * 248, "é" * 124])
+def test_names_may_be_as_long_as_the_file_system_allows(tmp_path, start):
+    write_volume(tmp_path / f"{start}.nii.gz", Volume(VALUES, np.eye(4)))
+    assert [path.name for path in tmp_path.iterdir()] == [f"{start}.nii.gz"]
+
+
+def test_units_and_the_space_of_an_nrrd_are_heeded(tmp_path, caplog):
+    units = edited_header("ct.nrrd", b"kinds:", b'space units: "um" "um" "um"\nkinds:')
+    assert read_volume(units(tmp_path)).spacing == pytest.approx((0.001, 0.001, 0.001))
+    assert not caplog.text
+    scanner = edited_header("ct.nrrd", b"left-posterior-superior", b"scanner-xyz")
+    assert read_volume(scanner(tmp_path)).spacing == (1, 1, 1)
+    assert "in the space 'scanner-xyz'" in caplog.text
+
+
+def test_bytes_behind_a_whole_gzip_stream_are_passed_over(tmp_path):
+    path = tmp_path / "ct.nii.gz"
+    write_volume(path, Volume(VALUES, np.eye(4)))
+    content = path.read_bytes()
+    path.write_bytes(content + b"signature")
+    assert np.array_equal(read_volume(path).array, VALUES)
+    path.write_bytes(content[:-8] + bytes(4) + content[-4:])  # another checksum
+    with pytest.raises(InputError, match="damaged"):
+        read_volume(path)
 
 
 def test_an_unwritable_place_is_named(tmp_path):

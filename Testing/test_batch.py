@@ -30,9 +30,11 @@ def images(tmp_path):
     return folder
 
 
-def write_dicom_mark(folder):
+def write_dicom_mark(folder, storage_class=""):
     folder.mkdir(parents=True)
-    (folder / "0001.dcm").write_bytes(bytes(128) + b"DICM")
+    uid = f"1.2.840.10008.5.1.4.1.1.{storage_class}\0".encode()
+    element = b"\2\0\2\0UI" + len(uid).to_bytes(2, "little") + uid if storage_class else b""
+    (folder / "0001.dcm").write_bytes(bytes(128) + b"DICM" + element)
 
 
 def rows_of(batch):
@@ -70,6 +72,16 @@ def test_slices_without_preamble_and_behind_other_files_are_found(tmp_path):
     assert [path.name for path in find_images([tmp_path])] == ["0", "1", "2"]
 
 
+def test_dicom_folders_without_ct_are_left_out_and_named(tmp_path, caplog):
+    for name, kind in (("ct", "2"), ("old", "7"), ("pet", "128"), ("seg", "66.4"), ("structures", "481.3")):
+        write_dicom_mark(tmp_path / name, kind)
+    assert [path.name for path in find_images([tmp_path])] == ["ct", "old"]
+    assert "(no CT in 3 of the DICOM folders: " in caplog.text
+    assert [path.name for path in find_images([tmp_path], any_modality=True)] == ["ct", "old", "pet"]
+    with pytest.raises(InputError, match=r"holds no images \(no CT in 1 of the DICOM folders: .*seg"):
+        find_images([tmp_path / "seg"])
+
+
 def test_results_in_the_folder_of_the_images_are_no_images(images, manifest, caplog):
     (images / "b.nii.gz").unlink()
     request = BatchRequest(manifest, output_format=".nii.gz")
@@ -105,6 +117,45 @@ def test_names_take_as_many_folders_as_tell_the_images_apart(tmp_path):
         for name in ("x/s1/ct.nii.gz", "x/s2/ct.nii.gz", "y/s2/ct.nii.gz", "z.nrrd", "z.mha", "w.mha")
     ]
     assert case_names(images) == ["s1_ct", "x_s2_ct", "y_s2_ct", "z.nrrd", "z.mha", "w"]
+
+
+def test_names_that_differ_in_case_only_are_numbered(tmp_path):
+    images = [tmp_path / name for name in ("Case.nii.gz", "case.nii.gz", "A/x.mha", "a/X.mha", "b/y.mha")]
+    assert case_names(images) == ["Case", "case_2", "x", "X_2", "y"]
+    with pytest.raises(InputError, match="2 images would all be called case_2"):
+        case_names([*images, tmp_path / "CASE_2.mha"])
+
+
+def test_a_summary_that_is_open_elsewhere_is_written_with_the_next_case(
+    images, manifest, tmp_path, monkeypatch, caplog
+):
+    out, replace, locked = tmp_path / "out", os.replace, []
+
+    def refuse(source, target):
+        if locked and str(target).endswith("summary.csv"):
+            raise PermissionError(13, "Access is denied")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", refuse)
+    monkeypatch.setattr("PartialSegLib.output_files._PATIENCE_SECONDS", 0)
+    record(Batch([images], out, BatchRequest(manifest, tasks=("liver",))), "a", "c")
+    batch = Batch([images], out, BatchRequest(manifest, tasks=("spleen",)), overwrite=True)
+    locked.append(True)
+    record(batch, "a", "b")
+    assert caplog.text.count("Access is denied") == 1
+    with pytest.raises(InputError, match="2 finished cases are not in the summary"):
+        batch.finish()
+    locked.clear()
+    record(batch, "c", error="bad")
+    batch.finish()
+    assert [row["case"] for row in rows_of(batch)] == ["a", "b", "c"]
+    assert [case.name for case in Batch([images], out, batch.request).left] == ["c"]
+
+
+def test_results_that_a_new_batch_does_not_replace_are_named(images, manifest, tmp_path, caplog):
+    record(Batch([images], tmp_path / "out", BatchRequest(manifest)), "a", "b", "c")
+    Batch([images / "b.nii.gz"], tmp_path / "out", BatchRequest(manifest), overwrite=True)
+    assert re.search(r"2 results of the earlier batch stay in .*out, a\.seg\.nrrd first", caplog.text)
 
 
 def test_a_stopped_batch_goes_on_and_tries_failures_again(images, manifest, tmp_path):

@@ -3,17 +3,21 @@
 import io
 import os
 import pickle
+import subprocess
+import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from PartialSegLib.errors import InputError
 from PartialSegLib.importers import import_checkpoint
 from PartialSegLib.importers.checkpoint import read_checkpoint
+from PartialSegLib.importers.restricted_pickle import read_plain_pickle
 from PartialSegLib.training import checkpoint_file
 
 
@@ -90,6 +94,115 @@ def test_an_environment_variable_does_not_open_the_door(tmp_path: Path, monkeypa
     with pytest.raises(InputError, match="is refused because loading it would call"):
         import_checkpoint("dodnet", tmp_path / "evil.pth", tmp_path / "package")
     assert not (tmp_path / "evidence").exists()
+
+
+class Forged:
+    """Is written as a call of a function of NumPy's, and what it makes gets a state."""
+
+    def __init__(self, *reduced: Any) -> None:
+        self.reduced = reduced
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return self.reduced
+
+
+RECONSTRUCT, SCALAR = np.zeros(1).__reduce__()[0], np.float64(0).__reduce__()[0]
+OBJECTS = Forged(np.dtype, ("O8", False, True))
+FIELDS = Forged(
+    np.dtype,
+    ("V8", False, True),
+    (3, "|", None, ("a",), {"a": (OBJECTS, 0)}, 8, 1, 0),  # claims no objects
+)
+SUBTYPE = Forged(np.dtype, ("f8", False, True), (3, "<", (OBJECTS, (1,)), None, None, -1, -1, 0))
+NUMBER = Forged(np.dtype, ("f8", False, True), (3, "<", None, None, None, -1, -1, 0))
+TEXT = Forged(np.dtype, ("U1", False, True), (3, "<", None, None, None, 4, 4, 8))
+
+
+def array_of(kind: Any, data: Any = b"A" * 8, shape: Any = (1,)) -> Forged:
+    return Forged(RECONSTRUCT, (np.ndarray, (0,), b"b"), (1, shape, kind, False, data))
+
+
+def test_addresses_in_numpys_values_end_in_a_sentence_not_in_a_crash(tmp_path: Path):
+    """In a process of its own, which a crash would end."""
+    plans, checkpoint = tmp_path / "sound.model", tmp_path / "evil.pth"
+    torch.save({"state_dict": {"weight": torch.ones(1)}}, plans)
+    plans.with_name("sound.model.pkl").write_bytes(pickle.dumps({"plans": array_of(FIELDS)}))
+    named = Forged(SCALAR, (Forged(np.dtype, ([("x", SUBTYPE)],)), b"A" * 8))
+    torch.save({"network_weights": {"a": 1}, "trainer_name": named}, checkpoint)
+    program = (
+        "import sys; from PartialSegLib.__main__ import main;"
+        "print(*[main(['import', *pair.split('|'), '-o', 'package']) for pair in sys.argv[1:]])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, f"multitalent|{plans}", f"nnunet|{checkpoint}"],
+        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout.split()) == (0, ["2", "2"]), done.stderr
+    assert [line.partition(" is refused: ")[2][:40] for line in done.stderr.splitlines()] == [
+        "it asks for values of NumPy's type 'V8';",
+        "it asks for values of NumPy's type 'O8';",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("value", "sentence"),
+    [
+        (array_of(OBJECTS, [1]), "values of NumPy's type 'O8'"),
+        (array_of(SUBTYPE), "NumPy's type 'O8'"),
+        (
+            array_of(Forged(np.dtype, ("f8",), (3, "<", None, ("a",), {}, 8, 1, 0))),
+            "a NumPy type with a forged",
+        ),
+        (
+            array_of(Forged(np.dtype, ("f8",), (3, "I", None, None, None, 8, 1, 0))),
+            "a NumPy type with a forged",
+        ),
+        (array_of(NUMBER, shape=(2,)), "an array of another size than its bytes"),
+        (array_of(NUMBER, shape=(-1, -1)), "is damaged or no pickle"),
+        (array_of(NUMBER, data="A" * 8), "an array without plain values"),
+        (array_of(np.ndarray), "an array without plain values"),
+        (Forged(SCALAR, (NUMBER, b"A")), "an array of another size than its bytes"),
+        (Forged(SCALAR, (TEXT, b"\xff" * 4)), "is damaged or no pickle"),
+        (Forged(np.ndarray, ((), "f8"), {"a": 1}), "is damaged or no pickle"),
+    ],
+)
+def test_forged_values_of_numpy_are_refused(tmp_path: Path, value: Any, sentence: str):
+    (tmp_path / "plans.pkl").write_bytes(pickle.dumps([value]))
+    with pytest.raises(InputError, match=f"^[^\n]*{sentence}[^\n]*$"):
+        read_plain_pickle(tmp_path / "plans.pkl")
+
+
+@pytest.mark.parametrize("protocol", [3, 4])
+def test_plain_values_of_numpy_are_read_as_they_were(tmp_path: Path, protocol: int):
+    values = [
+        *(np.array([[1, 2, 3], [4, 5, 6]], kind) for kind in ("<i2", ">f8", "c8", "?", "u1", "S2", "<U2")),
+        *(np.asfortranarray(np.arange(6.0).reshape(2, 3)), np.zeros((0, 3)), np.array(7)),
+        *(np.float32(0.5), np.bool_(True), np.str_("CT"), np.int64(-1)),
+    ]
+    (tmp_path / "plans.pkl").write_bytes(pickle.dumps(values, protocol))
+    read = read_plain_pickle(tmp_path / "plans.pkl")
+    assert [value.dtype for value in read] == [value.dtype.newbyteorder("=") for value in values]
+    for value, original in zip(read, values, strict=True):
+        np.testing.assert_array_equal(value, original)
+    torch.save(values[-4:], tmp_path / "numbers.pth")
+    assert read_checkpoint(tmp_path / "numbers.pth") == values[-4:]
+
+
+def test_too_little_memory_is_not_told_as_a_damaged_file(tmp_path: Path):
+    resource = pytest.importorskip("resource")
+    pages = Path("/proc/self/statm")
+    if not pages.exists():
+        pytest.skip("only Linux tells and limits what a process uses")
+    torch.save([torch.zeros(16 << 20)], tmp_path / "file.pth")
+    used = int(pages.read_text().split()[0]) * resource.getpagesize()
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (used + (40 << 20), limits[1]))
+    try:
+        with pytest.raises(MemoryError):
+            read_checkpoint(tmp_path / "file.pth")
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, limits)
 
 
 def zip_archive() -> bytes:

@@ -321,6 +321,13 @@ def test_models_and_info_describe_a_package(package, run, monkeypatch):
         assert re.search(r"training: data +none\n", text)
 
 
+def test_info_prints_figures_that_somebody_else_noted_as_they_are(tmp_path, run):
+    preprocessing = Preprocessing("SPL", (5.0, 4.0, 4.0), (-200, 300))
+    figures = {"held_out": {"dice": {"liver": 0.9}}}
+    folder = write_tiny_model(tmp_path / "other", TASKS, preprocessing, training=figures)
+    assert re.search(r"training: held_out +\{'dice': \{'liver': 0.9\}\}\n", run("info", folder).stdout)
+
+
 def test_info_describes_a_volume_and_a_segmentation(tmp_path, package, ct, run):
     text = run("info", ct).stdout
     assert re.search(r"size \(x, y, z\) +26 × 24 × 20\n", text)

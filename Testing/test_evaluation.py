@@ -1,7 +1,9 @@
 import csv
 import json
 import math
-from dataclasses import astuple
+import os
+import tracemalloc
+from dataclasses import astuple, replace
 
 import numpy as np
 import pytest
@@ -112,6 +114,29 @@ def test_concentric_spheres_are_apart_by_the_difference_of_their_radii(spacing):
     assert dice(small, large) == pytest.approx(2 * 16**3 / (16**3 + 24**3), abs=0.01)
     assert normalized_surface_distance(small, large, spacing, 8 - voxel) < 0.05
     assert normalized_surface_distance(small, large, spacing, 8 + voxel) == 1
+
+
+@pytest.mark.parametrize("spacing", SPACINGS)
+def test_a_tree_and_a_transform_give_the_same_distances(spacing, monkeypatch):
+    masks = sphere(16, spacing), np.roll(sphere(18, spacing), 2, 2)
+    transform = surface_distances(*masks, spacing)
+    monkeypatch.setattr("PartialSegLib.surface_distance._MAX_TRANSFORM_VOXELS", 0)
+    tree = surface_distances(*masks, spacing)
+    for ours, theirs in zip(tree.distances, transform.distances, strict=True):
+        assert np.allclose(ours, theirs, rtol=0, atol=1e-9)
+
+
+def test_a_stray_voxel_costs_little_memory(monkeypatch):
+    monkeypatch.setattr("PartialSegLib.surface_distance._MAX_TRANSFORM_VOXELS", 100**3)
+    mask = np.zeros((160, 140, 140), bool)
+    mask[20:40, 20:40, 20:40] = mask[-1, -1, -1] = True
+    other = np.roll(mask, -1, 0)
+    tracemalloc.start()
+    distance = hausdorff95(mask, other, (1, 1, 1))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert distance == 1
+    assert peak < 4 * mask.size
 
 
 @pytest.mark.parametrize("spacing", SPACINGS)
@@ -235,7 +260,37 @@ def test_a_structure_has_one_name_in_the_scores(predicted, expected, name):
         assert (score.structure, score.dice) == (name, 1)
 
 
+@pytest.mark.parametrize("orientation", ["SAR", "IPL"])
+def test_what_nnunet_ignores_is_not_scored(tmp_path, caplog, orientation):
+    prediction = segmentation_of({("liver", "liver"): LEFT})
+    labels = Volume(np.where(MIDDLE, 2, LEFT).astype(np.uint8), prediction.affine)
+    write_volume(tmp_path / "x.nii.gz", reorient(labels, orientation))
+    (tmp_path / "dataset.json").write_text('{"labels": {"background": 0, "liver": 1, "ignore": 2}}')
+    (score,) = evaluate(prediction, read_segmentation(tmp_path / "x.nii.gz"))
+    assert (score.dice, score.nsd, score.hausdorff95_mm) == (1, 1, 0)
+    assert score.prediction_ml == score.reference_ml == pytest.approx(0.064)
+    assert not caplog.messages
+
+
 class TestComparison:
+    @pytest.mark.parametrize("absent_is_empty", [False, True])
+    @pytest.mark.parametrize("structures", [None, ["liver_tumor", "liver"]])
+    def test_what_a_reference_lacks_is_not_scored_or_empty(self, caplog, structures, absent_is_empty):
+        comparison = Comparison(structures, absent_is_empty=absent_is_empty)
+        liver = segmentation_of({("", "liver"): LEFT})
+        if structures and not absent_is_empty:
+            with pytest.raises(InputError, match="The reference lacks liver_tumor"):
+                comparison.add("healthy", segmentation_of(WHOLE), liver)
+            return
+        for case, predicted in {"healthy": WHOLE, "more": WHOLE, "none": {("liver", "liver"): LEFT}}.items():
+            comparison.add(case, segmentation_of(predicted), liver)
+        scores = {(s.case, s.structure): s.dice for s in comparison.scores()}
+        tumors = {("healthy", "liver_tumor"): 0, ("more", "liver_tumor"): 0, ("none", "liver_tumor"): 1}
+        livers = {(case, "liver"): 1 for case in ("healthy", "more", "none")}
+        assert scores == livers | (tumors if absent_is_empty else {})
+        warning = "Predicted but not in the reference, so not scored: liver_tumor (2 cases, first: healthy)."
+        assert caplog.messages == ([] if absent_is_empty else [warning])
+
     def test_what_one_prediction_lacks_and_another_has_is_a_miss(self, caplog):
         reference = segmentation_of({**WHOLE, ("", "spleen"): RIGHT})
         comparison = Comparison()
@@ -282,6 +337,14 @@ def test_scores_survive_the_table(tmp_path):
         rows = list(csv.DictReader(file))
     read = [Score(*list(row.values())[:3], *map(float, list(row.values())[3:])) for row in rows]
     assert [astuple(score) for score in read] == [astuple(score) for score in SCORES]
+
+
+def test_names_that_are_no_utf8_are_written(tmp_path):
+    name = os.fsdecode(b"P\xe9ter")
+    for suffix in ("csv", "json"):
+        write_scores(tmp_path / f"scores.{suffix}", [replace(SCORES[0], case=name)])
+    assert b"P\xe9ter," in (tmp_path / "scores.csv").read_bytes()
+    assert json.loads((tmp_path / "scores.json").read_text())[0]["case"] == name
 
 
 def test_json_has_null_where_there_is_no_distance(tmp_path):

@@ -111,7 +111,7 @@ def test_only_importers_read_pickled_files_and_only_model_reads_weights():
             assert "torch.load(" not in source, path
         if name_of(path) != "importers":
             assert "pickle" not in outer_imports(path), path
-        if name_of(path) != "archive":
+        if name_of(path) not in ("archive", "importers"):  # the latter only look how a file is stored
             assert "zipfile" not in outer_imports(path), path
         if name_of(path) not in ("model", "training"):
             assert "safetensors" not in outer_imports(path), path

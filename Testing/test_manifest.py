@@ -110,6 +110,9 @@ def test_a_manifest_survives_json():
         ("tasks", [], "tasks: expected at least one task"),
         ("tasks/1/name", "liver", "tasks: every task needs its own name"),
         ("tasks/1/name", " ", "tasks[1].name: expected the name of the task"),
+        ("tasks/1/name", "a|b", "tasks[1].name: 'a|b' holds '|' or a control character"),
+        ("tasks/1/name", "a\nb", "tasks[1].name: 'a\\nb' holds"),
+        ("tasks/2/structures", {"a|b": 0}, "tasks[2].structures: 'a|b' holds"),
         ("tasks/2/structures", {}, "tasks[2].structures: expected at least one structure"),
         (
             "tasks/4/structures",
@@ -148,6 +151,7 @@ def test_a_manifest_survives_json():
         ),
         ("files/weights.safetensors/bytes", -1, "files.weights.safetensors.bytes: expected a size"),
         ("files/weights.safetensors", MISSING, "files: no entry for weights.safetensors"),
+        ("files/model.json", {"sha256": "0" * 64, "bytes": 1}, "files.model.json: the manifest cannot state"),
     ],
 )
 def test_each_fault_has_its_own_sentence(tmp_path: Path, place: str, value: Any, sentence: str):

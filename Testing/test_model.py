@@ -166,6 +166,12 @@ def test_weights_that_do_not_fit_the_network_are_refused(
         ("DoDNet", {"depth": 1}, "network.arguments: DoDNet cannot be built"),
         ("DoDNet", {"groups": 5}, "network.arguments: DoDNet cannot be built"),
         ("DoDNet", {"widths": []}, "network.arguments: DoDNet cannot be built"),
+        pytest.param(
+            "UNet",
+            {"strides": [[1, 1, 1], *[[0, 2, 2]] * 5]},
+            r"patches in multiples of \[0, 32, 32\] voxels",
+            marks=pytest.mark.filterwarnings("ignore:Initializing zero-element tensors"),
+        ),
     ],
 )
 def test_a_network_that_cannot_be_built_is_refused(

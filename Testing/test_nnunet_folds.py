@@ -16,7 +16,7 @@ from PartialSegLib import __main__
 from PartialSegLib.errors import InputError
 from PartialSegLib.importers import import_checkpoint
 from PartialSegLib.model import load_model
-from PartialSegLib.nnunet_files import Choice, chosen_checkpoints
+from PartialSegLib.nnunet_files import Choice, chosen_checkpoints, find_models
 from PartialSegLib.package_files import file_sha256
 
 PLAIN = "nnunet_v2_plain"
@@ -30,10 +30,10 @@ def fold_weights(number: int, name: str = PLAIN) -> dict[str, Tensor]:
     }
 
 
-def write_folds(model: Path, *folds: str, name: str = PLAIN) -> Path:
+def write_folds(model: Path, *folds: str, name: str = PLAIN, **changes: Any) -> Path:
     """A model folder with these folds, each with weights of its own."""
     for number, fold in enumerate(folds):
-        write_model_folder(model, plans_of(name), fold_weights(number, name), fold=fold)
+        write_model_folder(model, plans_of(name), fold_weights(number, name), fold=fold, **changes)
     return model
 
 
@@ -195,13 +195,33 @@ def test_models_to_choose_from_are_listed(models: list[str], wanted: str | None,
         chosen_checkpoints(Path("x"), files, Choice((), wanted))
 
 
+def test_a_model_in_a_model_of_the_same_name_cannot_be_told_apart(tmp_path: Path) -> None:
+    model = tmp_path / "nnUNetTrainer__nnUNetPlans__3d_fullres"
+    for folder in (model / "fold_0", model / model.name / "fold_0"):
+        folder.mkdir(parents=True)
+        (folder / "checkpoint_final.pth").write_bytes(b"")
+    with pytest.raises(InputError, match="holds a model in a model of the same name; give the folder of one"):
+        find_models(model)
+
+
+def test_a_path_from_within_the_model_keeps_what_lies_around_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = write_folds(tmp_path / "model", "fold_0", init_args=None)
+    monkeypatch.chdir(model / "fold_0")
+    manifest = import_checkpoint("nnunet", ".", tmp_path / "package")
+    assert manifest.title.endswith("3d_fullres, fold_0")
+    monkeypatch.chdir(model)
+    assert [found.title for found in find_models(Path("."))] == ["model"]
+
+
 def test_the_command_line_says_what_an_ensemble_costs(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model = write_folds(tmp_path / "model", "fold_0", "fold_1", "fold_2")
 
-    def run(*arguments: Any) -> str:
-        assert __main__.main(["import", "nnunet", str(model), "-o", str(tmp_path / "p"), *arguments]) == 0
+    def run(*arguments: Any, code: int = 0) -> str:
+        assert __main__.main(["import", "nnunet", str(model), "-o", str(tmp_path / "p"), *arguments]) == code
         return capsys.readouterr().out
 
     first, second = run().splitlines()
@@ -209,7 +229,8 @@ def test_the_command_line_says_what_an_ensemble_costs(
     assert second.startswith(
         "It holds 3 networks, whose logits are averaged: it takes 3 times as long as one."
     )
-    assert "It holds 2 networks" in run("--fold", "0", "--fold", "2")
-    assert len(run("--fold", "1", "--configuration", "model").splitlines()) == 1
+    assert run("--fold", "1", code=2) == ""  # the package stays as it is unless told otherwise
+    assert "It holds 2 networks" in run("--fold", "0", "--fold", "2", "--replace")
+    assert len(run("--fold", "1", "--configuration", "model", "--replace").splitlines()) == 1
     __main__.main(["info", str(tmp_path / "p")])
     assert "UNet(" in capsys.readouterr().out

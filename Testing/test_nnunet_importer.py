@@ -15,7 +15,8 @@ from nnunet_folder import KERNELS, LABELS, STRIDES, plans_of, plans_with, write_
 from parity_data import official_weights, reference_vectors
 
 from PartialSegLib.errors import InputError
-from PartialSegLib.importers import import_checkpoint
+from PartialSegLib.importers import import_checkpoint, stunet
+from PartialSegLib.importers.nnunet_plans import Plan
 from PartialSegLib.label_names import structures_of_labels
 from PartialSegLib.model import load_model
 from PartialSegLib.packages import find_package, model_folders
@@ -85,7 +86,7 @@ def test_plans_before_2_4_and_a_moved_checkpoint(tmp_path: Path) -> None:
     assert not (tmp_path / "package").exists()
 
 
-def test_stu_net_takes_strides_from_the_plan(tmp_path: Path) -> None:
+def test_stu_net_takes_strides_from_the_plan(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     labels = {"background": 0, **{f"organ {n}": n for n in range(1, 14)}, "tumor": 14}
     plans = plans_with(
         {
@@ -104,6 +105,10 @@ def test_stu_net_takes_strides_from_the_plan(tmp_path: Path) -> None:
     assert manifest.preprocessing.resampling == "trilinear"
     assert manifest.inference.overlap == 0.2
     assert manifest.inference.mirror_axes == ()
+    assert "orientation assumed: SPL (z, y, x); check left and right" in caplog.text
+    odd = Plan(plans_with({"architecture": "STUNet"}), DATASET, "3d_fullres")
+    with pytest.raises(InputError, match="'architecture' is missing or no dict"):
+        stunet._strides(odd)
     assert manifest.tasks[0].structures["tumor"] == 14
     assert manifest.uncoded == tuple(f"organ_{n}" for n in range(1, 14))
 
@@ -185,6 +190,75 @@ def test_what_a_plan_asks_for_in_vain_is_named(tmp_path: Path, path: str, value:
         import_checkpoint("nnunet", tmp_path / "model", tmp_path / "package")
     assert sentence in str(raised.value)
     assert not (tmp_path / "package").exists()
+
+
+DATASET = {"channel_names": {"0": "CT"}, "labels": LABELS}
+TORCH = {"resampling_fn_data": "resample_torch_fornnunet"}
+SIMPLE = {"resampling_fn_data": "resample_torch_simple"}
+
+
+def resampled(function: dict[str, str] | None = None, **options: Any) -> dict[str, Any]:
+    """Plans with a function and options of resampling."""
+    return plans_with({**(function or {}), "resampling_fn_data_kwargs": {"is_seg": False, **options}})
+
+
+@pytest.mark.parametrize(
+    ("plans", "resampling", "above"),
+    [
+        (resampled(order=3, order_z=0, force_separate_z=None), "cubic", 3),
+        (resampled(force_separate_z=None, separate_z_anisotropy_threshold=4), "cubic", 4),
+        (resampled(), "cubic", None),  # what nnU-Net's function takes where nothing is given
+        (resampled(TORCH), "trilinear", 3),
+        (resampled(TORCH, force_separate_z=None, separate_z_anisotropy_threshold=2.5), "trilinear", 2.5),
+        (resampled(TORCH, force_separate_z=False, memefficient_seg_resampling=False), "trilinear", None),
+        (resampled(SIMPLE, mode="linear"), "trilinear", None),
+    ],
+)
+def test_the_coarse_axis_is_taken_apart_as_the_plan_says(plans: Any, resampling: str, above: Any) -> None:
+    preprocessing = Plan(plans, DATASET, "3d_fullres").preprocessing()
+    assert (preprocessing.resampling, preprocessing.separate_above) == (resampling, above)
+
+
+@pytest.mark.parametrize(
+    ("plans", "sentence"),
+    [
+        (resampled(TORCH, mode="nearest"), "which is not supported"),
+        (resampled(TORCH, aniso_axis_mode="linear"), "which is not supported"),
+        (resampled(TORCH, order=3), "which is not supported"),
+        (resampled(SIMPLE, force_separate_z=None), "which is not supported"),
+        (resampled(sharpen=True), "which is not supported"),
+        (resampled(separate_z_anisotropy_threshold="3"), "separate_z_anisotropy_threshold is '3', not a n"),
+        (edited("/image_reader_writer", "MyReader"), "images were read by 'MyReader', and how that orients"),
+        (edited("/image_reader_writer", ["MyReader"]), r"read by \['MyReader'\]"),
+    ],
+)
+def test_ways_of_reading_and_resampling_that_are_not_known(plans: Any, sentence: str) -> None:
+    with pytest.raises(InputError, match=sentence):
+        Plan(plans, DATASET, "3d_fullres").preprocessing()
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "orientation"),
+    [
+        ("/image_reader_writer", "NibabelIO", "SPL"),
+        ("/image_reader_writer", "NibabelIOWithReorient", "SAR"),
+        ("/image_reader_writer", "SimpleITKIOWithReorient", "SAR"),
+        ("/dataset_name", "Dataset291_TotalSegmentator_part1_organs_1559subj", "SAR"),
+    ],
+)
+def test_the_orientation_is_that_of_the_reader_or_the_data_set(
+    path: str, value: str, orientation: str
+) -> None:
+    plan = Plan(edited(path, value), DATASET, "3d_fullres")
+    assert plan.preprocessing().orientation == orientation
+
+
+def test_fields_of_the_first_plans_of_version_2() -> None:
+    plans = plans_with({})
+    name = "foreground_intensity_properties_per_"
+    plans[f"{name[:-4]}by_modality"] = plans.pop(f"{name}channel")
+    old = Plan(plans, {"modality": {"0": "CT"}, "labels": LABELS}, "3d_fullres")
+    assert old.preprocessing() == Plan(plans_with({}), DATASET, "3d_fullres").preprocessing()
 
 
 @pytest.mark.parametrize(

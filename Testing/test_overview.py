@@ -115,5 +115,5 @@ def test_a_picture_is_drawn_for_any_shape(tmp_path, shape, is_found):
 
 def test_equal_input_gives_an_equal_picture(tmp_path, patient):
     for name in ("one.png", "two.png"):
-        write_overview(tmp_path / name, *turned(patient, "RAS"))
+        write_overview(tmp_path / name, *turned(patient, "RAS"), "cost_$1_and_$2_x^.nii.gz")
     assert (tmp_path / "one.png").read_bytes() == (tmp_path / "two.png").read_bytes()

@@ -81,6 +81,13 @@ def test_broken_packages_are_left_out_with_a_warning(user_folder: Path, caplog: 
     assert "made by a newer PartialSeg" in caplog.text
 
 
+def test_what_a_killed_import_left_is_no_package(user_folder: Path):
+    write_package(user_folder / ".4711-ab12cd34.partial-same", "same", version="0.0.1")
+    good = write_package(user_folder / "same", "same")
+    assert find_package("same") == good
+    assert [folder for folder, manifest in installed_packages() if manifest.name == "same"] == [good]
+
+
 def test_of_two_packages_with_one_name_the_users_first_is_listed(user_folder: Path):
     write_package(user_folder / "a", "same")
     write_package(user_folder / "b", "same")

@@ -1,4 +1,5 @@
 import json
+import os
 
 import numpy as np
 import pytest
@@ -43,7 +44,7 @@ def test_the_report_says_what_it_was_made_with(segmentation):
 
 
 def test_the_file_is_the_report(segmentation, tmp_path):
-    report = build_report(segmentation, {"read": 1.0}, "ct.nii.gz")
+    report = build_report(segmentation, {"read": 1.0}, os.fsdecode(b"P\xe9ter \xc3\xa9.nii.gz"))
     write_report(tmp_path / "new" / "report.json", report)
     assert json.loads((tmp_path / "new" / "report.json").read_text(encoding="utf-8")) == report
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from PartialSegLib.errors import InputError
-from PartialSegLib.segmentation import Segmentation
+from PartialSegLib.segmentation import Segmentation, read_segmentation, write_segmentation
 
 SHAPE = (6, 7, 8)
 AFFINE = np.array([[0, 0, -0.8, 10], [0, -0.9, 0, 20], [2.5, 0, 0, 30], [0, 0, 0, 1.0]])
@@ -107,6 +107,18 @@ def test_names_tell_tasks_apart_only_where_needed():
     assert segmentation.identifier("colon_tumor") == "colon_tumor"
     assert segmentation.identifier(("hepatic vessel", "liver_tumor")) == "hepatic_vessel-liver_tumor"
     assert segmentation.structure_of("colon_tumor").is_lesion
+
+
+def test_masks_of_like_names_have_files_of_their_own(tmp_path):
+    segmentation = Segmentation(SHAPE, AFFINE)
+    keys = [("a b", "liver"), ("a_b", "liver"), ("A b", "liver"), ("", "Spleen"), ("", "spleen")]
+    for number, key in enumerate(keys):
+        segmentation.add(*key, None, np.arange(np.prod(SHAPE)).reshape(SHAPE) == number)
+    names = ["a_b-liver", "a_b-liver_2", "A_b-liver_3", "Spleen", "spleen_2"]
+    assert [segmentation.identifier(key) for key in keys] == names
+    write_segmentation(tmp_path / "masks", segmentation)
+    back = read_segmentation(tmp_path / "masks")
+    assert all(np.array_equal(back[key], segmentation[key]) for key in keys)
 
 
 @pytest.mark.parametrize(

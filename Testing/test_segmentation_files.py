@@ -1,6 +1,7 @@
 """Segmentation files: round trips, and what independent readers (pynrrd, ITK) find in them."""
 
 import csv
+import re
 
 import nrrd
 import numpy as np
@@ -90,9 +91,48 @@ def test_a_label_map_draws_vessels_over_organs_and_lesions_over_both(tmp_path):
 def test_an_organ_gets_the_voxels_of_its_tumours_back_from_a_label_map(tmp_path):
     segmentation = overlapping()
     write_segmentation(tmp_path / "result.nii.gz", segmentation)
-    tumors = segmentation["liver", "liver_tumor"] | segmentation["hepatic vessel", "liver_tumor"]
-    expected = (segmentation["liver"] & ~segmentation["hepatic_vessel"]) | tumors
-    assert np.array_equal(read_segmentation(tmp_path / "result.nii.gz")["liver"], expected)
+    assert np.array_equal(read_segmentation(tmp_path / "result.nii.gz")["liver"], segmentation["liver"])
+
+
+def vessels_and_tumors(vessel, tumor, other_tumor) -> Segmentation:
+    segmentation = Segmentation(SHAPE, np.diag((10.0, 10, 10, 1)))
+    segmentation.add("liver", "liver", None, filled(*np.s_[:, :, 0:6]))
+    segmentation.add("liver", "liver_tumor", None, filled(*tumor))
+    segmentation.add("hepatic vessel", "hepatic_vessel", None, filled(*vessel))
+    segmentation.add("hepatic vessel", "liver_tumor", None, filled(*other_tumor))
+    return segmentation
+
+
+@pytest.mark.parametrize(
+    ("vessel", "tumor", "other_tumor", "lost"),
+    [
+        (np.s_[0, 0, 0:6], np.s_[2:4, 2:4, 2:4], np.s_[2:4, 2:4, 2:4], ""),  # the same tumour twice
+        (np.s_[0, 0, 0:6], np.s_[2:4, 2:4, 2:4], np.s_[2:4, 2:4, 3:4], ""),  # one within the other
+        (np.s_[0, 0, 0:6], np.s_[2:4, 2:4, 2:4], np.s_[2:4, 2:4, 3:5], r"4 ml of liver_tumor \(liver\)"),
+        (np.s_[2, 2, 0:6], np.s_[2, 2, 0:2], np.s_[0, 0, 0:1], r"2 ml of hepatic_vessel \(hepatic vessel\)"),
+    ],
+)
+def test_a_label_map_gives_back_what_is_certain_and_tells_what_is_lost(
+    tmp_path, caplog, vessel, tumor, other_tumor, lost
+):
+    segmentation = vessels_and_tumors(vessel, tumor, other_tumor)
+    write_segmentation(tmp_path / "result.nii.gz", segmentation)
+    back = read_segmentation(tmp_path / "result.nii.gz")
+    equal = [np.array_equal(back[key], segmentation[key]) for key in segmentation]
+    assert equal.count(False) == len(caplog.messages) == bool(lost)
+    if lost:
+        assert re.search(rf"result\.nii\.gz: {lost} were overwritten in .*; evaluate a \.seg", caplog.text)
+
+
+def test_vessels_outside_an_organ_stay_outside_and_edited_organs_are_no_loss(tmp_path, caplog):
+    segmentation = vessels_and_tumors(np.s_[0, :, 5:8], *[np.s_[0:0, 0, 0]] * 2)
+    write_segmentation(tmp_path / "result.nii.gz", segmentation)
+    assert not (read_segmentation(tmp_path / "result.nii.gz")["liver"] & segmentation["hepatic_vessel"]).any()
+    table = tmp_path / "result.labels.csv"
+    table.write_text(table.read_text().replace(",252.000,", ",400.000,"))
+    caplog.clear()
+    assert read_segmentation(tmp_path / "result.nii.gz").voxel_count("liver") > 0
+    assert not caplog.messages
 
 
 def test_the_table_of_a_label_map_tells_what_each_label_is(tmp_path):

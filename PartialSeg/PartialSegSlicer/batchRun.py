@@ -145,6 +145,10 @@ class BatchRun:
         self._next()
 
     def _end(self, sentence: str) -> None:
+        try:
+            self.batch.finish()
+        except InputError as error:
+            sentence = sentence or str(error)
         self._waiting.clear()
         self._isRunning = False
         self.client.stop()
@@ -180,6 +184,7 @@ def makeBatch(
     model: dict[str, Any],
     outputFormat: str,
     overwrite: bool = False,
+    anyModality: bool = False,
 ) -> Batch:
     """A batch for the worker's model options.
 
@@ -189,7 +194,8 @@ def makeBatch(
     manifest = read_manifest(find_package(model["path"]))
     settings = settings_of(model)
     request = BatchRequest(manifest, _names(tasks), _names(structures), outputFormat, settings)
-    return Batch([paths] if isinstance(paths, str | Path) else paths, outputFolder, request, overwrite)
+    inputs = [paths] if isinstance(paths, str | Path) else paths
+    return Batch(inputs, outputFolder, request, overwrite, anyModality)
 
 
 def _names(given: str | Iterable[str] | None) -> tuple[str, ...] | None:

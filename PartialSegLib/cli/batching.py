@@ -36,7 +36,7 @@ def batch(options: Namespace) -> None:
     folder = find_package(options.model or bundled_model())
     names = _names(options.task), _names(options.structure)
     request = BatchRequest(read_manifest(folder), *names, options.format, settings_of(vars(options)))
-    todo = Batch(options.input, options.output, request, options.overwrite)
+    todo = Batch(options.input, options.output, request, options.overwrite, options.force)
     if earlier := len(todo.cases) - len(todo.left):
         write_line(f"{earlier} of {len(todo.cases)} cases were done before.")
     if todo.left:
@@ -74,7 +74,10 @@ def _run(todo: Batch, session: InferenceSession, options: Namespace) -> None:
         end = outcome.error or f"{outcome.seconds:.1f} s"
         write_line(f"{next(numbers)} of {len(todo.left)}: {case.name}, {end}")
 
-    run_overlapped(todo.left, Stages(read, compute, write), finish)
+    try:
+        run_overlapped(todo.left, Stages(read, compute, write), finish)
+    finally:
+        todo.finish()
 
 
 def _outcome(case: BatchCase, attempt: Attempt) -> Outcome:

@@ -31,7 +31,7 @@ def evaluate_files(options: Namespace) -> None:
         )
     labels = _labels(options.labels) if options.labels else None
     pairs = matched_cases(options.prediction, options.reference)
-    comparison, failed = Comparison(options.structure, tolerance_mm), 0
+    comparison, failed = Comparison(options.structure, tolerance_mm, options.absent_is_empty), 0
     for case, *files in pairs:
         try:
             comparison.add(case, *(read_segmentation(file, labels) for file in files))

@@ -48,6 +48,10 @@ def import_model(options: Namespace) -> None:
     """Turn an official checkpoint into a model package."""
     from ..importers import import_checkpoint
 
+    if (options.output.expanduser() / MANIFEST_FILE).exists() and not options.replace:
+        raise InputError(
+            f"There is a model package in {options.output} already; choose another folder, or give --replace."
+        )
     manifest = import_checkpoint(
         options.name, options.checkpoint, options.output, options.fold, options.configuration
     )
@@ -108,6 +112,8 @@ def _describe_segmentation(path: Path) -> None:
 def _describe_package(folder: Path) -> None:
     manifest = read_manifest(folder)
     preprocessing, inference = manifest.preprocessing, manifest.inference
+    has_figures = _is_our_held_out(manifest.training.get("held_out"))
+    facts = {key: value for key, value in manifest.training.items() if key != "held_out" or not has_figures}
     arguments = ", ".join(f"{name}={value}" for name, value in manifest.network.arguments.items())
     _write_facts({
         "model": f"{manifest.name} {manifest.version}: {manifest.title}",
@@ -122,11 +128,11 @@ def _describe_package(folder: Path) -> None:
         **_intensity_facts(preprocessing),
         "patch (z, y, x)": f"{_product(inference.patch_size)} voxels, overlap {inference.overlap:g}",
         **{f"source: {key}": value for key, value in manifest.source.items()},
-        **{f"training: {key}": str(value) for key, value in manifest.training.items() if key != "held_out"},
+        **{f"training: {key}": str(value) for key, value in facts.items()},
     })  # fmt: skip
     write_line()
     write_table(["TASK", "STRUCTURES"], [[task.name, ", ".join(task.structures)] for task in manifest.tasks])
-    if "held_out" in manifest.training:
+    if has_figures:
         _write_held_out(manifest.training["held_out"])
 
 
@@ -138,6 +144,12 @@ def _intensity_facts(preprocessing: Preprocessing) -> dict[str, str]:
     ways = {"HU": f"{window} HU", "z-score": "z-score"}
     listed = (f"{channel.name} ({ways[channel.normalization]})" for channel in preprocessing.channels)
     return {"channels": ", ".join(listed)}
+
+
+def _is_our_held_out(held_out: Any) -> bool:
+    """Whether it is what `training.held_out` records, not what somebody else noted under that name."""
+    figures = held_out.get("figures") if isinstance(held_out, dict) and "phantoms" in held_out else None
+    return isinstance(figures, dict) and all(isinstance(value, dict) for value in figures.values())
 
 
 def _write_held_out(held_out: dict[str, Any]) -> None:

@@ -65,7 +65,8 @@ def import_checkpoint(
         InputError: unknown importer, a file that is no checkpoint of this network or asks for code to be run,
             an archive that means harm, a choice that is not there, or a place that cannot be written to.
     """
-    path = Path(checkpoint).expanduser()
+    path = Path(checkpoint).expanduser().absolute()  # the folders above it describe the model
+    output = Path(output_folder).expanduser().absolute()
     if name not in ("auto", *IMPORTERS):
         raise InputError(f"Unknown importer {name!r}; {suggestion(name, ['auto', *IMPORTERS])}.")
     choice = Choice(tuple(fold.removeprefix("fold_") for fold in folds), configuration)
@@ -75,8 +76,8 @@ def import_checkpoint(
         if name not in MODEL_FOLDERS and len(checkpoints) > 1:
             raise InputError(f"{path} holds several folds, but {name} has none; give one checkpoint.")
         imported = IMPORTERS[name](*checkpoints)
-        manifest = _named_after(Path(output_folder).expanduser(), imported.manifest)
-        return save_model(output_folder, manifest, imported.state_dict, imported.license_text)
+        manifest = _named_after(output, imported.manifest)
+        return save_model(output, manifest, imported.state_dict, imported.license_text)
 
 
 def _named_after(folder: Path, manifest: Manifest) -> Manifest:

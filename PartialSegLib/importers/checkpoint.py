@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import pickle
 import re
 import warnings
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
 from ..manifest import Manifest
 from ..safe_torch import require_safe_torch
+from .restricted_pickle import PlainScalar, PlainType
 
-NUMBERS: list[Any] = [  # logs of nnU-Net hold NumPy's numbers
-    (np.float64(0).__reduce__()[0], "numpy.core.multiarray.scalar"),
-    (np.float64(0).__reduce__()[0], "numpy._core.multiarray.scalar"),
-    np.dtype,
-    *(type(np.dtype(kind)) for kind in (np.float64, np.float32, np.int64, np.int32, np.bool_)),
+NUMBERS: list[Any] = [  # logs of nnU-Net hold NumPy's numbers; its own functions believe any address
+    (PlainType, "numpy.dtype"),
+    (PlainScalar, "numpy.core.multiarray.scalar"),
+    (PlainScalar, "numpy._core.multiarray.scalar"),
 ]
 PARALLEL_PREFIX = "module."  # written by DataParallel and DistributedDataParallel
 
@@ -41,6 +43,7 @@ def read_checkpoint(path: Path) -> Any:
 
     Raises:
         InputError: missing or damaged file, or a pickle that asks for any other function or class.
+        MemoryError: too little memory.
     """
     if not path.is_file():
         raise InputError(f"There is no checkpoint {path}; check the path.")
@@ -48,10 +51,19 @@ def read_checkpoint(path: Path) -> Any:
     try:
         with warnings.catch_warnings(), torch.serialization.safe_globals(NUMBERS):
             warnings.simplefilter("ignore")  # torch warns of pickle protocols other than its own
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except PermissionError:
-        raise InputError(f"{path} cannot be read; check its permissions.") from None
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=_can_be_mapped(path))
+    except InputError as error:
+        raise InputError(f"{path} is refused: {error}") from None
+    except MemoryError:  # the file may be sound
+        raise
     except Exception as error:  # whatever a damaged file provokes inside torch
+        if (
+            isinstance(error, OSError) and error.errno != errno.EINVAL
+        ):  # so ends what is sought behind the end
+            reason = error.strerror or str(error)
+            raise InputError(f"{path} cannot be read ({reason}); check its permissions.") from None
+        if isinstance(error, RuntimeError) and "allocate" in str(error):
+            raise MemoryError(str(error)) from None
         forbidden = re.search(r"GLOBAL (\S+)", str(error))
         if isinstance(error, pickle.UnpicklingError) and forbidden:
             raise InputError(
@@ -61,6 +73,14 @@ def read_checkpoint(path: Path) -> Any:
         raise InputError(
             f"{path} is damaged or not a PyTorch checkpoint; copy or download it again."
         ) from None
+
+
+def _can_be_mapped(path: Path) -> bool:
+    """Whether torch can take the weights from the file piece by piece, without a copy of them in memory."""
+    if os.name == "nt" or not zipfile.is_zipfile(path):  # Windows cannot remove a file that is mapped
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return all(entry.compress_type == zipfile.ZIP_STORED for entry in archive.infolist())
 
 
 def refuse_unknown_keys(container: Mapping[str, Any], weights_key: str, known: set[str]) -> None:

@@ -7,6 +7,7 @@ https://github.com/MIC-DKFZ/dynamic-network-architectures. Several folds become 
 from __future__ import annotations
 
 import dataclasses
+import logging
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,6 +21,8 @@ from .nnunet_checkpoint import TrainedModel, read_trained_model
 from .nnunet_postprocessing import chosen_postprocessing
 
 SOURCE_URL = "https://github.com/MIC-DKFZ/nnUNet"
+
+logger = logging.getLogger(__name__)
 
 CITATION = (
     "Isensee F, Jaeger PF, Kohl SAA, Petersen J, Maier-Hein KH. nnU-Net: a self-configuring method for deep "
@@ -102,6 +105,12 @@ def planned_manifest(found: TrainedModel, network: NetworkSpec, citation: str, u
     }
     several = f"folds {', '.join(fold.removeprefix('fold_') for fold in folds)}"
     taken = folds[0] if len(folds) == 1 else several
+    preprocessing = plan.preprocessing()
+    if not found.mirror_axes and not plan.reorients:
+        logger.warning(
+            "orientation assumed: %s (z, y, x); check left and right in the first result.",
+            preprocessing.orientation,
+        )
     return Manifest(
         name=name or "nnunet",
         version="1.0.0",
@@ -110,7 +119,7 @@ def planned_manifest(found: TrainedModel, network: NetworkSpec, citation: str, u
         citation=citation,
         source={"url": url, "checkpoint": found.checkpoints[0].name, **checksums},
         network=network,
-        preprocessing=plan.preprocessing(),
+        preprocessing=preprocessing,
         inference=plan.inference(found.mirror_axes),
         tasks=(task,),
         uncoded=uncoded,

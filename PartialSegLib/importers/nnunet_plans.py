@@ -20,12 +20,22 @@ from .nnunet_network import planned_network
 from .plan_fields import member, triple
 
 AXES = "SPL"  # array axes (z, y, x) of an axial DICOM series as SimpleITK, nnU-Net's reader, gives them
-REORIENTING_READER = "NibabelIOWithReorient"
-REORIENTED_AXES = "SAR"
+REORIENTED_AXES = "SAR"  # of files in RAS
+REORIENTING = ("NibabelIOWithReorient", "SimpleITKIOWithReorient")
+READERS = (None, "SimpleITKIO", "NibabelIO", "NaturalImage2DIO", "Tiff3DIO", *REORIENTING)
 
 CUBIC = "resample_data_or_seg_to_shape"
-TRILINEAR = ("resample_torch_simple", "resample_torch_fornnunet")
+TRILINEAR = "resample_torch_fornnunet"
+ALWAYS_TRILINEAR = "resample_torch_simple"
 SEPARATE_ABOVE = 3.0  # nnU-Net's ANISO_THRESHOLD
+
+COMPUTING = {"is_seg", "num_threads", "memefficient_seg_resampling"}  # without effect on an image
+SEPARATING = {"force_separate_z", "separate_z_anisotropy_threshold"}
+RESAMPLING_OPTIONS = {
+    CUBIC: {*COMPUTING, *SEPARATING, "order", "order_z"},
+    TRILINEAR: {*COMPUTING, *SEPARATING, "mode", "aniso_axis_mode"},
+    ALWAYS_TRILINEAR: {*COMPUTING, "mode"},
+}
 
 
 @dataclass(frozen=True)
@@ -77,22 +87,21 @@ class Plan:
     def preprocessing(self) -> Preprocessing:
         """Orientation, spacing, intensities and interpolation.
 
-        nnU-Net takes a file's axes as they are stored, so nothing says how its training images were oriented:
-        the orientation is that of an axial DICOM series, unless the plan names the reader that reorients.
-
         Raises:
-            InputError: more than one channel, not CT, or a way of resampling that is not known.
+            InputError: more than one channel, not CT, or a reader or way of resampling that is not known.
         """
         settings = self.settings
-        if len(member(self.dataset, "channel_names", dict)) != 1:
+        channels = "channel_names" if "channel_names" in self.dataset else "modality"
+        if len(member(self.dataset, channels, dict)) != 1:
             raise InputError("the model needs several image channels; only CT alone is supported.")
         if settings.get("normalization_schemes") != ["CTNormalization"]:
             raise InputError(
                 f"the images are normalised by {settings.get('normalization_schemes')}, not as CT; only "
                 "models for CT can be imported."
             )
-        intensities = member(self.plans, "foreground_intensity_properties_per_channel", dict)
-        axes = REORIENTED_AXES if self.plans.get("image_reader_writer") == REORIENTING_READER else AXES
+        older = member(self.plans, "foreground_intensity_properties_by_modality", dict, {})
+        intensities = member(self.plans, "foreground_intensity_properties_per_channel", dict, older)
+        axes = self._axes()
         order = member(self.plans, "transpose_forward", list, [0, 1, 2])
         if tuple(order) not in permutations(range(3)):
             raise InputError(f"transpose_forward is {order}, not an order of the three axes.")
@@ -103,6 +112,11 @@ class Plan:
             **intensity_range(intensities.get("0")),
             **_interpolation(settings),
         )
+
+    @property
+    def reorients(self) -> bool:
+        """Whether the plan names a reader that turns every image to one orientation."""
+        return self.plans.get("image_reader_writer") in REORIENTING
 
     def inference(self, mirror_axes: Sequence[int] | None) -> Inference:
         """Patches and blending, as nnU-Net's predictor has them.
@@ -182,6 +196,25 @@ class Plan:
         """
         return planned_network(self.settings, self.num_channels)
 
+    def _axes(self) -> str:
+        """What the axes (z, y, x) of a training image are.
+
+        nnU-Net takes a file's axes as they are stored, so nothing says how its training images were oriented:
+        the orientation is that of an axial DICOM series, unless the plan names a reader that reorients. The
+        files of TotalSegmentator are stored in RAS.
+
+        Raises:
+            InputError: a reader that nnU-Net does not have.
+        """
+        reader = self.plans.get("image_reader_writer")
+        if reader not in READERS:
+            raise InputError(
+                f"its images were read by {reader!r}, and how that orients them is not known; only models "
+                f"with one of nnU-Net's readers can be imported ({', '.join(filter(None, READERS))})."
+            )
+        in_ras = self.reorients or "totalsegmentator" in self.name.lower()
+        return REORIENTED_AXES if in_ras else AXES
+
     def _labels(self) -> dict[str, Any]:
         """The labels without background and "ignore", in the order of dataset.json."""
         labels = {
@@ -213,21 +246,48 @@ def intensity_range(properties: Any, deviation_name: str = "std") -> dict[str, A
 
 
 def _interpolation(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Cubic with the coarse axis apart, as nnU-Net does by default, or trilinear."""
+    """Cubic with the coarse axis apart, as nnU-Net does by default, or trilinear, with or without that."""
     name = settings.get("resampling_fn_data", CUBIC)
-    options = member(settings, "resampling_fn_data_kwargs", dict, {})
-    if name in TRILINEAR:
-        return {"resampling": "trilinear"}
-    if name != CUBIC or options.get("order", 3) not in (1, 3) or options.get("order_z", 0) != 0:
+    usual = {"force_separate_z": None} if name == CUBIC else {}
+    options = member(settings, "resampling_fn_data_kwargs", dict, usual)
+    _check_resampling(name, options)
+    is_cubic = name == CUBIC and options.get("order", 3) == 3
+    return {
+        "resampling": "cubic" if is_cubic else "trilinear",
+        "separate_above": _separate_above(options, None if name == TRILINEAR else False),
+    }
+
+
+def _check_resampling(name: Any, options: Mapping[str, Any]) -> None:
+    """Refuse functions, options and ways of interpolating that are not known.
+
+    Raises:
+        InputError: naming them.
+    """
+    known = RESAMPLING_OPTIONS.get(name, set()) if isinstance(name, str) else set()
+    expected = {"order": (1, 3), "order_z": (0,), "mode": ("linear",), "aniso_axis_mode": ("nearest-exact",)}
+    wrong = [key for key, values in expected.items() if key in options and options[key] not in values]
+    if options.keys() - known or wrong or not known:
         raise InputError(f"images are resampled by {name} with {options}, which is not supported.")
-    separate = options.get("force_separate_z")
+
+
+def _separate_above(options: Mapping[str, Any], default: bool | None) -> float | None:
+    """The ratio of spacings above which the coarse axis is taken apart; None where it never is.
+
+    Args:
+        options: of a function of nnU-Net.
+        default: what a missing force_separate_z means to it.
+
+    Raises:
+        InputError: force_separate_z or the ratio is something else.
+    """
+    separate = options.get("force_separate_z", default)
     if separate not in (None, False, True):
         raise InputError(f"force_separate_z is {separate!r}, not null, false or true.")
-    above = {None: SEPARATE_ABOVE, False: None, True: 1.0}[separate]
-    return {
-        "resampling": "cubic" if options.get("order", 3) == 3 else "trilinear",
-        "separate_above": above,
-    }
+    ratio = options.get("separate_z_anisotropy_threshold", SEPARATE_ABOVE)
+    if not isinstance(ratio, int | float) or not abs(ratio) < 1e9:
+        raise InputError(f"separate_z_anisotropy_threshold is {ratio!r}, not a number.")
+    return {None: max(1.0, ratio), False: None, True: 1.0}[separate]
 
 
 def _single(value: Any, label: str) -> int:

@@ -19,6 +19,7 @@ from .checkpoint import ImportedModel
 from .nnunet import imported_folds, planned_manifest
 from .nnunet_checkpoint import read_trained_model
 from .nnunet_plans import Plan
+from .plan_fields import member
 
 SOURCE_URL = "https://github.com/Ziyan-Huang/FLARE23"
 
@@ -107,13 +108,13 @@ def flare23_manifest(manifest: Manifest) -> Manifest:
 
 
 def _is_flare(plan: Plan) -> bool:
-    return "flare" in plan.name.lower()
+    return re.search("flare(20)?23", plan.name.lower()) is not None
 
 
 def _strides(plan: Plan) -> list[Sequence[int]]:
     """The plan's, without that of the first stage, cut or filled with ones."""
     settings = plan.settings
-    arguments = settings.get("architecture", {}).get("arch_kwargs", {})
+    arguments = member(member(settings, "architecture", dict, {}), "arch_kwargs", dict, {})
     strides = settings.get("pool_op_kernel_sizes") or arguments.get("strides")
     if not isinstance(strides, list):
         raise InputError("the plan has no pool_op_kernel_sizes.")
