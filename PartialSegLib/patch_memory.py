@@ -12,6 +12,7 @@ from torch import Tensor
 from .feature_cache import feature_tensors, map_tensors
 from .manifest import Manifest
 from .network_runner import NetworkRunner
+from .networks.convolution import left_to_pytorch
 from .networks.living_memory import count_living_bytes
 
 TORCH_SHARE, OPENVINO_SHARE = 1.5, 2.2
@@ -69,9 +70,8 @@ def measure_patch_memory(runner: NetworkRunner, manifest: Manifest) -> PatchMemo
 
 def _encode(runner: NetworkRunner, batch: Tensor) -> Any:
     """Features in the precision of the runner, by PyTorch even where OpenVINO will encode."""
-    if runner.dtype == torch.float32:
-        return runner.network.forward_features(batch)
-    with torch.autocast(runner.device.type, runner.dtype):
+    half = runner.dtype != torch.float32
+    with left_to_pytorch(), torch.autocast(runner.device.type, runner.dtype, enabled=half):
         return runner.network.forward_features(batch)
 
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -15,15 +19,31 @@ _FEW = 100
 """Voxels from which other ways are faster."""
 
 
-def is_compiling() -> bool:
-    """Whether a network is being compiled or exported, which PyTorch 2.2 cannot say."""
-    known = getattr(torch.compiler, "is_compiling", None)
-    return known is not None and known()
+_plain = ContextVar("_plain", default=False)
+
+
+@contextmanager
+def left_to_pytorch() -> Iterator[None]:
+    """Within it, in this thread, networks take PyTorch's own ways.
+
+    For measuring with a small patch: other ways are taken, and cost other memory, by the size of an image.
+    """
+    before = _plain.set(True)
+    try:
+        yield
+    finally:
+        _plain.reset(before)
+
+
+def is_left_to_pytorch() -> bool:
+    """Whether only PyTorch's own ways may be taken: so while a network is compiled or exported, too."""
+    known = getattr(torch.compiler, "is_compiling", None)  # PyTorch 2.2 cannot say
+    return _plain.get() or (known is not None and known())
 
 
 def _is_float32_on_cpu(x: Tensor) -> bool:
     """Whether an image is convolved now, on a CPU, in float32."""
-    if x.device.type != "cpu" or x.dtype != torch.float32 or is_compiling():
+    if x.device.type != "cpu" or x.dtype != torch.float32 or is_left_to_pytorch():
         return False
     try:
         return not torch.is_autocast_enabled("cpu")

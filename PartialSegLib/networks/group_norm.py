@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .convolution import is_compiling
+from .convolution import is_left_to_pytorch
 
 _CHUNKS = 64  # partial sums in the image's precision, added in float32
 _BLOCK = 1 << 16  # values, 256 kB
@@ -28,7 +28,7 @@ class GroupNorm(nn.GroupNorm):
         if x.device.type != "cpu":
             return super().forward(x)
         if not torch.is_grad_enabled():
-            is_left = x.dtype != torch.float32 or x.is_contiguous() or is_compiling()
+            is_left = x.dtype != torch.float32 or x.is_contiguous() or is_left_to_pytorch()
             if is_left:
                 return super().forward(x)
             return normalize(x, self.num_groups, self.weight, self.bias, self.eps)
