@@ -187,9 +187,13 @@ def _with_parents(images: list[Path], last: list[str], places: list[str]) -> lis
 
 def _numbered(names: list[str]) -> list[str]:
     """Names of which the second and further ones of the same letters end with a number."""
-    folded = [name.casefold() for name in names]
-    earlier = [folded[:index].count(name) for index, name in enumerate(folded)]
-    return [f"{name}_{count + 1}" if count else name for name, count in zip(names, earlier, strict=True)]
+    numbered: list[str] = []
+    seen: Counter[str] = Counter()
+    for name in names:
+        seen[name.casefold()] += 1
+        number = seen[name.casefold()]
+        numbered.append(f"{name}_{number}" if number > 1 else name)
+    return numbered
 
 
 def _stem(image: Path) -> str:

@@ -20,13 +20,12 @@ import numpy as np
 
 from .boxes import EMPTY_BOX
 from .errors import InputError
-from .label_maps import FOLDER_TABLE
-from .label_names import comparable_names
+from .label_names import comparable_names, comparable_set
 from .output_files import replacing
 from .segmentation import Key, Segmentation
-from .structures import ORGANS_WITH_TUMOR, load_structures
+from .structures import ORGANS_WITH_TUMOR
 from .surface_distance import surface_distances
-from .volume import IMAGE_SUFFIXES, Volume, reorient
+from .volume import Volume, reorient
 
 TOLERANCE_MM = 3.0
 """Default tolerance of the normalized surface distance, the one TotalSegmentator reports with."""
@@ -179,7 +178,7 @@ class Comparison:
         tolerance_mm: float = TOLERANCE_MM,
         absent_is_empty: bool = False,
     ) -> None:
-        self._structures = None if structures is None else _named(structures)
+        self._structures = None if structures is None else comparable_set(structures)
         self._tolerance_mm = tolerance_mm
         self._absent_is_empty = absent_is_empty
         self._scores: dict[str, list[Score]] = {}
@@ -251,36 +250,6 @@ class Comparison:
         )
 
 
-def matched_cases(prediction: str | Path, reference: str | Path) -> list[tuple[str, Path, Path]]:
-    """Pair predictions with references.
-
-    Args:
-        prediction: a segmentation as `read_segmentation` takes it, or a folder of these.
-        reference: likewise; cases are matched by their names without suffix: the same, the same but for
-            capital letters, or NAME_0000, as nnU-Net calls its images.
-
-    Returns:
-        (case, prediction, reference) of every reference, sorted by case; the case is empty for a single pair.
-
-    Raises:
-        InputError: one is a folder of cases and the other is not, a reference has no prediction, or a case is
-            there twice.
-    """
-    prediction, reference = Path(prediction).expanduser(), Path(reference).expanduser()
-    folders = [path for path in (prediction, reference) if _is_folder_of_cases(path)]
-    if not folders:
-        return [("", prediction, reference)]
-    if len(folders) == 1:
-        raise InputError(f"{folders[0]} is a folder of cases, the other is not; give two of a kind.")
-    predictions, references = _cases(prediction), _cases(reference)
-    names = {case: _predicted_name(case, predictions) for case in sorted(references)}
-    if missing := [case for case, name in names.items() if not name]:
-        raise InputError(f"{prediction} has no prediction for {', '.join(missing)}; add it.")
-    if extra := sorted(predictions.keys() - set(names.values())):
-        logger.warning("Without a reference and left out: %s.", ", ".join(extra))
-    return [(case, predictions[name], references[case]) for case, name in names.items()]
-
-
 def write_scores(path: str | Path, scores: Iterable[Score]) -> None:
     """Write scores as a table (.csv) or a list of records (.json, where an infinite distance is null).
 
@@ -303,45 +272,6 @@ def write_scores(path: str | Path, scores: Iterable[Score]) -> None:
             finite = [{k: None if v == math.inf else v for k, v in record.items()} for record in records]
             json.dump(finite, file, indent=2)
             file.write("\n")
-
-
-def _is_folder_of_cases(path: Path) -> bool:
-    """Whether a folder holds segmentations, not masks named after structures."""
-    if not path.is_dir() or (path / FOLDER_TABLE).exists():
-        return False
-    return not load_structures().keys() & _named(case.rpartition("-")[2] for case in _cases(path))
-
-
-def _cases(folder: Path) -> dict[str, Path]:
-    """Segmentations by their names without suffix; what macOS packs along (.hidden, __MACOSX) is none."""
-    suffixes = (".seg.nrrd", ".seg.nhdr", *IMAGE_SUFFIXES)
-    cases: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        suffix = next((suffix for suffix in suffixes if path.name.lower().endswith(suffix)), "")
-        if path.name.startswith((".", "__MACOSX")) or not (suffix or path.is_dir()):
-            continue
-        case = path.name[: len(path.name) - len(suffix)]
-        if case in cases:
-            raise InputError(f"{folder} holds {cases[case].name} and {path.name} of one case; keep one.")
-        cases[case] = path
-    if not cases:
-        raise InputError(f"{folder} holds no segmentations; give a file or a folder of them.")
-    return cases
-
-
-def _predicted_name(case: str, predictions: Iterable[str]) -> str:
-    """Name of the prediction of a case, or nothing."""
-    for wanted in (case, f"{case}_0000"):
-        if wanted in predictions:
-            return wanted
-        close = [name for name in predictions if name.casefold() == wanted.casefold()]
-        if len(close) == 1:
-            return close[0]
-    return ""
-
-
-def _named(structures: Iterable[str]) -> set[str]:
-    return {comparable_names([structure])[structure] for structure in structures}
 
 
 def _comparable(segmentation: Segmentation) -> Segmentation:
@@ -369,7 +299,7 @@ def _matching_keys(
 ) -> list[tuple[Key, Key]]:
     """Pairs of (task, structure), of the prediction and of the reference."""
     available = [{structure for _, structure in s} for s in (prediction, reference)]
-    wanted = available[0] & available[1] if structures is None else _named(structures)
+    wanted = available[0] & available[1] if structures is None else comparable_set(structures)
     for name, have in zip(("prediction", "reference"), available, strict=True):
         _check_has(name, wanted, have)
     if not wanted:

@@ -96,6 +96,11 @@ def comparable_names(labels: Iterable[str]) -> dict[str, str]:
     return {label: known.get(name, name) for label, name in folded.items()}
 
 
+def comparable_set(structures: Iterable[str]) -> set[str]:
+    """The names of `comparable_names`, each found without regard to the others."""
+    return {comparable_names([structure])[structure] for structure in structures}
+
+
 def _known_structure(label: str) -> str:
     """The id of the structure with these words in any order, or an identifier made of the label."""
     words = words_of(label)

@@ -34,7 +34,7 @@ from .output_files import replacing
 from .package_files import check_file, refuse_to_overwrite
 from .packages import find_package
 
-UNBUILDABLE = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+_UNBUILDABLE = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 """What the constructor of a network may raise when a manifest gives it arguments that make no sense."""
 
 
@@ -75,7 +75,7 @@ def build_network(spec: NetworkSpec) -> PartialLabelNetwork:
             return NETWORKS[spec.architecture](**spec.arguments)
     except ImportError as error:
         raise InputError(f"network.architecture: {error}.") from None
-    except UNBUILDABLE as error:
+    except _UNBUILDABLE as error:
         raise InputError(
             f"network.arguments: {spec.architecture} cannot be built with them ({error})"
         ) from None
@@ -91,7 +91,7 @@ def build_decision_network(spec: DecisionSpec) -> nn.Module:
     try:
         with torch.device("meta"):
             return DecisionNetwork(channels, choices, spec.input_size, **spec.arguments)
-    except UNBUILDABLE as error:
+    except _UNBUILDABLE as error:
         raise InputError(
             f"decision.arguments: {spec.architecture} cannot be built with them ({error})"
         ) from None

@@ -16,13 +16,13 @@ from PartialSegLib import (
     write_segmentation,
     write_volume,
 )
+from PartialSegLib.case_matching import matched_cases
 from PartialSegLib.evaluation import (
     Comparison,
     Score,
     dice,
     evaluate,
     hausdorff95,
-    matched_cases,
     normalized_surface_distance,
     write_scores,
 )

@@ -7,8 +7,9 @@ from argparse import Namespace
 from collections.abc import Sequence
 from statistics import fmean
 
+from ..case_matching import matched_cases
 from ..errors import InputError
-from ..evaluation import SCORE_SUFFIXES, TOLERANCE_MM, Comparison, Score, matched_cases, write_scores
+from ..evaluation import SCORE_SUFFIXES, TOLERANCE_MM, Comparison, Score, write_scores
 from ..failures import describe_failure, is_fault_of_ours
 from ..segmentation import read_segmentation
 from .terminal import write_table

@@ -12,12 +12,11 @@ from torch.nn import functional
 
 _LARGE = 20480
 """Up to so many values (batch x channels x slices x rows) PyTorch 2.13 convolves a single float32 image by
-matrix products instead of oneDNN, which is 4 to 25 times slower. It does not count columns, for the rule is
-that of 2-D images. A batch of two takes the fast way."""
+matrix products, up to seven times slower than oneDNN. It does not count columns, for the rule is that of 2-D
+images. A batch of two takes the fast way."""
 
 _FEW = 100
 """Voxels from which other ways are faster."""
-
 
 _plain = ContextVar("_plain", default=False)
 

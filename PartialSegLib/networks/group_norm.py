@@ -25,14 +25,17 @@ class GroupNorm(nn.GroupNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         """Give each group of channels of each sample zero mean and unit variance, then scale and shift."""
-        if x.device.type != "cpu":
-            return super().forward(x)
-        if not torch.is_grad_enabled():
-            is_left = x.dtype != torch.float32 or x.is_contiguous() or is_left_to_pytorch()
-            if is_left:
-                return super().forward(x)
+        if x.device.type == "cpu" and torch.is_grad_enabled():
+            return _channels_last_group_norm(x, self.weight, self.bias, self.num_groups, self.eps)
+        if x.dtype == torch.float32 and can_normalize(x):
             return normalize(x, self.num_groups, self.weight, self.bias, self.eps)
-        return _channels_last_group_norm(x, self.weight, self.bias, self.num_groups, self.eps)
+        return super().forward(x)
+
+
+def can_normalize(x: Tensor) -> bool:
+    """Whether `normalize` may take the place of PyTorch's norm of images (B, C, D, H, W)."""
+    is_inference = x.device.type == "cpu" and not torch.is_grad_enabled()
+    return is_inference and not x.is_contiguous() and not is_left_to_pytorch()
 
 
 def normalize(x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float) -> Tensor:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
-from .convolution import is_left_to_pytorch
-from .group_norm import normalize
+from .group_norm import can_normalize, normalize
 
 
 class InstanceNorm3d(nn.InstanceNorm3d):
@@ -20,9 +18,6 @@ class InstanceNorm3d(nn.InstanceNorm3d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Give each channel of each image (B, C, D, H, W) zero mean and unit variance, scale and shift."""
-        is_left = (
-            torch.is_grad_enabled() or x.device.type != "cpu" or x.is_contiguous() or is_left_to_pytorch()
-        )
-        if is_left:
-            return super().forward(x)
-        return normalize(x, self.num_features, self.weight, self.bias, self.eps)
+        if can_normalize(x):
+            return normalize(x, self.num_features, self.weight, self.bias, self.eps)
+        return super().forward(x)

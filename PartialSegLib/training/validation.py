@@ -64,10 +64,8 @@ def validate(
     shown = []
     for cases in images:
         features = network.forward_features(cases.image[None].to(device))
-        for number, index in enumerate(cases.tasks.tolist()):
-            task, annotated = manifest.tasks[index], cases.annotated[number]
-            logits = network.forward_head(features, index)[0]
-            target = cases.target_of(number, len(annotated), torch.device("cpu"))
+        for index, target, annotated in zip(cases.tasks.tolist(), cases.target, cases.annotated, strict=True):
+            task, logits = manifest.tasks[index], network.forward_head(features, index)[0]
             masks = predicted_masks(logits, manifest.inference.activation).cpu()
             if cases.ignored is not None:
                 masks, target = masks & ~cases.ignored, target & ~cases.ignored
