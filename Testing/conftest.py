@@ -1,6 +1,7 @@
 """What all tests share: which of them this machine can run, and the MRML scene."""
 
 import os
+import signal
 import sys
 import traceback
 from pathlib import Path
@@ -21,6 +22,14 @@ def no_waiting_for_the_disk():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda descriptor: None)
         yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def interruptible():
+    """Programs that tests start heed Ctrl+C as on a terminal; shells let what they start with & ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture
