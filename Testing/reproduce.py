@@ -103,8 +103,8 @@ ABDOMEN = {
     "spleen": 3,
     "pancreas": 4,
     "stomach": 5,
-    "aorta": 6,
-    "inferior_vena_cava": 7,
+    "colon": 6,
+    "gallbladder": 7,
 }
 FEW, TEST = 8, 16  # cases of the downstream data set
 
@@ -136,6 +136,17 @@ class Runs:
     def folder(self, name: str) -> Path:
         """The folder of a run."""
         return self.output / name.replace(" ", "-").replace(",", "")
+
+    def package(self, name: str) -> Path:
+        """The package that a run has left.
+
+        Raises:
+            SystemExit: there is none.
+        """
+        package = self.folder(name) / "package"
+        if not package.exists():
+            raise SystemExit(f"There is no package of {name} in {self.output}; run the part methods first.")
+        return package
 
     def result(self, folder: Path, run: Callable[[], Result]) -> Result:
         """The result of the run in a folder, which is made if it is not kept."""
@@ -227,13 +238,15 @@ def transfer(runs: Runs) -> Results:
     }  # fmt: skip
     results: Results = defaultdict(list)
     for seed in runs.seeds:
-        start = {"package": str(runs.folder(f"DoDNet-{seed}") / "package")}
-        for name, changes in (("from scratch", {}), ("from DoDNet on MOTS", {"transfer": start})):
+        for name, start in (("from scratch", None), ("from DoDNet on MOTS", f"DoDNet-{seed}")):
             folder = runs.folder(f"abdomen-{name}-{seed}")
-            config = config_of(method, folder, data, seed, runs.steps // 3, **changes)
-            results[name].append(
-                runs.result(folder, lambda c=config: result_of({"abdomen": train(c)}, collection))
-            )
+
+            def run(folder: Path = folder, start: str | None = start, seed: int = seed) -> Result:
+                changes = {"transfer": {"package": str(runs.package(start))}} if start else {}
+                config = config_of(method, folder, data, seed, runs.steps // 3, **changes)
+                return result_of({"abdomen": train(config)}, collection)
+
+            results[name].append(runs.result(folder, run))
     return results
 
 
@@ -243,16 +256,16 @@ def pseudo_labels(runs: Runs) -> Results:
     results: Results = defaultdict(list)
     for seed in runs.seeds:
         alone = runs.kept_result(runs.folder(f"TAL-{seed}"))
-        teacher = runs.folder(f"DoDNet-{seed}") / "package"
-        if alone is None or not teacher.exists():
-            raise SystemExit(f"Pseudo-labels need TAL and DoDNet of seed {seed}: run the part methods first.")
+        if alone is None:
+            raise SystemExit(f"There is no result of TAL-{seed}; run the part methods first.")
         results["partial labels only (TAL)"].append(alone)
         folder = runs.folder(f"TAL-pseudo-labels-{seed}")
 
-        def run(folder: Path = folder, teacher: Path = teacher, seed: int = seed) -> Result:
+        def run(folder: Path = folder, seed: int = seed) -> Result:
             path = folder / "data" / "collection.json"
-            files = [str(runs.mots.folder / "collection.json"), "-o", str(path), "--model", str(teacher)]
-            code = partialseg(["pseudo-label", *files, *organs, "--device", "cpu"])
+            files = [str(runs.mots.folder / "collection.json"), "-o", str(path)]
+            teacher = str(runs.package(f"DoDNet-{seed}"))
+            code = partialseg(["pseudo-label", *files, "--model", teacher, *organs, "--device", "cpu"])
             if code:
                 raise SystemExit(code)
             package = train(config_of(METHODS["TAL"], folder, folder / "data", seed, runs.steps))

@@ -66,6 +66,12 @@ STRUCTURE_TISSUES: dict[str, tuple[Tissue, ...]] = {
     "colon_tumor": (Tissue.COLON_TUMOR,),
     "lung_tumor": (Tissue.LUNG_TUMOR,),
     "spleen": (Tissue.SPLEEN,),
+    "gallbladder": (Tissue.GALLBLADDER,),
+    "esophagus": (Tissue.ESOPHAGUS,),
+    "stomach": (Tissue.STOMACH_WALL, Tissue.STOMACH),
+    "colon": (Tissue.COLON_WALL, Tissue.COLON, Tissue.COLON_TUMOR),
+    "lung": (Tissue.LUNG, Tissue.LUNG_VESSEL, Tissue.LUNG_TUMOR),
+    "urinary_bladder": (Tissue.BLADDER,),
 }
 
 

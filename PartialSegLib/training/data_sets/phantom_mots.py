@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 
 from ...errors import InputError
-from ...phantom import LESION_KINDS, PHASES, Phantom, make_phantom
+from ...phantom import LESION_KINDS, PHASES, STRUCTURE_TISSUES, Phantom, make_phantom
 from ...volume import Volume, write_volume
 from ..collection import Case, Collection, DataSet, write_collection
 from .mots import MOTS
@@ -87,8 +87,13 @@ def make_phantom_collection(
         on_progress: called with the numbers of finished and of all cases.
 
     Raises:
-        InputError: the folder cannot be written to.
+        InputError: phantoms lack a structure, or the folder cannot be written to.
     """
+    for structure in dict.fromkeys(structure for part in parts for structure in part[0].structures):
+        if structure not in STRUCTURE_TISSUES:
+            raise InputError(
+                f"phantoms have no {structure}; expected structures of {', '.join(STRUCTURE_TISSUES)}."
+            )
     plan = [item for number, part in enumerate(parts) for item in _planned_cases(number, *part)]
     data_sets = {data_set.name: data_set for data_set, _, _ in parts}
     folder.mkdir(parents=True, exist_ok=True)
