@@ -160,7 +160,7 @@ def _session_arguments(command: Parser) -> None:
         "--model", metavar="NAME|PATH", help="an installed model or a package (the bundled one)"
     )
     command.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (%(default)s)")
-    text = "auto, torch, or openvino, which has to be installed and runs on the cpu (%(default)s)"
+    text = "auto, torch, openvino (to be installed; cpu) or openvino-int8: rounded, faster (%(default)s)"
     command.add_argument("--engine", default="auto", metavar="E", help=text)
     command.add_argument(
         "--overlap", type=float, metavar="0..1", help="of neighbouring patches (the model's)"

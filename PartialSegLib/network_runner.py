@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .calibration import calibration_patches
 from .errors import InputError
 from .feature_cache import Features, all_finite
 from .json_fields import suggestion
@@ -21,7 +22,9 @@ from .model import Model
 from .openvino_engine import OpenVinoEncoder, openvino_is_installed
 from .task import Task
 
-ENGINES = ("auto", "torch", "openvino")
+INT8_ENGINE = "openvino-int8"
+OPENVINO_ENGINES = ("openvino", INT8_ENGINE)
+ENGINES = ("auto", "torch", *OPENVINO_ENGINES)
 OPENVINO_WORK = 1e13  # weights times voxels of a patch: with less, compiling takes longer than it saves
 
 logger = logging.getLogger(__name__)
@@ -67,7 +70,7 @@ class NetworkRunner:
         dtype: of the convolutions; where float16 or bfloat16 overflow, the patch is encoded again in float32.
         engine: of the expensive part: "torch", "openvino" (an optional package for CPUs), or "auto", which
             takes OpenVINO where it is installed, knows the network's operations and saves more than the
-            seconds it needs to start.
+            seconds it needs to start. "openvino-int8" rounds convolutions to 8 bits; `dtype` is of the rest.
 
     Raises:
         InputError: an unknown engine, or one that cannot run this network here.
@@ -77,18 +80,22 @@ class NetworkRunner:
         self.device = device
         self.dtype = dtype
         self.inference = model.manifest.inference
+        self._manifest = model.manifest
+        self._is_int8 = engine == INT8_ENGINE
         self.network: Any = copy.deepcopy(model.network).to(device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
         if hasattr(self.network, "fold_weights"):  # filters that are the same for every patch
             self.network.fold_weights()
         self._openvino: OpenVinoEncoder | None = None
         self._tries_openvino = self._wants_openvino(engine)
-        if engine == "openvino":
+        if engine in OPENVINO_ENGINES:
             self._start_openvino()
 
     @property
     def engine(self) -> str:
-        """What encodes patches: torch, or openvino with its version."""
-        return "torch" if self._openvino is None else f"openvino {self._openvino.version}"
+        """What encodes patches: torch, or openvino with its version, and int8 where it rounds to 8 bits."""
+        if self._openvino is None:
+            return "torch"
+        return f"openvino {self._openvino.version}{' int8' if self._is_int8 else ''}"
 
     @property
     def uses_openvino(self) -> bool:
@@ -125,8 +132,8 @@ class NetworkRunner:
         """
         if engine not in ENGINES:
             raise InputError(f"Unknown engine {engine!r}; {suggestion(engine, list(ENGINES))}.")
-        if engine == "openvino" and self.device.type != "cpu":
-            raise InputError(f"The engine openvino runs on the cpu, not on {self.device}; choose torch.")
+        if engine in OPENVINO_ENGINES and self.device.type != "cpu":
+            raise InputError(f"The engine {engine} runs on the cpu, not on {self.device}; choose torch.")
         if engine != "auto" or self.device.type != "cpu" or not openvino_is_installed():
             return False
         weights = sum(tensor.numel() for tensor in self.network.state_dict().values())
@@ -134,7 +141,8 @@ class NetworkRunner:
 
     def _start_openvino(self) -> None:
         self._tries_openvino = False
-        self._openvino = OpenVinoEncoder(self.network, self.inference.patch_size, self.dtype)
+        patches = list(calibration_patches(self._manifest)) if self._is_int8 else []
+        self._openvino = OpenVinoEncoder(self.network, self.inference.patch_size, self.dtype, patches)
 
     def score(self, features: Features, tasks: Mapping[int, Task]) -> Iterator[Tensor]:
         """What is blended for each of some tasks, given by their numbers.

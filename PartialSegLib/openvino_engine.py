@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from .devices import is_out_of_memory
 from .errors import InputError
 from .feature_cache import Features, feature_tensors, map_tensors
+from .openvino_int8 import quantize_convolutions
 from .tensor_arrays import array_of, tensor_of
 
 PRECISION_HINTS = {torch.float32: "f32", torch.bfloat16: "bf16", torch.float16: "f16"}
@@ -36,12 +37,16 @@ class OpenVinoEncoder:
         network: on the CPU, in float32; stays as it is and is not needed afterwards.
         patch_size: voxels (z, y, x).
         dtype: of the convolutions.
+        calibration: patches (D, H, W) that resemble what will come; with any, convolutions are done in 8-bit
+            integers and `dtype` is that of the rest.
 
     Raises:
         InputError: OpenVINO is not installed, does not load, or cannot run the network here.
     """
 
-    def __init__(self, network: Any, patch_size: Sequence[int], dtype: torch.dtype) -> None:
+    def __init__(
+        self, network: Any, patch_size: Sequence[int], dtype: torch.dtype, calibration: Iterable[Tensor] = ()
+    ) -> None:
         if not openvino_is_installed():
             raise InputError(
                 "The engine openvino needs the package openvino; install it with pip install openvino, "
@@ -54,7 +59,7 @@ class OpenVinoEncoder:
             self.version = str(openvino.__version__).split("-")[0]
         cannot_run = f"OpenVINO {self.version} cannot run {type(network).__name__}"
         with _refused(f"{cannot_run}; choose the engine torch."):
-            self._request = _compile(_FlatFeatures(network), patch_size, dtype)
+            self._request = _compile(_FlatFeatures(network), patch_size, dtype, calibration)
         smallest = torch.zeros(1, 1, *(2 * step for step in network.patch_multiple))
         self._nesting = network.forward_features(smallest)
 
@@ -77,7 +82,9 @@ def _refused(sentence: str) -> Iterator[None]:
         raise InputError(sentence.format(reason)) from error
 
 
-def _compile(module: nn.Module, patch_size: Sequence[int], dtype: torch.dtype) -> Any:
+def _compile(
+    module: nn.Module, patch_size: Sequence[int], dtype: torch.dtype, calibration: Iterable[Tensor]
+) -> Any:
     """What runs a module on patches of a size."""
     import openvino
 
@@ -87,6 +94,8 @@ def _compile(module: nn.Module, patch_size: Sequence[int], dtype: torch.dtype) -
         "PERFORMANCE_HINT": "LATENCY",
     }
     converted = _convert(module, torch.zeros(1, 1, *patch_size))
+    if patches := [array_of(patch[None, None].contiguous()) for patch in calibration]:
+        quantize_convolutions(converted, patches, settings)
     return openvino.Core().compile_model(converted, "CPU", settings).create_infer_request()
 
 

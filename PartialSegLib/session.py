@@ -50,7 +50,8 @@ class InferenceSession:
         mirror: average over all flips of the manifest's mirror axes, at 2 to 8 times the cost.
         precision: of the convolutions: auto, float32, bfloat16 or float16.
         engine: of the convolutions: auto, torch, or openvino, an optional package that makes wide networks
-            faster on CPUs.
+            faster on CPUs; openvino-int8 rounds convolutions to 8 bits, which is faster still and changes
+            masks a little. auto never takes that.
         selection: which axial slices are looked at. "exact": those that the package's decision network keeps
             for the task, and there with the same scores, to the bit, as if all were; nothing is found in the
             others. "fast": patches are planned on the slices that any of the tasks asked for together keeps,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,16 @@ import torch
 from small_networks import SMALL_NETWORKS, small_model
 from torch.nn import functional
 
-from PartialSegLib import network_runner
+from PartialSegLib import load_model, network_runner
+from PartialSegLib.calibration import calibration_patches
 from PartialSegLib.devices import explained_memory_errors
 from PartialSegLib.errors import DeviceError, InputError
+from PartialSegLib.evaluation import dice
 from PartialSegLib.feature_cache import feature_tensors
 from PartialSegLib.model import Model
 from PartialSegLib.network_runner import NetworkRunner
+from PartialSegLib.openvino_engine import OpenVinoEncoder
+from PartialSegLib.phantom import make_phantom
 from PartialSegLib.session import InferenceSession
 from PartialSegLib.volume import Volume
 
@@ -177,3 +182,67 @@ def test_nothing_is_reported_to_anybody_and_the_root_logger_stays_as_it_was(
     before = list(logging.getLogger().handlers)
     NetworkRunner(models["DoDNet"], CPU, torch.float32, "openvino")
     assert logging.getLogger().handlers == before
+
+
+def test_rounded_to_8_bits_the_bundled_model_finds_the_same_organs() -> None:
+    model = load_model("trunk-7tasks")
+    phantom = make_phantom(5, (4.0, 3.5, 3.5), (60, 90, 100), lesions={})
+    found = {}
+    for engine in ("torch", "openvino-int8"):
+        session = InferenceSession(model, "cpu", engine=engine, precision="float32")
+        session.set_image(phantom.volume)
+        found[engine] = session.predict(["liver", "spleen"])
+    assert found["openvino-int8"].provenance["engine"].endswith(" int8")
+    for structure in ("liver", "spleen"):
+        exact, rounded = (found[engine][structure] for engine in ("torch", "openvino-int8"))
+        assert 0.985 < dice(exact, rounded) < 1
+        truth = phantom.mask(structure)
+        assert dice(rounded, truth) == pytest.approx(dice(exact, truth), abs=0.005)
+
+
+@pytest.mark.parametrize("name", ["DoDNet", "STUNet", "ResidualEncoderUNet"])
+def test_convolutions_are_done_in_8_bits(name: str, models: dict[str, Model]) -> None:
+    network, size = models[name].network, models[name].manifest.inference.patch_size
+    torch.manual_seed(0)
+    patches = [torch.randn(size) for _ in range(2)]
+    encoder = OpenVinoEncoder(network, size, torch.float32, patches)
+    primitives = [
+        (node.get_rt_info()["layerType"].astype(str), node.get_rt_info()["primitiveType"].astype(str))
+        for node in encoder._request.get_compiled_model().get_runtime_model().get_ops()
+    ]
+    convolutions = [primitive for layer, primitive in primitives if layer == "Convolution"]
+    assert sum("I8" in primitive for primitive in convolutions) >= len(convolutions) - 2
+    with torch.inference_mode():
+        for rounded, exact in zip(
+            feature_tensors(encoder(patches[0][None, None])),
+            feature_tensors(network.forward_features(patches[0][None, None])),
+            strict=True,
+        ):
+            assert 0 < torch.linalg.norm(rounded - exact) < 0.25 * torch.linalg.norm(exact)
+
+
+def test_calibration_patches_are_those_of_the_model_and_always_the_same(models: dict[str, Model]) -> None:
+    manifest = models["DoDNet"].manifest
+    turned = replace(manifest.preprocessing, orientation="RSA", spacing=(3.0, 5.0, 4.0))
+    turned_size = replace(manifest.inference, patch_size=(32, 16, 48))
+    first, second = (
+        list(calibration_patches(replace(manifest, preprocessing=turned, inference=turned_size)))
+        for _ in range(2)
+    )
+    for patch, again in zip(first, second, strict=True):
+        assert patch.shape == (32, 16, 48)
+        assert torch.equal(patch, again)
+        assert patch.min() < patch.max()
+
+
+def test_only_models_for_ct_are_rounded(models: dict[str, Model]) -> None:
+    manifest = replace(models["DoDNet"].manifest, modality="MR")
+    with pytest.raises(
+        InputError, match="is for MR, and 8-bit convolutions are calibrated on phantoms of CT"
+    ):
+        NetworkRunner(replace(models["DoDNet"], manifest=manifest), CPU, torch.float32, "openvino-int8")
+
+
+def test_8_bits_need_a_processor(models: dict[str, Model]) -> None:
+    with pytest.raises(InputError, match="The engine openvino-int8 runs on the cpu, not on meta"):
+        NetworkRunner(models["DoDNet"], torch.device("meta"), torch.float32, "openvino-int8")

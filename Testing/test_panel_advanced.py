@@ -170,5 +170,7 @@ def test_scripts_give_the_same_options_by_name(panel, volumeNode):
 def test_what_the_worker_refuses_is_one_sentence(panel, volumeNode, dialogs):
     panel.panel.parameters.engine = "steam"
     run(panel)
-    assert dialogs.texts("error") == ["Unknown engine 'steam'; choose from auto, torch, openvino."]
+    assert dialogs.texts("error") == [
+        "Unknown engine 'steam'; choose from auto, torch, openvino, openvino-int8."
+    ]
     assert slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLSegmentationNode") is None

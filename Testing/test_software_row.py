@@ -352,11 +352,12 @@ def test_entering_the_module_lists_the_cards(widget, finding):
     assert widget.panel.parameters.device == "cuda:1"
 
 
-def test_openvino_can_be_chosen_where_a_check_has_found_it(widget, volumeNode, finding):
+@pytest.mark.parametrize("engine", ["openvino", "openvino-int8"])
+def test_openvino_can_be_chosen_where_a_check_has_found_it(widget, volumeNode, finding, engine):
     widget.panel.parameters.tasks = ["spleen"]
-    widget.panel.parameters.engine = "openvino"  # as a scene from another computer may say
+    widget.panel.parameters.engine = engine  # as a scene from another computer may say
     box = widget.ui.engineComboBox
-    item = box.model().item(box.findData("openvino"))
+    item = box.model().item(box.findData(engine))
     assert not item.isEnabled()
     assert "not been checked yet" in box.toolTip
     assert widget.ui.applyButton.enabled

@@ -15,6 +15,7 @@ from .parameters import Parameters
 from .softwareRow import SoftwareRow
 
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
+OPENVINO_ENGINES = ("openvino", "openvino-int8")
 
 
 class AdvancedSection:
@@ -44,7 +45,12 @@ class AdvancedSection:
         self.looking = LookingChoices(ui, binding)
         self._tellChecked = onChecked
         self._engineToolTip = ui.engineComboBox.toolTip
-        engines = {"auto": _("Automatic"), "torch": "PyTorch", "openvino": "OpenVINO"}
+        engines = {
+            "auto": _("Automatic"),
+            "torch": "PyTorch",
+            "openvino": "OpenVINO",
+            "openvino-int8": _("OpenVINO, rounded to 8 bits"),
+        }
         binding.offer("engineComboBox", engines)
         precisions = {name: _("Automatic") if name == "auto" else name for name in PRECISIONS}
         binding.offer("precisionComboBox", precisions)
@@ -67,7 +73,7 @@ class AdvancedSection:
         if report.lacks(parameters.device):
             sentence = _("The device {device} is not on this computer; choose another one in Advanced.")
             return sentence.format(device=parameters.device)
-        if parameters.engine == "openvino" and report.lacksOpenVino:
+        if parameters.engine in OPENVINO_ENGINES and report.lacksOpenVino:
             return _("OpenVINO is not installed; choose another engine in Advanced.")
         return self.looking.problem(parameters, models)
 
@@ -92,7 +98,8 @@ class AdvancedSection:
 
         self.binding.offer("deviceComboBox", _deviceTitles(report), foreignTitle)
         why = "" if report.hasOpenVino else _whyNoOpenVino(report)
-        self.binding.forbid("engineComboBox", "openvino", why)
+        for engine in OPENVINO_ENGINES:
+            self.binding.forbid("engineComboBox", engine, why)
         self.ui.engineComboBox.toolTip = f"{self._engineToolTip} {why}".strip()
 
 

@@ -16,7 +16,8 @@ class ModelOptions:
     Attributes:
         model: name of an installed package or a folder; the bundled one when None.
         device: auto, cpu, cuda, cuda:N or mps.
-        engine: of the convolutions: auto, torch, or openvino where it is installed.
+        engine: of the convolutions: auto, torch, or where it is installed openvino, or openvino-int8, which
+            rounds them to 8 bits.
         precision: of the convolutions: auto, float32, bfloat16 or float16.
         overlap: of neighbouring patches, in [0, 1); None takes the model's.
         mirror: average over flips.

@@ -89,6 +89,7 @@ def make_phantom(
     shape: tuple[int, int, int] = (128, 256, 288),
     phase: str | None = "portal venous",
     lesions: dict[str, float] | None = None,
+    center: tuple[float, float, float] = (0.0, 0.0, 0.0),
 ) -> Phantom:
     """Make a CT of a random patient with exact labels.
 
@@ -98,6 +99,7 @@ def make_phantom(
         shape: voxels (z, y, x).
         phase: contrast phase, one of `PHASES`; None draws one.
         lesions: probability of each kind of lesion; 0.6 for all when None, {} for a healthy patient.
+        center: as of `make_tissues`.
 
     Returns:
         CT and tissues; the axes of the arrays grow to the head, to the front and to the right.
@@ -111,11 +113,11 @@ def make_phantom(
     for kind in lesions:
         if kind not in LESION_KINDS:
             raise InputError(f"There is no kind of lesion {kind!r}; choose from {', '.join(LESION_KINDS)}.")
-    tissues = make_tissues(seed, spacing, shape)
+    tissues = make_tissues(seed, spacing, shape, center)
     rng = np.random.default_rng([seed, 1])
     add_lesions(tissues, spacing, rng, lesions)
     appearance = random_appearance(rng, phase)
-    axes = voxel_axes(spacing, shape)
+    axes = voxel_axes(spacing, shape, center)
     image = np.empty(shape, np.int16)
     rows = max(8, _SLAB_VOXELS // (shape[1] * shape[2]))
     for start in range(0, shape[0], rows):
