@@ -67,7 +67,7 @@ def arguments() -> argparse.ArgumentParser:
     add("--long-seconds", type=float, default=120, help="what takes longer is measured once (120)")
     add("--extrapolate", action="store_true", help="never run nnU-Net mirrored, 25 minutes on two cores")
     add("--resume", action="store_true", help="go on with the run before; what failed is done again")
-    add("--engine", default="auto", help="of our sessions: auto, torch or openvino")
+    add("--engine", default="auto", help="of our sessions: auto, torch, openvino")
     add("--model", default="trunk-7tasks", help="the bundled model")
     add("--organ", default="spleen", help="the one task: liver, kidney, pancreas or spleen")
     add("--threads", type=int, default=torch.get_num_threads(), help="of every process (all cores)")

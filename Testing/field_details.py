@@ -65,7 +65,9 @@ def agreements(plan: Plan, figures: Figures) -> dict[str, dict[str, float]]:
         pairs = [
             (f"{case}: nnU-Net", f"{case}: ours, like for like", FLARE23_CLASSES),
             (f"{case}: nnU-Net", f"{case}: ours, default", FLARE23_CLASSES),
+            (f"{case}: nnU-Net", f"{case}: ours, 8 bits", FLARE23_CLASSES),
             (f"{case}: MONAI, DoDNet", f"{case}: ours, DoDNet", None),
+            (f"{case}: MONAI, DoDNet", f"{case}: ours, DoDNet, 8 bits", None),
             (f"{case}: MONAI, bundled model", f"{case}: ours, bundled model", None),
         ]
         for theirs, ours, classes in pairs:

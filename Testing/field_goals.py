@@ -57,6 +57,9 @@ def nnunet_rows(plan: Plan, figures: Figures) -> Iterator[Row]:
         yield faster(f"{name}, mirrored, our defaults: {case}", 20, seconds, default, remark)
         like = figures.median(same, "total")
         yield faster(f"{name}, neither mirrored, same windows: {case}", 3, total, like)
+        rounded = figures.median(f"{case}: ours, 8 bits", "total")
+        yield faster(f"{name}, mirrored, ours rounded to 8 bits: {case}", 20, seconds, rounded, remark)
+        yield faster(f"{name}, not mirrored, ours rounded to 8 bits: {case}", 3, total, rounded)
         outside = [figures.median(key, "outside the network") for key in (theirs, same)]
         yield faster(f"the same, outside the network: {case}", 10, *outside)
         yield _memory_row(
@@ -93,6 +96,8 @@ def dodnet_rows(plan: Plan, figures: Figures) -> Iterator[Row]:
     theirs = figures.median(loop, "total")
     name = "MONAI's sliding window, DoDNet, one task"
     yield faster(f"{name}, nothing skipped: {case}", 3, theirs, figures.median(ours, "total"))
+    rounded = figures.median(f"{ours}, 8 bits", "total")
+    yield faster(f"{name}, ours rounded to 8 bits: {case}", 3, theirs, rounded)
     yield faster(f"{name}, region selection: {case}", 10, theirs, figures.median(chosen, "total"))
     for other in others:
         seconds = _extrapolated(figures, loop, ours, f"{other}: ours, DoDNet, patches to visit")
@@ -131,9 +136,13 @@ def _evaluation_rows(case: str, figures: Figures, loop: str, ours: str) -> Itera
         mine, remark = _times(figures, ours, pass_of_ours), "both extrapolated from one of 8 flips"
     name = "DoDNet's evaluation, 8 flips"
     yield faster(f"{name}, one task: {case}", 3, one, mine, remark)
-    seven = _times(figures, f"{ours}, seven tasks", pass_of_ours)
     remark = "both extrapolated from one of 8 flips"
+    seven = _times(figures, f"{ours}, seven tasks", pass_of_ours)
     yield faster(f"{name}, seven tasks: {case}", 20, one and TASKS * one, seven, remark)
+    for tasks, goal, key in ((1, 3, f"{ours}, 8 bits"), (TASKS, 20, f"{ours}, 8 bits, seven tasks")):
+        rounded, what = _times(figures, key, pass_of_ours), "one task" if tasks == 1 else "seven tasks"
+        against = f"{name}, ours rounded to 8 bits, {what}: {case}"
+        yield faster(against, goal, one and tasks * one, rounded, remark)
 
 
 def _times(figures: Figures, key: str, factors: dict[str, int]) -> float | None:

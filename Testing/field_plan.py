@@ -16,6 +16,7 @@ from field_models import FLARE23_CLASSES, FULL, QUICK, Sizes, write_dodnet, writ
 SHORT_ENOUGH = 180.0  # seconds: a mirrored pass that should take longer is extrapolated
 FLIPS = 8
 THOROUGH = {"selection": "off", "mirror": False}
+ROUNDED = {"engine": "openvino-int8"}
 
 
 def region_keys(case: str) -> dict[str, str]:
@@ -94,6 +95,7 @@ class Plan:
             package = self.stunet / "package"
             found.append(self._ours(f"{case}: ours, default", case, package))
             found.append(self._ours(f"{case}: ours, like for like", case, package, options=THOROUGH))
+            found.append(self._ours(f"{case}: ours, 8 bits", case, package, options=ROUNDED))
         return found
 
     def region(self) -> list[Measurement]:
@@ -116,6 +118,9 @@ class Plan:
             self._ours(f"{case}: ours, DoDNet", case, self.dodnet, options=THOROUGH, **task),
         ]
         found.append(self._ours(f"{case}: ours, DoDNet, seven tasks", case, self.dodnet, options=THOROUGH))
+        found.append(self._ours(f"{case}: ours, DoDNet, 8 bits", case, self.dodnet, options=ROUNDED, **task))
+        key = f"{case}: ours, DoDNet, 8 bits, seven tasks"
+        found.append(self._ours(key, case, self.dodnet, options=ROUNDED))
         region = {"region_from": self.model, **task}
         found.append(self._ours(f"{case}: ours, DoDNet, region selection", case, self.dodnet, **region))
         mirrored = {**THOROUGH, "mirror": True}

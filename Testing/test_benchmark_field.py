@@ -107,10 +107,12 @@ def test_flips_are_extrapolated_only_where_they_were_not_measured(tmp_path: Path
     figures = figures_of(
         tmp_path,
         **{"a-600: nnU-Net": run, "a-600: ours, default": ours, "a-600: ours, like for like": ours},
+        **{"a-600: ours, 8 bits": {"total": 2.0}},
     )
-    flips, same, outside, memory = nnunet_rows(plan(tmp_path, ["a-600"]), figures)
+    flips, same, rounded, rounded_same, outside, memory = nnunet_rows(plan(tmp_path, ["a-600"]), figures)
 
     assert flips.measured == "20.5 times (82 s / 4 s, extrapolated from one of 8 flips)"
+    assert (rounded.measured[:10], rounded_same.measured[:9]) == ("41.0 times", "6.0 times")
     assert (flips.reached, same.reached, outside.reached, memory.reached) == (True, True, True, True)
 
     figures.kept["a-600: nnU-Net, mirrored"] = {"settings": {}, "runs": [{"total": 40.0}]}
@@ -123,11 +125,12 @@ def test_patches_of_one_case_are_extrapolated_to_another(tmp_path: Path) -> None
     ours = {"total": 3.0, "encode": 1.5, "head": 0.5, "restore": 0.5, "patches": 10}
     visits = {"patches planned": 20, "patches": 4, "preprocess": 0.0, "coarse pass": 0.2}
     kept = {"a: MONAI, DoDNet": loop, "a: ours, DoDNet": ours, "a: ours, DoDNet, seven tasks": ours}
+    kept |= {"a: ours, DoDNet, 8 bits": {**ours, "total": 2.2}}
     figures = figures_of(tmp_path, **kept, **{"b: ours, DoDNet, patches to visit": visits})
     rows = list(dodnet_rows(plan(tmp_path, ["a", "b"]), figures))
 
     assert [row.measured.split(" times")[0] for row in rows] == [
-        "3.7", "not measured", "5.0", "20.0", "4.8", "33.4",
+        "3.7", "5.0", "not measured", "5.0", "20.0", "4.8", "33.4", "5.0", "not measured",
     ]  # fmt: skip
 
 

@@ -35,19 +35,20 @@ def held_out_phantom(number: int) -> Phantom:
     return make_phantom(FIRST_SEED + number, SPACING, SHAPE, PHASES[number % len(PHASES)], _LESIONS)
 
 
-def evaluate_held_out(package: Path | str, count: int, device: str = "cpu") -> Figures:
+def evaluate_held_out(package: Path | str, count: int, device: str = "cpu", engine: str = "auto") -> Figures:
     """Segment phantoms with all tasks and compare with their exact labels.
 
     Args:
         package: name or folder of a model package.
         count: number of phantoms.
         device: where to run.
+        engine: as of `InferenceSession`.
 
     Returns:
         By "task/structure": the number of `cases` that have the structure, their mean `dice` and the `worst`;
         `false_ml` is the mean volume found in cases that do not have it.
     """
-    session = InferenceSession(load_model(package), device, cache_bytes=0)
+    session = InferenceSession(load_model(package), device, cache_bytes=0, engine=engine)
     scores: dict[str, list[float]] = defaultdict(list)
     false_ml: dict[str, list[float]] = defaultdict(list)
     for number in range(count):
@@ -87,9 +88,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("package")
     parser.add_argument("--phantoms", type=int, default=24)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--engine", default="auto")
     parser.add_argument("--record", action="store_true", help="write the figures into the package's manifest")
     options = parser.parse_args(arguments)
-    figures = evaluate_held_out(options.package, options.phantoms, options.device)
+    figures = evaluate_held_out(options.package, options.phantoms, options.device, options.engine)
     if options.record:
         record_figures(find_package(options.package), figures, options.phantoms)
     sys.stdout.write(json.dumps(figures, indent=2) + "\n")
