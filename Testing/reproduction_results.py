@@ -97,5 +97,7 @@ def _median(values: np.ndarray) -> str:
 
 
 def _mean(values: list[float]) -> str:
+    if np.isnan(values).all():
+        return "–"
     spread = f" ± {np.std(values, ddof=1):.1f}" if len(values) > 1 else ""
     return f"{np.mean(values):.1f}{spread}"
