@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .errors import Cancelled, DeviceError, InputError
     from .model import load_model
+    from .one_call import segment
     from .segmentation import Segmentation, read_segmentation, write_segmentation
-    from .session import InferenceSession, segment
-    from .volume import Volume, read_volume, write_volume
+    from .session import InferenceSession
+    from .volume import Volume, check_hounsfield, read_volume, write_volume
 
 __version__ = "0.1.0"
 
@@ -25,6 +26,7 @@ __all__ = [
     "InputError",
     "Segmentation",
     "Volume",
+    "check_hounsfield",
     "load_model",
     "read_segmentation",
     "read_volume",
@@ -36,9 +38,10 @@ __all__ = [
 _MODULES = {
     "errors": ("Cancelled", "DeviceError", "InputError"),
     "model": ("load_model",),
+    "one_call": ("segment",),
     "segmentation": ("Segmentation", "read_segmentation", "write_segmentation"),
-    "session": ("InferenceSession", "segment"),
-    "volume": ("Volume", "read_volume", "write_volume"),
+    "session": ("InferenceSession",),
+    "volume": ("Volume", "check_hounsfield", "read_volume", "write_volume"),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
@@ -53,5 +56,5 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
-    """List the public names for completion."""
-    return sorted([*globals(), *__all__])
+    """List the public names, and nothing else, for completion."""
+    return __all__

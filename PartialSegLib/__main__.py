@@ -22,9 +22,11 @@ from .cli.data_arguments import add_data_arguments
 from .cli.training_arguments import add_training_arguments
 from .errors import Cancelled, DeviceError, InputError
 
+REPEATED = ("--task", "--structure", "--data-set", "--mask", "--fold")
 WRONG_INPUT, NO_DEVICE, INTERRUPTED = 2, 3, 130
 SERIES = "of a DICOM folder that holds several: its UID, or a part of its description"
-KEEP = "keep only this structure (TASK/STRUCTURE: of that task only); repeat for more"
+TASK = "a task of the model; repeat for more, or separate them by commas"
+KEEP = "keep only this structure (TASK/STRUCTURE: of that task only); several as with --task"
 
 
 class Parser(argparse.ArgumentParser):
@@ -71,13 +73,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The options of a command; settings of a training run (KEY=VALUE) may also follow an option."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
     parser = build_parser()
-    options, others = parser.parse_known_args(arguments)
+    options, others = parser.parse_known_args(given)
     if any(text.startswith("-") or not hasattr(options, "change") for text in others):
-        parser.error(f"unrecognized arguments: {' '.join(others)}")
+        parser.error(f"unrecognized arguments: {' '.join(others)}{_repeating(given, others[0])}")
     if others:
         options.change += others
     return options
+
+
+def _repeating(given: list[str], other: str) -> str:
+    """Advice where an argument too many is the second name of an option that takes one."""
+    before = given[: given.index(other)] if other in given else []
+    option = next((text.partition("=")[0] for text in reversed(before) if text.startswith("-")), "")
+    return f"; repeat {option} for each name, as in {option} {other}" if option in REPEATED else ""
 
 
 def build_parser() -> Parser:
@@ -121,7 +131,7 @@ def _segment_arguments(command: Parser) -> None:
     text = ".seg.nrrd, .nii.gz (one label map), or a folder (one .nii.gz per structure)"
     command.add_argument("-o", "--output", type=_path, required=True, metavar="OUT", help=text)
     command.add_argument("--series", metavar="UID_OR_TEXT", help=SERIES)
-    command.add_argument("--task", action="append", metavar="T", help="a task of the model; repeat for more")
+    command.add_argument("--task", action="append", metavar="T", help=TASK)
     command.add_argument("--structure", action="append", metavar="S", help=KEEP)
     text = "only this box, mm in RAS coordinates"
     command.add_argument(
@@ -147,8 +157,8 @@ def _batch_arguments(command: Parser) -> None:
     text = "gets one segmentation for each image, and summary.csv"
     command.add_argument("-o", "--output", type=_path, required=True, metavar="FOLDER", help=text)
     text = ".seg.nrrd, .nii.gz (one label map), or folder (one mask per structure) (%(default)s)"
-    command.add_argument("--format", default=".seg.nrrd", metavar="F", help=text)
-    command.add_argument("--task", action="append", metavar="T", help="a task of the model; repeat for more")
+    command.add_argument("--format", type=_suffix, default=".seg.nrrd", metavar="F", help=text)
+    command.add_argument("--task", action="append", metavar="T", help=TASK)
     command.add_argument("--structure", action="append", metavar="S", help=KEEP)
     command.add_argument("--overwrite", action="store_true", help="begin anew")
     _session_arguments(command)
@@ -174,7 +184,9 @@ def _session_arguments(command: Parser) -> None:
     text = "of --region-from: 0 takes what the coarse model finds, 1 looks closely at all of it (1)"
     command.add_argument("--effort", type=float, metavar="0..1", help=text)
     command.add_argument(
-        "--force", action="store_true", help="accept an image that does not look like CT in HU"
+        "--force",
+        action="store_true",
+        help="accept an image that does not look like CT in HU or has an odd size",
     )
 
 
@@ -211,7 +223,7 @@ def _pseudo_label_arguments(command: Parser) -> None:
     command.add_argument("--model", metavar="NAME|PATH", help=text)
     text = "add this one, where it is not annotated; repeat for more (all of the model's)"
     command.add_argument("--structure", action="append", metavar="S", help=text)
-    command.add_argument("--task", action="append", metavar="T", help="a task of the model; repeat for more")
+    command.add_argument("--task", action="append", metavar="T", help=TASK)
     text = "only cases of this data set; repeat for more"
     command.add_argument("--data-set", action="append", metavar="D", help=text)
     command.add_argument("--unlabelled", action="store_true", help="only cases without a label map")
@@ -224,12 +236,13 @@ def _pseudo_label_arguments(command: Parser) -> None:
     text = "leave cases out whose volumes are outside these percentiles of the labelled cases"
     command.add_argument("--volume-percentiles", type=float, nargs=2, metavar=("LOW", "HIGH"), help=text)
     text = "of the label maps: .nii.gz or .nrrd (%(default)s)"
-    command.add_argument("--format", choices=(".nii.gz", ".nrrd"), default=".nii.gz", metavar="F", help=text)
+    formats = (".nii.gz", ".nrrd")
+    command.add_argument("--format", type=_suffix, choices=formats, default=".nii.gz", metavar="F", help=text)
     command.add_argument("--no-mirror", action="store_true", help="do not average over flips: faster")
     text = "of neighbouring patches (the model's)"
     command.add_argument("--overlap", type=float, metavar="0..1", help=text)
     command.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (%(default)s)")
-    text = "accept images that do not look like CT in HU"
+    text = "accept images that do not look like CT in HU or have an odd size"
     command.add_argument("--force", action="store_true", help=text)
     command.add_argument("--overwrite", action="store_true", help="begin anew")
 
@@ -249,6 +262,11 @@ def _path(text: str) -> Path:
     if not text.strip():
         raise argparse.ArgumentTypeError("an empty path was given; name a file or folder")
     return Path(text)
+
+
+def _suffix(text: str) -> str:
+    """A file format, also where its dot was left out."""
+    return text if text == "folder" or text.startswith(".") else f".{text}"
 
 
 def _fail(code: int, sentence: str) -> int:

@@ -1,8 +1,9 @@
 """Many images, one segmentation file each: what is left to do, and what became of the others.
 
-The output folder keeps the state: `summary.csv` with a row for each case that was tried, and `batch.json`
-with what was asked for. A batch that was stopped goes on where it stopped; failed cases are tried again.
-Several runs may share the folder, each with cases of its own.
+The output folder keeps the state: `summary.csv` with a row for each case that was tried or is being written,
+and `batch.json` with what was asked for. A batch that was stopped goes on where it stopped; failed cases are
+tried again. Several runs may share the folder, each with cases of its own: a name that one run has given to
+an image is refused to another image.
 """
 
 from __future__ import annotations
@@ -14,25 +15,18 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from .batch_images import SUMMARY_FILE, case_names, find_images, results_in
+from .batch_request import BatchRequest, Key
 from .errors import InputError
-from .manifest import Manifest, read_manifest
 from .output_files import locked, replacing
-from .packages import find_package
-from .task_request import request_tasks
 
-OUTPUT_FORMATS = (".seg.nrrd", ".nii.gz", "folder")
-"""A segmentation with overlapping segments, a label map, or a folder with one mask for each structure."""
 REQUEST_FILE = "batch.json"
 LOCK_FILE = ".summary.lock"
-DONE, FAILED = "done", "failed"
-_SETTINGS = ("overlap", "mirror", "selection", "skip_air", "engine")
+DONE, FAILED, WRITING = "done", "failed", "writing"
 _ANY_NAME = "surrogateescape"  # also file names that are no UTF-8
 _COLUMNS = ("case", "image", "segmentation", "status", "seconds", "message")
 
-Key = tuple[str, str]
 Rows = dict[str, dict[str, str]]
 """Of the summary, by case."""
 
@@ -63,76 +57,6 @@ class Outcome:
     error: str = ""
 
 
-@dataclass(frozen=True)
-class BatchRequest:
-    """What is asked of every case.
-
-    Attributes:
-        manifest: of the model.
-        tasks, structures: names; None for all.
-        output_format: one of `OUTPUT_FORMATS`.
-        settings: whatever else changes the result, as plain JSON; see `settings_of`.
-
-    Raises:
-        InputError: unknown task, structure or format.
-    """
-
-    manifest: Manifest
-    tasks: tuple[str, ...] | None = None
-    structures: tuple[str, ...] | None = None
-    output_format: str = OUTPUT_FORMATS[0]
-    settings: Mapping[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        """Refuse names that the model does not know."""
-        request_tasks(self.manifest, self.tasks, self.structures)
-        if self.output_format not in OUTPUT_FORMATS:
-            raise InputError(
-                f"Unknown output format {self.output_format!r}; choose from {', '.join(OUTPUT_FORMATS)}."
-            )
-
-    @property
-    def keys(self) -> list[Key]:
-        """(task, structure) of everything that is looked for, in the order of the model."""
-        requests = request_tasks(self.manifest, self.tasks, self.structures)
-        return [(request.task.name, structure) for request in requests for structure in request.structures]
-
-    def to_json(self) -> dict[str, Any]:
-        """What two batches must have in common to share a folder."""
-        return {
-            **_identity(self.manifest),
-            "segments": [list(key) for key in self.keys],
-            "output_format": self.output_format,
-            "settings": dict(self.settings),
-        }
-
-
-def settings_of(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of a session that change its results, as plain JSON for a `BatchRequest`.
-
-    Args:
-        options: by their names, those of `InferenceSession`. The coarse model, `region_from`, is the name or
-            folder of a package, or None; `effort` is its own, None for 1. Others are left out.
-
-    Raises:
-        InputError: there is no such package.
-    """
-    settings = {name: options[name] for name in _SETTINGS}
-    coarse, effort = options["region_from"], options["effort"]
-    if coarse is None:
-        return settings | {"region_from": None}
-    identity = _identity(read_manifest(find_package(coarse)))
-    return settings | {"region_from": identity | {"effort": 1.0 if effort is None else effort}}
-
-
-def _identity(manifest: Manifest) -> dict[str, Any]:
-    return {
-        "model": manifest.name,
-        "model_version": manifest.version,
-        "weights_sha256": manifest.weights_sha256,
-    }
-
-
 class Batch:
     """The cases of an output folder.
 
@@ -149,8 +73,9 @@ class Batch:
         left: those that were still to be done when this was made.
 
     Raises:
-        InputError: an input does not exist or holds no image, an output would replace an input, or the folder
-            holds the results of another request.
+        InputError: an input does not exist or holds no image, an output would replace an input, the folder
+            holds the results of another request, or a case there has the name of a case here, but another
+            image, which still exists.
     """
 
     def __init__(
@@ -172,6 +97,7 @@ class Batch:
         elif self.folder.is_dir():
             with locked(self.folder / LOCK_FILE):
                 self._rows = self._read_rows()
+            self._refuse_taken_names({case.name: str(case.image) for case in self.cases})
         self.left = [case for case in self.cases if not self._is_done(case)]
 
     @property
@@ -194,6 +120,14 @@ class Batch:
         """Where `write_segmentation` shall put a case; a folder ends with "/", whatever its name."""
         return f"{case.output}/" if self.request.output_format == "folder" else str(case.output)
 
+    def begin(self, case: BatchCase) -> None:
+        """Take the name of a case right before its segmentation is written; its row then says so.
+
+        Raises:
+            InputError: another run has given this name to another image; otherwise as for `record`.
+        """
+        self._add_row(_row(case, WRITING))
+
     def record(self, case: BatchCase, outcome: Outcome) -> None:
         """Write down what became of a case; the summary is replaced in one stroke, rows of other runs stay.
 
@@ -201,26 +135,24 @@ class Batch:
         one or by `finish`.
 
         Raises:
-            InputError: the folder cannot be written to, or another batch has begun there.
+            InputError: the folder cannot be written to, another batch has begun there, or another run has
+                given the name of this case to another image.
         """
-        row = {
-            "case": case.name,
-            "image": str(case.image),
-            "segmentation": "" if outcome.error else case.output.name,
-            "status": FAILED if outcome.error else DONE,
-            "seconds": f"{outcome.seconds:.1f}",
-            "message": outcome.error,
-        }
+        row = _row(case, FAILED if outcome.error else DONE)
+        row |= {"seconds": f"{outcome.seconds:.1f}", "message": outcome.error}
         for key in self.request.keys:
             if key in outcome.volumes_ml:
                 row[_volume_column(key)] = f"{outcome.volumes_ml[key]:.3f}"
+        self._add_row(row)
+
+    def _add_row(self, row: dict[str, str]) -> None:
         was_written = not self._unwritten
-        self._unwritten[case.name] = row
+        self._unwritten[row["case"]] = row
         try:
             self._update_summary()
         except InputError as error:
             if not isinstance(error.__cause__, PermissionError) or not os.access(self.folder, os.W_OK):
-                del self._unwritten[case.name]
+                del self._unwritten[row["case"]]
                 raise
             if was_written:
                 logger.warning("%s It is tried again after the next case.", error)
@@ -246,6 +178,7 @@ class Batch:
         with locked(self.folder / LOCK_FILE):
             if self._forgotten is None or self._forgotten != _version(self.summary):
                 self._rows = self._rows | self._read_rows(otherwise=self._rows)
+            self._refuse_taken_names({name: row["image"] for name, row in self._unwritten.items()})
             is_first = self._rows.keys() <= self._unwritten.keys()
             self._rows |= self._unwritten
             self._write_rows()
@@ -265,6 +198,21 @@ class Batch:
                 len(names), self.folder, names[0],
             )  # fmt: skip
 
+    def _refuse_taken_names(self, images: Mapping[str, str]) -> None:
+        """Refuse names that rows of the summary give to other images, which are still there.
+
+        Args:
+            images: by the names of their cases; names that differ in case only are one file on some systems.
+        """
+        rows = {name.casefold(): row for name, row in self._rows.items()}
+        for name, image in images.items():
+            earlier = (self._rows.get(name) or rows.get(name.casefold(), {})).get("image")
+            if earlier and earlier != image and _is_other_image(earlier, image):
+                raise InputError(
+                    f"The case {name} in {self.folder} is {earlier}, and {image} would replace it; give both "
+                    "images in one command, choose another folder, or begin anew (--overwrite)."
+                )
+
     def _is_done(self, case: BatchCase) -> bool:
         row = self._rows.get(case.name)
         return (
@@ -281,22 +229,23 @@ class Batch:
             otherwise: instead of a summary that cannot be read; None refuses it.
         """
         try:
-            earlier = json.loads((self.folder / REQUEST_FILE).read_text(encoding="utf-8"))
+            earlier = dict(json.loads((self.folder / REQUEST_FILE).read_text(encoding="utf-8")))
             with self.summary.open(newline="", encoding="utf-8-sig", errors=_ANY_NAME) as file:
                 rows = {row["case"]: row for row in csv.DictReader(file)}
+            others = self.request.differences(earlier)
         except FileNotFoundError:
             return {}
-        except (OSError, ValueError, KeyError, csv.Error) as error:
+        except (OSError, ValueError, TypeError, KeyError, csv.Error) as error:
             if otherwise is not None:
                 return otherwise
             raise InputError(
                 f"The summary of an earlier batch in {self.folder} cannot be read ({error}); "
-                "choose another folder or overwrite it."
+                "choose another folder or begin anew (--overwrite)."
             ) from None
-        if earlier != json.loads(json.dumps(self.request.to_json())):
+        if others:
             raise InputError(
-                f"{self.folder} holds the results of another batch (other model, structures or settings, "
-                f"see {REQUEST_FILE}); choose another folder or overwrite it."
+                f"{self.folder} holds the results of another batch (other {', '.join(others)}; see "
+                f"{REQUEST_FILE}); choose another folder or begin anew (--overwrite)."
             )
         return rows
 
@@ -328,6 +277,18 @@ def _make_cases(images: list[Path], folder: Path, output_format: str) -> list[Ba
                 f"The segmentation of {case.image} would replace {case.output}; choose another output folder."
             )
     return cases
+
+
+def _row(case: BatchCase, status: str) -> dict[str, str]:
+    segmentation = "" if status == FAILED else case.output.name
+    return {"case": case.name, "image": str(case.image), "segmentation": segmentation, "status": status}
+
+
+def _is_other_image(earlier: str, image: str) -> bool:
+    try:
+        return not os.path.samefile(earlier, image)
+    except OSError:  # the earlier one was moved
+        return False
 
 
 def _version(file: Path) -> tuple[int, ...]:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from .dicom_series import CT_CLASSES, SECONDARY_CAPTURE, is_dicom, storage_class
 from .errors import InputError
-from .label_maps import table_path
+from .label_maps import FOLDER_TABLE, table_path
 from .volume import IMAGE_SUFFIXES, image_suffix
 
 SUMMARY_FILE = "summary.csv"
@@ -57,10 +57,7 @@ def find_images(inputs: Iterable[str | Path], any_modality: bool = False) -> lis
             logger.warning("%s is the result of a batch and left out.", path)
             continue
         if not found:
-            raise InputError(
-                f"{path} holds no images{_listed_others(passed_over)}; give a folder with DICOM series, "
-                f"or with files of the types {', '.join(IMAGE_SUFFIXES)}."
-            )
+            raise InputError(f"{path} holds no images{_listed_others(passed_over)}; {_advice(path)}.")
         images |= dict.fromkeys(found)
     if passed_over:
         logger.warning("Some folders are left out%s.", _listed_others(passed_over))
@@ -76,10 +73,30 @@ def _listed_others(folders: list[Path]) -> str:
     return f" (no CT in {len(folders)} of the DICOM folders: {', '.join(names)})"
 
 
+def _advice(folder: Path) -> str:
+    """What to give instead of a folder without images: what lies one level deeper, where there is such."""
+    files = [
+        file
+        for file in sorted(folder.glob("*/*"))
+        if _is_image(file.name)
+        and file.is_file()
+        and not file.parent.name.startswith("labels")
+        and not (file.parent / FOLDER_TABLE).exists()
+    ]
+    if not files:
+        return f"give a folder with DICOM series, or with files of the types {', '.join(IMAGE_SUFFIXES)}"
+    counts, folders = Counter(file.name for file in files), {file.parent for file in files}
+    most = max(counts.values())
+    largest = max((file for file in files if counts[file.name] == most), key=lambda file: file.stat().st_size)
+    is_shared = most > len(folders) / 2 and (most > 1 or len(files) == 1)
+    deeper = folder / "*" / largest.name if is_shared else f"folders such as {files[0].parent}"
+    return f"below its first level only DICOM is looked for: give {deeper}"
+
+
 def _images_in(folder: Path, any_modality: bool, passed_over: list[Path]) -> Iterator[Path]:
     results = results_in(folder)
     for path in sorted(folder.iterdir()):
-        if path.is_file() and _is_image(path.name) and path.name not in results and not _is_label_map(path):
+        if path.is_file() and _is_image(path.name) and path.name not in results and not is_label_map(path):
             yield path
     for parent, folders, files in os.walk(folder):
         folders.sort()
@@ -106,8 +123,8 @@ def results_in(folder: Path) -> set[str]:
         return set()
 
 
-def _is_label_map(path: Path) -> bool:
-    """Whether it has a table; where there are both NAME.nii and NAME.nii.gz, one of them is an image."""
+def is_label_map(path: Path) -> bool:
+    """Whether a file has a table; where there are both NAME.nii and NAME.nii.gz, one of them is an image."""
     twin = path.with_suffix("") if path.suffix == ".gz" else path.with_name(f"{path.name}.gz")
     is_nifti = image_suffix(path) in (".nii", ".nii.gz")
     return is_nifti and table_path(path).exists() and not twin.exists()

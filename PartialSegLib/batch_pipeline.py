@@ -88,6 +88,7 @@ def run_overlapped(
         try:
             for number, case in enumerate(cases):
                 pipeline.run(case, cases[number + 1 : number + 2])
+            pipeline.finish_writing()
         finally:
             pipeline.finish_writing()
 
@@ -123,8 +124,10 @@ class _Pipeline:
     def finish_writing(self) -> None:
         """Wait for the result that is being written, if there is one, and tell of it."""
         if self._writing is not None:
-            (case, written), self._writing = self._writing, None
-            self._finish(case, written.result())
+            case, written = self._writing
+            result = written.result()  # an interruption here leaves it to be told of
+            self._writing = None
+            self._finish(case, result)
 
     def _compute(self, case: Any, following: Sequence[Any]) -> Attempt:
         image = _attempt(self._stages.read, case) if self._ahead is None else self._ahead.result()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Collection
 from pathlib import Path
 
 from .errors import InputError
@@ -12,37 +13,65 @@ from .label_names import comparable_set
 from .structures import load_structures
 from .volume import IMAGE_SUFFIXES
 
+LABELS_AND_IMAGES = (("segmentation-", "volume-"), ("label", "img"))
+"""How the names of label maps and of their images begin in LiTS and BTCV."""
+_NUM_LISTED = 10
+
 logger = logging.getLogger(__name__)
 
 
-def matched_cases(prediction: str | Path, reference: str | Path) -> list[tuple[str, Path, Path]]:
-    """Pair predictions with references.
+def matched_cases(
+    prediction: str | Path, reference: str | Path
+) -> tuple[list[tuple[str, Path, Path]], list[str]]:
+    """Pair predictions with references; a warning names what is left out on either side.
 
     Args:
-        prediction: a segmentation as `read_segmentation` takes it, or a folder of these.
+        prediction: a segmentation as `read_segmentation` takes it, a case folder of TotalSegmentator or KiTS,
+            or a folder of these.
         reference: likewise; cases are matched by their names without suffix: the same, the same but for
-            capital letters, or NAME_0000, as nnU-Net calls its images.
+            capital letters, NAME_0000, as nnU-Net calls its images, or the only NAME_…; NAME may also be that
+            of the image, volume-N for segmentation-N (LiTS) and imgN for labelN (BTCV).
 
     Returns:
-        (case, prediction, reference) of every reference, sorted by case; the case is empty for a single pair.
+        (case, prediction, reference) of every reference with a prediction, sorted by case; the case is empty
+        for a single pair. And the cases of the references without.
 
     Raises:
-        InputError: one is a folder of cases and the other is not, a reference has no prediction, or a case is
+        InputError: one is a folder of cases and the other is not, no reference has a prediction, or a case is
             there twice.
     """
-    prediction, reference = Path(prediction).expanduser(), Path(reference).expanduser()
+    prediction, reference = (_segmentation_in(Path(path).expanduser()) for path in (prediction, reference))
     folders = [path for path in (prediction, reference) if _is_folder_of_cases(path)]
     if not folders:
-        return [("", prediction, reference)]
+        return [("", prediction, reference)], []
     if len(folders) == 1:
         raise InputError(f"{folders[0]} is a folder of cases, the other is not; give two of a kind.")
     predictions, references = _cases(prediction), _cases(reference)
-    names = {case: _predicted_name(case, predictions) for case in sorted(references)}
-    if missing := [case for case, name in names.items() if not name]:
-        raise InputError(f"{prediction} has no prediction for {', '.join(missing)}; add it.")
+    names = _predicted_names(references, predictions)
+    missing = sorted(references.keys() - names.keys())
+    if not names:
+        raise InputError(
+            f"{prediction} has no prediction for {_listed(missing)}; give each the name of its reference."
+        )
+    if missing:
+        have = "1 reference has" if len(missing) == 1 else f"{len(missing)} references have"
+        are = "is" if len(missing) == 1 else "are"
+        logger.warning("%s no prediction and %s left out: %s.", have, are, _listed(missing))
     if extra := sorted(predictions.keys() - set(names.values())):
-        logger.warning("Without a reference and left out: %s.", ", ".join(extra))
-    return [(case, predictions[name], references[case]) for case, name in names.items()]
+        logger.warning("Without a reference and left out: %s.", _listed(extra))
+    return [(case, predictions[names[case]], references[case]) for case in sorted(names)], missing
+
+
+def _listed(cases: list[str]) -> str:
+    return ", ".join([*cases[:_NUM_LISTED], *(["…"] if len(cases) > _NUM_LISTED else [])])
+
+
+def _segmentation_in(path: Path) -> Path:
+    """What is the segmentation in a case folder of TotalSegmentator or KiTS; else the path itself."""
+    if not path.is_dir() or (path / FOLDER_TABLE).exists():
+        return path
+    masks, label_map = path / "segmentations", path / "segmentation.nii.gz"
+    return masks if masks.is_dir() else label_map if label_map.is_file() else path
 
 
 def _is_folder_of_cases(path: Path) -> bool:
@@ -66,15 +95,40 @@ def _cases(folder: Path) -> dict[str, Path]:
         cases[case] = path
     if not cases:
         raise InputError(f"{folder} holds no segmentations; give a file or a folder of them.")
-    return cases
+    images = {image for case in cases for image in _image_names(case)[1:]}
+    return {case: _segmentation_in(path) for case, path in cases.items() if case not in images}
 
 
-def _predicted_name(case: str, predictions: Iterable[str]) -> str:
-    """Name of the prediction of a case, or nothing."""
-    for wanted in (case, f"{case}_0000"):
-        if wanted in predictions:
-            return wanted
-        close = [name for name in predictions if name.casefold() == wanted.casefold()]
-        if len(close) == 1:
-            return close[0]
-    return ""
+def _image_names(case: str) -> list[str]:
+    """What a case may be called besides: by its label map, and by the image of it."""
+    images = [
+        image + case.removeprefix(label) for label, image in LABELS_AND_IMAGES if case.startswith(label)
+    ]
+    return [case, *images]
+
+
+def _predicted_names(cases: Collection[str], predictions: Collection[str]) -> dict[str, str]:
+    """Name of the prediction of each case that has one: its own, else the only one that goes on from it."""
+    names: dict[str, str] = {}
+    for case in cases:
+        wanted = (name for own in _image_names(case) for name in (own, f"{own}_0000"))
+        if found := next(filter(None, (_equal_name(name, predictions) for name in wanted)), ""):
+            names[case] = found
+    longer: defaultdict[str, list[str]] = defaultdict(list)
+    for name in set(predictions) - set(names.values()):
+        begins = [case for case in cases if name.casefold().startswith(_beginnings(case))]
+        if begins:
+            longer[max(begins, key=len)].append(name)
+    return {case: found[0] for case, found in longer.items() if len(found) == 1} | names
+
+
+def _beginnings(case: str) -> tuple[str, ...]:
+    return tuple(f"{name}_".casefold() for name in _image_names(case))
+
+
+def _equal_name(wanted: str, names: Collection[str]) -> str:
+    """The name that is wanted, or the only one that differs in capital letters; or nothing."""
+    if wanted in names:
+        return wanted
+    close = [name for name in names if name.casefold() == wanted.casefold()]
+    return close[0] if len(close) == 1 else ""

@@ -3,7 +3,8 @@
 Conventions for empty masks: both empty is full agreement (Dice 1, NSD 1, HD95 0 mm); one empty is none
 (Dice 0, NSD 0, HD95 infinite, since there is no surface to measure to).
 
-Organs of `ORGANS_WITH_TUMOR` are compared with their tumours, also where a voxel has one label only.
+Organs of `ORGANS_WITH_TUMOR` are compared with their tumours, also where a voxel has one label only, and a
+whole organ with both sides together, where one of both has only the sides.
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ from pathlib import Path
 import numpy as np
 
 from .boxes import EMPTY_BOX
+from .comparable_masks import comparable_masks, not_compared
 from .errors import InputError
-from .label_names import comparable_names, comparable_set
+from .label_names import comparable_set
 from .output_files import replacing
 from .segmentation import Key, Segmentation
-from .structures import ORGANS_WITH_TUMOR
 from .surface_distance import surface_distances
 from .volume import Volume, reorient
 
@@ -111,8 +112,8 @@ def evaluate(
 
     A mask is compared with the reference of the same task and structure, else with the only one of that
     structure, by the names of `comparable_names`: "Left Kidney" and "kidney_left" are one, and so are
-    "liver_tumor" and, beside a liver, "cancer". A reference whose axes are flipped or swapped is turned; what
-    it ignores is left out of both.
+    "liver_tumor" and, beside a liver, "cancer"; "kidney" is compared with left and right kidney together. A
+    reference whose axes are flipped or swapped is turned; what it ignores is left out of both.
 
     Args:
         prediction: what a model found.
@@ -127,7 +128,8 @@ def evaluate(
     Raises:
         InputError: different grids, a structure that one of them lacks, or nothing in common.
     """
-    return _scores(_comparable(prediction), _comparable(reference), structures, tolerance_mm, case)
+    wanted = None if structures is None else comparable_set(structures)
+    return _scores(*comparable_masks(prediction, reference, wanted), wanted, tolerance_mm, case)
 
 
 def _scores(
@@ -193,7 +195,7 @@ class Comparison:
         Raises:
             InputError: different grids, or the reference lacks a structure that shall be compared.
         """
-        prediction, reference = _comparable(prediction), _comparable(reference)
+        prediction, reference = comparable_masks(prediction, reference, self._structures)
         if self._absent_is_empty:
             found = {structure for _, structure in prediction}
             _add_empty(reference, found if self._structures is None else self._structures)
@@ -206,7 +208,7 @@ class Comparison:
         if self._structures is None:
             for name in {key[1] for key in prediction if prediction.voxel_count(key)} - wanted:
                 self._unscored.setdefault(name, []).append(case)
-        self._lacking_ml[case] = {name: volumes[name] for name in sorted(wanted - common)}
+        self._lacking_ml[case] = {name: volumes[name] for name in sorted(not_compared(wanted, common))}
         self._predicted |= dict.fromkeys(prediction)
         self._expected |= wanted
 
@@ -233,7 +235,7 @@ class Comparison:
         lacking_ml = self._lacking_ml[case]
         if self._absent_is_empty:
             scored = {score.structure for score in self._scores[case]}
-            lacking_ml = dict.fromkeys(sorted(self._expected - scored), 0.0) | lacking_ml
+            lacking_ml = dict.fromkeys(sorted(not_compared(self._expected, scored)), 0.0) | lacking_ml
         for name, volume_ml in lacking_ml.items():
             agreement, distance = (0.0, math.inf) if volume_ml else (1.0, 0.0)
             for key in self._predicted:
@@ -272,20 +274,6 @@ def write_scores(path: str | Path, scores: Iterable[Score]) -> None:
             finite = [{k: None if v == math.inf else v for k, v in record.items()} for record in records]
             json.dump(finite, file, indent=2)
             file.write("\n")
-
-
-def _comparable(segmentation: Segmentation) -> Segmentation:
-    """The same masks by their `comparable_names`, an organ with the tumour of the same task."""
-    names = comparable_names(structure for _, structure in segmentation)
-    keys = {(task, names[structure]): (task, structure) for task, structure in segmentation}
-    result = Segmentation(segmentation.shape, segmentation.affine, ignored=segmentation.ignored)
-    for (task, name), key in keys.items():
-        tumor = keys.get((task, f"{name}_tumor"))
-        if tumor and name in ORGANS_WITH_TUMOR:
-            result.add(task, name, None, segmentation[key] | segmentation[tumor])
-        else:
-            result.add(task, name, *segmentation.cropped(key))
-    return result
 
 
 def _add_empty(reference: Segmentation, structures: Iterable[str]) -> None:

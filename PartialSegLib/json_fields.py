@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
 import types
 from collections.abc import Mapping
 from difflib import get_close_matches
@@ -18,11 +19,14 @@ PLAIN_TYPES = {bool: "true or false", int: "a whole number", float: "a number", 
 
 
 def suggestion(name: str, choices: Mapping[str, Any] | list[str]) -> str:
-    """End of a sentence on an unknown name: the closest of the choices, or all of them when none is close."""
+    """End of a sentence on an unknown name: the closest of the choices, or all of them when none is close.
+
+    It has neither full stop nor question mark, since callers go on in their own ways.
+    """
     if not choices:
         return "there is none to choose from"
     close = get_close_matches(name, list(choices), n=1)
-    return f"did you mean {close[0]}?" if close else f"choose from {', '.join(choices)}"
+    return f"perhaps you meant {close[0]}" if close else f"choose from {', '.join(choices)}"
 
 
 def require(condition: bool, message: str) -> None:
@@ -36,6 +40,13 @@ def require_at_least(instance: Any, **least: int) -> None:
     for name, number in least.items():
         value = getattr(instance, name)
         require(value >= number, f"{name}: expected {number} or more, got {value}")
+
+
+def expand_home(instance: Any, *names: str) -> None:
+    """Let fields of a frozen dataclass that are paths and begin with ~ begin with the user's home folder."""
+    for name in names:
+        if (value := getattr(instance, name)) is not None:
+            object.__setattr__(instance, name, os.path.expanduser(value))
 
 
 def to_json(instance: Any) -> dict[str, Any]:
@@ -72,7 +83,7 @@ def from_json(cls: type[T], value: Any, path: str = "") -> T:
             known = f"known fields are {', '.join(fields)}"
             close = get_close_matches(key, fields, n=1)
             raise InputError(
-                f"{prefix}{key}: unknown field; {f'did you mean {close[0]}? ' if close else ''}{known}"
+                f"{prefix}{key}: unknown field; {f'perhaps you meant {close[0]}; ' if close else ''}{known}"
             )
     for name, field in fields.items():
         optional = (field.default, field.default_factory) != (dataclasses.MISSING, dataclasses.MISSING)

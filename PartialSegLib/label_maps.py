@@ -6,6 +6,7 @@ import io
 import itertools
 import json
 import logging
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,17 +14,20 @@ from typing import Any
 import numpy as np
 
 from .errors import InputError
+from .label_names import comparable_set
 from .nifti import write_nifti
 from .output_files import replacing
 from .packed_mask import PackedMask
 from .segmentation import Key, Segmentation
-from .structures import ORGANS_WITH_TUMOR, structure_or_tissue
+from .structures import ORGANS_WITH_TUMOR, load_structures, structure_or_tissue
 from .volume import IMAGE_SUFFIXES, Volume, read_volume
 
 _COLUMNS = ("label", "task", "structure", "name", "volume_ml", "color", "snomed_type", "snomed_region")
 FOLDER_TABLE = "labels.csv"
 """What marks a folder as one segmentation."""
 _DATASET_FILE = "dataset.json"
+_FOLDERS_ABOVE = 3
+"""How far above a label map nnU-Net's dataset.json may lie: TRAINER/fold_0/validation/a.nii.gz."""
 _LARGEST_LABEL = 255
 _ROUNDING_ML = 0.001
 _LOST_SHARE = 0.01
@@ -63,19 +67,27 @@ def write_label_map(path: Path, segmentation: Segmentation) -> None:
 def write_mask_folder(path: Path, segmentation: Segmentation) -> None:
     """Write each mask as STRUCTURE.nii.gz (TASK-STRUCTURE.nii.gz if several tasks found it), and labels.csv.
 
+    The folder then holds this segmentation alone: masks that its earlier labels.csv lists and that are not
+    written now are removed, and a warning says so. When writing fails, everything is as it was.
+
     Args:
-        path: A folder; created if needed, other files in it stay.
+        path: A folder; created if needed, files in it that its labels.csv does not list stay.
         segmentation: What to write.
 
     Raises:
         InputError: When the files cannot be written.
     """
     names = {key: f"{segmentation.identifier(key)}.nii.gz" for key in segmentation}
-    with replacing(path) as folder:
+    written = {name.casefold() for name in names.values()}
+    outdated = [name for name in _listed_masks(path) if name.casefold() not in written]
+    with replacing(path, outdated) as folder:
         folder.mkdir()
         for key, name in names.items():
             write_nifti(folder / name, segmentation[key].view(np.uint8), segmentation.affine)
         _write_table(folder / FOLDER_TABLE, segmentation, names)
+    if outdated:
+        names_of_some = ", ".join(outdated[:3]) + ("" if len(outdated) < 4 else ", …")
+        logger.warning("%s: masks of the earlier segmentation were removed: %s.", path, names_of_some)
 
 
 def read_label_map(path: Path, labels: Mapping[str, tuple[int, ...]] | None = None) -> Segmentation:
@@ -83,7 +95,8 @@ def read_label_map(path: Path, labels: Mapping[str, tuple[int, ...]] | None = No
 
     Args:
         path: The image. What its labels are says NAME.labels.csv, else `labels`, else a dataset.json in its
-            folder, or above the folder labelsTr; without any of these it is a mask. By a table, which is
+            folder, above the folder labelsTr, or, if it is nnU-Net's, up to three folders above and the image
+            is not named after a structure; without any of these it is a mask. By a table, which is
             ours, the organs of `ORGANS_WITH_TUMOR` get back what `write_label_map` gave to their tumours, and
             every mask what the volumes of the table tell to be its own. What is lost is told in a warning.
             The label "ignore" of a dataset.json or of `labels` becomes `Segmentation.ignored`.
@@ -97,7 +110,7 @@ def read_label_map(path: Path, labels: Mapping[str, tuple[int, ...]] | None = No
     z, y, x = volume.shape
     source, values = _named_values(path, labels)
     if values is None:
-        segmentation.add(*_key_of_name(path), None, _as_mask(path, volume))
+        segmentation.add(*key_of_name(path), None, _as_mask(path, volume))
         return segmentation
     if source == table_path(path):
         values = _given_back(path, values, volume)
@@ -131,7 +144,7 @@ def read_mask_folder(path: Path) -> Segmentation:
             for child in path.iterdir()
             if child.name.lower().endswith(IMAGE_SUFFIXES) and not child.name.startswith(".")
         )
-        files = {_key_of_name(image): image for image in images}
+        files = {key_of_name(image): image for image in images}
         if twins := [image.name for image in images if image not in files.values()]:
             raise InputError(f"{path}: The folder holds a second file of the mask {twins[0]}; keep one.")
     if not files:
@@ -149,6 +162,15 @@ def read_mask_folder(path: Path) -> Segmentation:
     return segmentation
 
 
+def _listed_masks(folder: Path) -> list[str]:
+    """Names of the masks in a folder that a table of ours lists."""
+    rows: list[dict[str, str]] = []
+    with contextlib.suppress(OSError, InputError, csv.Error):
+        rows = _read_table(folder / FOLDER_TABLE)
+    masks = (folder / row["label"] for row in rows if row["label"].endswith(".nii.gz"))
+    return [mask.name for mask in masks if mask.parent == folder and mask.is_file()]
+
+
 def table_path(path: Path) -> Path:
     """Return where the table of a label map lies: NAME.labels.csv beside it."""
     return path.with_name(f"{_stem(path)}.labels.csv")
@@ -159,7 +181,8 @@ def _stem(path: Path) -> str:
     return path.name[: len(path.name) - len(suffix)]
 
 
-def _key_of_name(path: Path) -> Key:
+def key_of_name(path: Path) -> Key:
+    """Return (task, structure) of a mask by its file's name: STRUCTURE.nii.gz or TASK-STRUCTURE.nii.gz."""
     task, _, structure = _stem(path).rpartition("-")
     return task, structure
 
@@ -186,9 +209,14 @@ def _named_values(
         return table_path(path), _values_of_table(table_path(path))
     if labels is not None:
         return None, {("", structure): values for structure, values in labels.items()}
-    folders = [path.parent, *([path.parent.parent] if path.parent.name.startswith("labels") else [])]
-    files = [folder / _DATASET_FILE for folder in folders if (folder / _DATASET_FILE).is_file()]
-    return (files[0], _values_of_dataset(files[0])) if files else (None, None)
+    own, *above = Path(os.path.abspath(path)).parents[: 1 + _FOLDERS_ABOVE]
+    near = [own, *(above[:1] if own.name.startswith("labels") else [])]
+    is_mask = not load_structures().keys().isdisjoint(comparable_set([key_of_name(path)[1]]))
+    for folder in (*near, *(() if is_mask else above)):
+        file = folder / _DATASET_FILE
+        if file.is_file() and (values := _values_of_dataset(file, folder in near)) is not None:
+            return file, values
+    return None, None
 
 
 def _values_of_table(path: Path) -> Values:
@@ -255,13 +283,17 @@ def _volumes_of_table(path: Path) -> dict[Key, float]:
     return volumes
 
 
-def _values_of_dataset(path: Path) -> Values | None:
-    """What a dataset.json names; nothing where it is that of something else."""
+def _values_of_dataset(path: Path, is_near: bool) -> Values | None:
+    """What a dataset.json names; nothing where it is that of something else, or far and not nnU-Net's."""
     try:
         contents = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{path} is not valid JSON ({error}); copy it again, or remove it.") from None
+    except (OSError, ValueError) as error:
+        if not is_near:
+            return None
+        raise InputError(f"{path} cannot be read as JSON ({error}); copy it again, or remove it.") from None
     if not isinstance(contents, dict) or not isinstance(contents.get("labels"), dict):
+        return None
+    if not is_near and not ("numTraining" in contents and {"channel_names", "modality"} & contents.keys()):
         return None
     return {("", name): values for name, values in labels_of(contents, path).items()}
 

@@ -18,7 +18,7 @@ from .patch_memory import measure_patch_memory
 from .preprocessing import network_shape
 from .selection import Selection
 from .session_image import SessionImage
-from .sliding_window import missing_voxels, plan_patches
+from .sliding_window import count_patches, missing_voxels
 from .system_memory import resident_memory
 from .task_request import TaskRequest, request_tasks
 from .volume import Volume
@@ -138,7 +138,7 @@ class MemoryEstimator:
         shape = network_shape(volume, preprocessing)
         missing = missing_voxels(shape, inference.patch_size)
         padded = [size + more for size, more in zip(shape, missing, strict=True)]
-        patches = len(plan_patches(padded, inference.patch_size, self._overlap, inference.patch_positions))
+        patches = count_patches(padded, inference.patch_size, self._overlap, inference.patch_positions)
         held = resident_memory()
         there = self._weights + (volume.array.nbytes if is_loaded else 0)
         estimate = MemoryEstimate(

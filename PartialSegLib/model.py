@@ -60,6 +60,21 @@ class Model:
         return self.manifest.weights_sha256
 
 
+def as_model(given: Model | str | Path) -> Model:
+    """Return a model as it is, and load what a name or path leads to.
+
+    Raises:
+        InputError: When it is neither, or cannot be loaded.
+    """
+    if isinstance(given, str | Path):
+        return load_model(given)
+    if not isinstance(given, Model):
+        raise InputError(
+            f"A model is what load_model(name) returns, or its name or path, not a {type(given).__name__}."
+        )
+    return given
+
+
 def build_network(spec: NetworkSpec) -> PartialLabelNetwork:
     """The network without storage, on torch's "meta" device: only names and shapes of its weights are known.
 

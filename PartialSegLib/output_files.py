@@ -8,7 +8,7 @@ import errno
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from secrets import token_hex
 
@@ -23,7 +23,7 @@ _LONGEST_NAME = 250
 
 
 @contextlib.contextmanager
-def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
+def replacing(path: str | os.PathLike[str], outdated: Collection[str] = ()) -> Iterator[Path]:
     """Give a temporary path that becomes `path` when the block ends well and vanishes when it does not.
 
     The temporary lies in the same folder, so that the rename is atomic, and keeps the suffixes of `path`,
@@ -33,6 +33,8 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
 
     Args:
         path: Where the finished output shall be.
+        outdated: Names of files in a target folder that go when the new ones are there, and come back with
+            the old ones.
 
     Yields:
         The temporary path to write to; nothing exists there yet.
@@ -48,7 +50,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
             target.parent.mkdir(parents=True, exist_ok=True)
             yield temporary
             _flush(temporary)
-            _move(temporary, target)
+            _move(temporary, target, outdated)
     finally:
         _remove(temporary)
 
@@ -142,7 +144,7 @@ def _flush(path: Path) -> None:
                 os.close(descriptor)
 
 
-def _move(source: Path, target: Path) -> None:
+def _move(source: Path, target: Path, outdated: Collection[str]) -> None:
     if not (source.is_dir() and target.is_dir()):
         _replace(source, target)
         return
@@ -154,11 +156,14 @@ def _move(source: Path, target: Path) -> None:
             if (target / name).is_file():
                 _set_aside(target / name, old / name)
             _replace(source / name, target / name)
+        for name in outdated:
+            if (target / name).is_file():
+                _replace(target / name, old / name)
     except BaseException:
-        for name in names:
+        for name in (*names, *outdated):
             if (old / name).exists():
                 _replace(old / name, target / name)
-            elif not (source / name).exists():
+            elif name in names and not (source / name).exists():
                 _remove(target / name)
         _remove(old)
         raise

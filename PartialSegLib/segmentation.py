@@ -3,10 +3,10 @@
 import itertools
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import ItemsView, Iterator, Mapping, ValuesView
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from .errors import InputError
 from .packed_mask import PackedMask
 from .structures import Structure, structure_or_tissue
 
+T = TypeVar("T")
 Key = tuple[str, str]
 """(task, structure)."""
 SEGMENTATION_SUFFIXES = (".seg.nrrd", ".nii.gz", ".nii")
@@ -24,6 +25,7 @@ _OTHER_FILES = (
     ".nrrd .nhdr .mha .mhd .raw .zraw .hdr .img .mgz .dcm .ima .npy .npz .png .jpg .jpeg .tif .tiff .stl .vtk"
     " .vtp .ply .obj .mrb .mrml .h5 .gz .bz2 .xz .zip .tar .7z .json .csv .tsv .xlsx .xml .txt .pdf"
 )
+_MASKS_IN_REPR = 6
 
 
 @dataclass(eq=False)
@@ -31,7 +33,8 @@ class Segmentation:
     """Masks of one image, kept packed and cropped to where they are: many of them need little memory.
 
     `segmentation["liver_tumor"]` is the full mask of a structure, `segmentation["liver", "liver_tumor"]` that
-    of one task where several tasks found it.
+    of one task where several tasks found it. It is a mapping: iteration is over (task, structure), and `in`
+    is true of all that `[]` takes.
 
     Attributes:
         shape: Number of voxels of the image along (z, y, x).
@@ -62,11 +65,13 @@ class Segmentation:
             structure: Id of the structure.
             box: Where the mask lies in the image: slices (z, y, x) with explicit starts and stops; None if it
                 covers the whole image.
-            mask: Boolean array (z, y, x) of the size of the box; copied.
+            mask: Array (z, y, x) of the size of the box, boolean or of 0 and 1; copied.
 
         Raises:
-            InputError: When the mask does not fit the box or the box the image, or the mask is there already.
+            InputError: When the mask does not fit the box or the box the image, holds other values, or is
+                there already.
         """
+        mask = np.asarray(mask)
         corners = [(part.start, part.stop) for part in box] if box else [(0, size) for size in self.shape]
         inside = all(
             0 <= start <= stop <= size for (start, stop), size in zip(corners, self.shape, strict=True)
@@ -74,6 +79,11 @@ class Segmentation:
         if not inside or mask.shape != tuple(stop - start for start, stop in corners):
             raise InputError(
                 f"A mask of shape {mask.shape} does not fill {corners} of an image of {self.shape}."
+            )
+        if mask.dtype != bool and not ((mask == 0) | (mask == 1)).all():
+            raise InputError(
+                f"The mask of {structure} holds other values than 0 and 1; give a boolean array, such as "
+                "scores > 0.5 or labels == 1."
             )
         if (task, structure) in self._masks:
             raise InputError(f"The segmentation holds {structure} of the task {task} already.")
@@ -84,6 +94,26 @@ class Segmentation:
         """Return (task, structure) of every mask, in the order in which they were added."""
         return list(self._masks)
 
+    def values(self) -> ValuesView[np.ndarray]:
+        """Return the full masks (z, y, x) in the order of `keys()`, each made when it is reached."""
+        return ValuesView(self)
+
+    def items(self) -> ItemsView[Key, np.ndarray]:
+        """Return pairs of (task, structure) and full mask, as `values()` does."""
+        return ItemsView(self)
+
+    def get(self, key: str | Key, default: T | None = None) -> np.ndarray | T | None:
+        """Return a mask as `[]` does, or the default where there is none.
+
+        Raises:
+            InputError: When several tasks found the structure.
+        """
+        return self[key] if self._matches(key) else default
+
+    def __contains__(self, key: object) -> bool:
+        """Say whether `[]` takes this: (task, structure), or a structure that one task alone found."""
+        return len(self._matches(key)) == 1
+
     def __iter__(self) -> Iterator[Key]:
         """Iterate over `keys()`."""
         return iter(self._masks)
@@ -91,6 +121,13 @@ class Segmentation:
     def __len__(self) -> int:
         """Return the number of masks."""
         return len(self._masks)
+
+    def __repr__(self) -> str:
+        """Return shape and volumes, the first few of many."""
+        parts = [f"{task}/{name} {self.volume_ml((task, name)):.1f} ml" for task, name in self]
+        more = [f"{len(parts) - _MASKS_IN_REPR} more"] if len(parts) > _MASKS_IN_REPR else []
+        shape = " × ".join(map(str, self.shape))
+        return f"Segmentation({', '.join([shape, *parts[:_MASKS_IN_REPR], *more])})"
 
     def __getitem__(self, key: str | Key) -> np.ndarray:
         """Return the full boolean mask (z, y, x) of a structure, or of (task, structure), made on demand.
@@ -163,16 +200,18 @@ class Segmentation:
     def _is_unambiguous(self, structure: str) -> bool:
         return Counter(found for _, found in self._masks)[structure] == 1
 
+    def _matches(self, key: object) -> list[Key]:
+        return [found for found in self._masks if key in (found, found[1])]
+
     def _resolve(self, key: str | Key) -> Key:
-        matches = [found for found in self._masks if key in (found, found[1])]
+        matches = self._matches(key)
         if len(matches) == 1:
             return matches[0]
         choices = ", ".join(f"{task}/{structure}" for task, structure in matches or self._masks) or "nothing"
         if matches:
             raise InputError(f"Several tasks found {key} ({choices}); give (task, structure).")
-        raise InputError(
-            f"The segmentation has no {key if isinstance(key, str) else '/'.join(key)}; it holds {choices}."
-        )
+        name = "/".join(map(str, key)) if isinstance(key, tuple) else key
+        raise InputError(f"The segmentation has no {name}; it holds {choices}.")
 
 
 def write_segmentation(path: str | Path, segmentation: Segmentation) -> None:

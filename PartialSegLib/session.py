@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
 from functools import cached_property, partial
 from itertools import combinations
@@ -17,7 +18,7 @@ from .errors import InputError
 from .image_channel import check_one_ct
 from .mask_restoration import Kept, KeptWinners, restore_masks, winners_are_enough
 from .memory_estimate import MemoryEstimate, MemoryEstimator
-from .model import Model, load_model
+from .model import Model, as_model
 from .network_runner import NetworkRunner
 from .patch_blending import KeptScores
 from .patch_scoring import PatchScoring, Progress
@@ -29,7 +30,9 @@ from .selection import SelectedImage, Selection
 from .session_image import SessionImage
 from .task_request import TaskRequest, request_tasks
 from .visit_plan import TaskView, describe_visits
-from .volume import Volume, read_volume
+from .volume import Volume, as_volume, find_doubt
+
+logger = logging.getLogger(__name__)
 
 Limits = Sequence[float] | Sequence[Sequence[float]]
 
@@ -42,7 +45,7 @@ class InferenceSession:
     """Segments any number of tasks of one image; what is computed for one task serves the next.
 
     Args:
-        model: from `load_model`; the session works on a copy of its network.
+        model: from `load_model`, or what that loads; the session works on a copy of its network.
         device: auto, cpu, cuda, cuda:N or mps.
         cache_bytes: budget for features; results do not depend on it. None takes half of what is free on the
             device beside what the run itself needs, for each image anew.
@@ -60,20 +63,20 @@ class InferenceSession:
             options below would skip. "auto": exact where the package has a decision network, else all slices.
         skip_air: find nothing in air and table around the body, and do not visit patches of these alone;
             scores in the body stay the same to the bit. Not with "exact", which leaves air as it is.
-        region_from: a coarse model, or `CoarsePass` with settings, that says where the tasks have anything to
-            do: only patches that touch these regions are visited, and masks are empty outside. With an effort
-            below 1 some of these patches are left to the coarse model.
+        region_from: a coarse model or its name, or `CoarsePass` with settings, that says where the tasks have
+            anything to do: only patches that touch these regions are visited, and masks are empty outside.
+            With an effort below 1 some of these patches are left to the coarse model.
 
     Raises:
-        InputError: unknown device, precision, engine or selection, an engine that cannot run the network,
-            wrong overlap, mirroring a model without mirror axes, selecting slices with a model without
-            decision network, or a model whose images are not one CT.
+        InputError: unknown model, device, precision, engine or selection, an engine that cannot run the
+            network, wrong overlap, mirroring a model without mirror axes, selecting slices with a model
+            without decision network, or a model whose images are not one CT.
         DeviceError: the device is missing or out of memory.
     """
 
     def __init__(
         self,
-        model: Model,
+        model: Model | str | Path,
         device: str = "auto",
         cache_bytes: int | None = None,
         *,
@@ -83,8 +86,11 @@ class InferenceSession:
         engine: str = "auto",
         selection: str = "auto",
         skip_air: bool = False,
-        region_from: CoarsePass | Model | None = None,
+        region_from: CoarsePass | Model | str | Path | None = None,
     ) -> None:
+        model = as_model(model)
+        if not isinstance(region_from, CoarsePass | None):
+            region_from = as_model(region_from)
         check_one_ct(model.manifest.name, model.manifest.preprocessing.image_channels)
         inference = model.manifest.inference
         self.model = model
@@ -111,18 +117,30 @@ class InferenceSession:
         self._found_coarsely: CoarseFindings | None = None
         self.reset_image()
 
-    def set_image(self, volume: Volume, crop_to_body: bool | None = None) -> None:
+    def __repr__(self) -> str:
+        """Return model, device and the shape of the image."""
+        manifest, image = self.model.manifest, "no image"
+        if self._selected is not None:
+            image = f"image of {' × '.join(map(str, self._selected.image.prepared.input_shape))}"
+        return f"InferenceSession({manifest.name} {manifest.version}, {self.device}, {image})"
+
+    def set_image(
+        self, volume: Volume | str | Path, crop_to_body: bool | None = None, *, check: bool = True
+    ) -> None:
         """Prepare a volume for `predict`; nothing is encoded yet, and the image before is forgotten.
 
         Args:
-            volume: a CT in HU, any orientation and spacing.
+            volume: a CT in HU, any orientation and spacing; or what `read_volume` reads.
             crop_to_body: look only at the box around the body, which saves time where there is much air; None
                 does what the manifest says.
+            check: log a warning where this is hardly a CT of a patient (`check_hounsfield`, and its size);
+                False for callers who have looked.
 
         Raises:
-            InputError: voxels are NaN or infinite.
+            InputError: the image cannot be read, or voxels are NaN or infinite.
             DeviceError: out of memory.
         """
+        volume = as_volume(volume)
         self.reset_image()
         with explained_memory_errors(self.device), torch.inference_mode(), self._scoring.stage("preprocess"):
             manifest = self.model.manifest
@@ -130,10 +148,12 @@ class InferenceSession:
             image = SessionImage.prepare(volume, manifest, self.overlap, self.device, crop)
             selected = SelectedImage.select(image, self.model, self.selection, self.overlap)
             if self._coarse is not None:
-                self._coarse.set_image(volume)
+                self._coarse.set_image(volume, check=False)
             if self._cache_bytes is None:
                 self._scoring.cache.budget_bytes = self._memory.choose_cache_bytes(image)
             self._selected = selected
+        if check and (doubt := find_doubt(volume)):
+            logger.warning("%s, or what is found may be wrong.", doubt)
 
     def reset_image(self) -> None:
         """Forget the image and its features."""
@@ -330,29 +350,6 @@ class InferenceSession:
             ),
             **self._scoring.describe_decisions(),
         }
-
-
-def segment(
-    volume: Volume | str | Path,
-    model: Model | str | Path,
-    tasks: str | Iterable[str] | None = None,
-    **options: Any,
-) -> Segmentation:
-    """Segment one image in one call.
-
-    Args:
-        volume: a volume, or what `read_volume` reads.
-        model: a model, or what `load_model` loads.
-        tasks: names of tasks; None for all.
-        options: of `InferenceSession`; no features are kept unless `cache_bytes` says so.
-
-    Returns:
-        Masks on the grid of the volume.
-    """
-    loaded = model if isinstance(model, Model) else load_model(model)
-    session = InferenceSession(loaded, **{"cache_bytes": 0, **options})
-    session.set_image(volume if isinstance(volume, Volume) else read_volume(volume))
-    return session.predict(tasks)
 
 
 def _subsets(axes: Sequence[int]) -> list[tuple[int, ...]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
-from math import ceil
+from math import ceil, prod
 
 import numpy as np
 import torch
@@ -64,19 +64,29 @@ def plan_patches(
 
 def positions_along_axis(length: int, size: int, overlap: float, positions: str = "stride") -> list[int]:
     """Where patches of a size start along one axis, ascending; arguments as in `plan_patches`."""
-    return (_even_positions if positions == "even" else _stride_positions)(length, size, overlap)
-
-
-def _stride_positions(length: int, size: int, overlap: float) -> list[int]:
-    stride = max(1, ceil(round(size * (1 - overlap), 6)))  # 10 * (1 - 0.7) is a little more than 3
     last = max(0, length - size)
-    return [min(step * stride, last) for step in range(ceil(last / stride) + 1)]
+    steps = _steps_along_axis(length, size, overlap, positions)
+    if positions == "even":
+        return [round(step * last / max(steps, 1)) for step in range(steps + 1)]
+    return [min(step * _stride(size, overlap), last) for step in range(steps + 1)]
 
 
-def _even_positions(length: int, size: int, overlap: float) -> list[int]:
+def count_patches(shape: Sequence[int], patch_size: Size, overlap: float, positions: str = "stride") -> int:
+    """How many patches `plan_patches` lays, without laying them; the same arguments."""
+    lengths = zip(shape, patch_size, strict=True)
+    return prod(_steps_along_axis(length, size, overlap, positions) + 1 for length, size in lengths)
+
+
+def _steps_along_axis(length: int, size: int, overlap: float, positions: str) -> int:
+    """From the first position to the last; even ones of less than a voxel would give some of them twice."""
     last = max(0, length - size)
-    steps = ceil(round(last / (size * (1 - overlap)), 6))
-    return sorted({round(step * last / max(steps, 1)) for step in range(steps + 1)})
+    if positions == "even":
+        return min(last, ceil(round(last / (size * (1 - overlap)), 6)))
+    return ceil(last / _stride(size, overlap))
+
+
+def _stride(size: int, overlap: float) -> int:
+    return max(1, ceil(round(size * (1 - overlap), 6)))  # 10 * (1 - 0.7) is a little more than 3
 
 
 def mirrored_patches(patches: Sequence[Patch], shape: Sequence[int], axes: Sequence[int]) -> list[Patch]:

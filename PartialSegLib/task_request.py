@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator
 from typing import NamedTuple
 
 from .errors import InputError
@@ -24,6 +24,9 @@ def request_tasks(
 ) -> list[TaskRequest]:
     """Find the tasks that are to run.
 
+    Where no name is exactly the one given, capitals do not count, "_" and "-" are blanks, and commas separate
+    several names.
+
     Args:
         manifest: of the model whose tasks they are.
         tasks: names of tasks; None for all.
@@ -35,8 +38,8 @@ def request_tasks(
     """
     candidates = tasks_named(manifest, tasks)
     known = {structure for _, task in candidates for structure in task.structures}
-    wanted = set([structures] if isinstance(structures, str) else known if structures is None else structures)
     qualified = {f"{task.name}/{structure}" for _, task in candidates for structure in task.structures}
+    wanted = known if structures is None else set(_meant(structures, known | qualified))
     for structure in sorted(wanted - known - qualified):
         raise InputError(f"No chosen task yields {structure!r}; {suggestion(structure, sorted(known))}.")
     requests = (
@@ -49,12 +52,31 @@ def request_tasks(
 def tasks_named(manifest: Manifest, names: str | Iterable[str] | None = None) -> list[tuple[int, Task]]:
     """Index and task for each name, in the order asked for, each once; all tasks for None.
 
+    Names are matched as in `request_tasks`.
+
     Raises:
         InputError: a name is no task of this model.
     """
     tasks = {task.name: (index, task) for index, task in enumerate(manifest.tasks)}
-    wanted = tasks if names is None else [names] if isinstance(names, str) else names
+    wanted = list(tasks if names is None else _meant(names, tasks))
     for name in wanted:
         if name not in tasks:
             raise InputError(f"Unknown task {name!r} of model {manifest.name}; {suggestion(name, tasks)}.")
     return [tasks[name] for name in dict.fromkeys(wanted)]
+
+
+def _meant(given: str | Iterable[str], names: Collection[str]) -> Iterator[str]:
+    """The names that texts stand for; what is none of them comes as it is."""
+    for text in [given] if isinstance(given, str) else given:
+        parts = [text] if _closest(text, names) in names else text.split(",")
+        yield from (_closest(part.strip(), names) for part in parts)
+
+
+def _closest(text: str, names: Collection[str]) -> str:
+    """The name itself, or the only one that is the same but for capitals, "_" and "-"."""
+    same = [name for name in names if _plain(name) == _plain(text)]
+    return same[0] if text not in names and len(same) == 1 else text
+
+
+def _plain(name: str) -> str:
+    return name.casefold().replace("_", " ").replace("-", " ")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from .affine import AXIS_LETTERS, check_affine, closest_axes
 from .errors import InputError
@@ -22,6 +23,7 @@ _FILE_TYPES = {"bool": "uint8", "float16": "float32", "longdouble": "float64", "
 _AIR_BELOW = -200
 _SOFT_TISSUE = (-200, 300)
 _SMALLEST_SOFT_TISSUE_FRACTION = 0.01
+_PLAUSIBLE_EXTENT_MM = (20, 3000)
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,8 +36,8 @@ class Volume:
             centre of the first voxel being (0, 0, 0, 1).
 
     Raises:
-        InputError: When the array is not a real, non-empty 3-D array, or the affine is not finite, has an
-            axis of no length, is singular or sheared.
+        InputError: When the array is not a real, non-empty 3-D numpy array, or the affine is not finite, has
+            an axis of no length, is singular or sheared.
     """
 
     array: np.ndarray
@@ -43,6 +45,11 @@ class Volume:
 
     def __post_init__(self) -> None:
         """Check the array and the affine."""
+        if not isinstance(self.array, np.ndarray):
+            raise InputError(
+                f"A volume needs a numpy array (z, y, x), not a {type(self.array).__name__}; "
+                "make one with numpy.asarray."
+            )
         if self.array.ndim != 3 or 0 in self.array.shape or self.array.dtype.kind not in "biuf":
             raise InputError(
                 f"A volume needs a non-empty array (z, y, x) of real numbers, not {self.array.dtype} "
@@ -52,6 +59,16 @@ class Volume:
         check_affine(affine)
         affine.flags.writeable = False
         object.__setattr__(self, "affine", affine)
+
+    def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> np.ndarray:
+        """Return the voxels (z, y, x) to numpy."""
+        return np.array(self.array, dtype=dtype, copy=copy)
+
+    def __repr__(self) -> str:
+        """Return shape, type, spacing (z, y, x) and orientation."""
+        shape = " × ".join(map(str, self.shape))
+        spacing = " × ".join(f"{step:.4g}" for step in self.spacing)
+        return f"Volume({shape}, {self.array.dtype}, {spacing} mm, {self.orientation})"
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -149,6 +166,22 @@ def read_volume(path: str | Path, *, any_modality: bool = False, series: str | N
         return Volume(compact(array), affine)
 
 
+def as_volume(given: Volume | str | Path) -> Volume:
+    """Return a volume as it is, and read what a path leads to.
+
+    Raises:
+        InputError: When it is neither, or cannot be read.
+    """
+    if isinstance(given, str | Path):
+        return read_volume(given)
+    if not isinstance(given, Volume):
+        raise InputError(
+            f"An image is a Volume or the path of a file, not a {type(given).__name__}; make one with "
+            "read_volume(path), or with Volume(array, affine) from an array (z, y, x)."
+        )
+    return given
+
+
 @contextmanager
 def explained_reading_errors(path: Path) -> Iterator[None]:
     """Turn what is wrong with a file into an InputError, one sentence that begins with its path."""
@@ -220,6 +253,34 @@ def check_hounsfield(volume: Volume) -> str | None:
     if soft < _SMALLEST_SOFT_TISSUE_FRACTION * volume.array.size:
         return f"Less than 1 % of the voxels lie between {low} and {high} HU, where the body's soft tissue is"
     return None
+
+
+def check_extent(volume: Volume) -> str | None:
+    """Look whether the image can be as large as its spacing says: 2 cm at least, and 3 m at most.
+
+    Args:
+        volume: only shape and affine are looked at.
+
+    Returns:
+        None if it can, else why not: one sentence without its full stop, as of `check_hounsfield`.
+    """
+    least, most = _PLAUSIBLE_EXTENT_MM
+    largest = max(size * spacing for size, spacing in zip(volume.shape, volume.spacing, strict=True))
+    if least <= largest <= most:
+        return None
+    width = f"{largest:.3g} mm" if largest < least else f"{largest / 1000:,.1f} m"
+    return f"The image is {width} wide; the spacing may be in other units than mm"
+
+
+def find_doubt(volume: Volume) -> str | None:
+    """Say why a volume is hardly a CT of a patient, and what to do, in a sentence without its full stop.
+
+    Callers add how it is segmented all the same.
+    """
+    if doubt := check_extent(volume):
+        return f"{doubt}; correct it"
+    doubt = check_hounsfield(volume)
+    return doubt and f"{doubt}; give a CT in HU"
 
 
 def _read(path: Path, any_modality: bool, series: str | None) -> tuple[np.ndarray, np.ndarray]:

@@ -257,15 +257,15 @@ def test_a_file_is_on_the_disk_before_it_gets_its_name(tmp_path, monkeypatch, na
 
 
 def write_folder(path: Path) -> None:
-    with replacing(path) as folder:
+    with replacing(path, outdated=("d", "missing")) as folder:
         folder.mkdir()
         for name in "abc":
             (folder / name).write_text("new")
 
 
-@pytest.mark.parametrize(("has_links", "failing"), [(True, 1), (True, 3), (False, 2), (False, 5)])
+@pytest.mark.parametrize(("has_links", "failing"), [(True, 1), (True, 4), (False, 2), (False, 6)])
 def test_a_folder_gets_all_new_files_or_none(tmp_path, monkeypatch, has_links, failing):
-    for name in ("a", "c", "other"):
+    for name in ("a", "c", "d", "other"):
         (tmp_path / name).write_text("old")
     if not has_links:  # as on exFAT
         monkeypatch.setattr(os, "link", lambda source, target: os.rmdir(source))
@@ -282,7 +282,7 @@ def test_a_folder_gets_all_new_files_or_none(tmp_path, monkeypatch, has_links, f
     with pytest.raises(InputError, match="in use"):
         write_folder(tmp_path)
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {
-        "a": "old", "c": "old", "other": "old"
+        "a": "old", "c": "old", "d": "old", "other": "old"
     }  # fmt: skip
     write_folder(tmp_path)
     assert [path.read_text() for path in sorted(tmp_path.iterdir())] == ["new", "new", "new", "old"]

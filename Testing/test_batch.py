@@ -10,8 +10,9 @@ import sys
 import pytest
 from small_packages import write_package
 
-from PartialSegLib.batch import LOCK_FILE, REQUEST_FILE, Batch, BatchRequest, Outcome, settings_of
+from PartialSegLib.batch import LOCK_FILE, REQUEST_FILE, Batch, Outcome
 from PartialSegLib.batch_images import case_names, find_images
+from PartialSegLib.batch_request import BatchRequest, settings_of
 from PartialSegLib.errors import InputError
 from PartialSegLib.manifest import read_manifest
 
@@ -94,6 +95,22 @@ def test_results_in_the_folder_of_the_images_are_no_images(images, manifest, cap
         "a"
     ]
     assert "c.nii.gz is the result of a batch and left out" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("files", "advice"),
+    [
+        (("a/ct.nii.gz", "a/aorta.nii.gz", "b/ct.nii.gz", "b/c.json", "c/d/x.mha"), "give {}/*/ct.nii.gz."),
+        (("imagesTr/1.nii.gz", "imagesTr/2.nii.gz", "labelsTr/1.nii.gz"), "such as {}/imagesTr."),
+        (("a/labels.csv", "a/liver.nii.gz", "b/c/ct.nii.gz"), "give a folder with DICOM series, or"),
+    ],
+)
+def test_images_one_level_deeper_are_pointed_out(tmp_path, files, advice):
+    for name in files:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(bytes(9 if "ct" in name else 1))
+    with pytest.raises(InputError, match=re.escape(advice.format(tmp_path))):
+        find_images([tmp_path])
 
 
 def test_an_image_given_twice_is_one_case(images):
@@ -185,7 +202,7 @@ def test_a_segmentation_that_was_deleted_is_made_again(images, manifest, tmp_pat
 def test_a_folder_with_another_request_is_refused_unless_overwritten(images, manifest, tmp_path):
     record(Batch([images], tmp_path / "out", BatchRequest(manifest, tasks=("liver",))), "a")
     other = BatchRequest(manifest, tasks=("spleen",))
-    with pytest.raises(InputError, match="another batch"):
+    with pytest.raises(InputError, match=r"another batch \(other structures; see .* \(--overwrite\)"):
         Batch([images], tmp_path / "out", other)
     batch = Batch([images], tmp_path / "out", other, overwrite=True)
     assert len(batch.left) == 3
@@ -205,6 +222,27 @@ def test_runs_that_share_a_folder_keep_each_others_rows(images, manifest, tmp_pa
         record(runs[0], "a")
 
 
+def test_a_name_that_another_image_has_is_refused(images, manifest, tmp_path):
+    request, out = BatchRequest(manifest, tasks=("liver",)), tmp_path / "out"
+    other = tmp_path / "other" / "A.mha"
+    other.parent.mkdir()
+    other.touch()
+    runs = [Batch([path], out, request) for path in (images / "a.nrrd", other)]
+    runs[0].begin(runs[0].cases[0])
+    for step in (lambda: Batch([other], out, request), lambda: runs[1].begin(runs[1].cases[0])):
+        with pytest.raises(InputError, match=r"The case A in .*a\.nrrd, and .*A\.mha would replace it; give"):
+            step()
+    record(runs[0], "a")
+    with pytest.raises(InputError, match="would replace it"):
+        record(runs[1], "A")
+    assert [(row["case"], row["status"]) for row in rows_of(runs[0])] == [("a", "done")]
+    (tmp_path / "link").symlink_to(images)
+    assert Batch([tmp_path / "link" / "a.nrrd"], out, request).left
+    assert Batch([other], out, request, overwrite=True).left
+    (images / "a.nrrd").rename(other.parent / "a.nrrd")
+    assert Batch([other.parent / "a.nrrd"], out, request).left
+
+
 def test_a_summary_that_was_damaged_meanwhile_is_written_again(images, manifest, tmp_path):
     batch = Batch([images], tmp_path / "out", BatchRequest(manifest))
     record(batch, "a")
@@ -215,7 +253,7 @@ def test_a_summary_that_was_damaged_meanwhile_is_written_again(images, manifest,
 
 def test_processes_that_record_at_once_lose_no_row(images, manifest, package, tmp_path):
     code = (
-        "import sys; from PartialSegLib.batch import *\n"
+        "import sys; from PartialSegLib.batch import *; from PartialSegLib.manifest import read_manifest\n"
         "batch = Batch([sys.argv[1]], sys.argv[2], BatchRequest(read_manifest(sys.argv[3])))\n"
         "for number in range(40):\n"
         "    batch.record(BatchCase(f'{sys.argv[4]}{number}', Path('x'), Path('x')), Outcome(1))"
@@ -256,12 +294,38 @@ def test_without_a_coarse_model_its_effort_means_nothing():
     assert settings == {**OPTIONS, "region_from": None}
 
 
+@pytest.mark.parametrize(
+    ("change", "names"),
+    [
+        ({"overlap": 0.5}, []),
+        ({"overlap": 0.25, "skip_air": True}, ["overlap", "skip_air"]),
+        ({"engine": "torch"}, ["engine"]),
+        ({"region_from": {"model": "tiny", "effort": 1.0}}, ["region_from"]),
+    ],
+)
+def test_settings_that_differ_are_named(manifest, change, names):
+    earlier = BatchRequest(manifest, settings={**OPTIONS, "region_from": None}).to_json()
+    assert manifest.inference.overlap == 0.5
+    request = BatchRequest(manifest, settings={**OPTIONS, "region_from": None, **change})
+    assert request.differences(earlier) == names
+    assert request.differences(earlier | {"weights_sha256": "0", "output_format": "x"}) == [
+        "model", "format", *names,
+    ]  # fmt: skip
+
+
+def test_without_openvino_the_engine_auto_is_torch(manifest, monkeypatch):
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    requests = [BatchRequest(manifest, settings={**OPTIONS, "engine": one}) for one in ("auto", "torch")]
+    assert requests[0].differences(requests[1].to_json()) == []
+
+
 def test_a_damaged_summary_is_refused(images, manifest, tmp_path):
     batch = Batch([images], tmp_path / "out", BatchRequest(manifest))
     record(batch, "a")
-    (tmp_path / "out" / REQUEST_FILE).write_text("{")
-    with pytest.raises(InputError, match="cannot be read"):
-        Batch([images], tmp_path / "out", BatchRequest(manifest))
+    for damaged in ("{", "null", '{"settings": 1}'):
+        (tmp_path / "out" / REQUEST_FILE).write_text(damaged)
+        with pytest.raises(InputError, match="cannot be read"):
+            Batch([images], tmp_path / "out", BatchRequest(manifest))
 
 
 def test_outputs_never_replace_inputs(images, manifest):

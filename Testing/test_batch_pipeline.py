@@ -1,8 +1,9 @@
 """Reading, computing and writing at the same time: what overlaps, what is bounded, whose errors are whose."""
 
 import gc
+import signal
 import weakref
-from threading import Event
+from threading import Event, main_thread
 
 import numpy as np
 import pytest
@@ -155,6 +156,25 @@ def test_what_ends_the_run_lets_the_written_case_be_finished(fault):
         recorder.run("abcd")
     assert [(case, attempt.value) for case, attempt in recorder.finished] == [("a", "written a")]
     assert ("read", "d") not in recorder.events
+
+
+@pytest.mark.parametrize("cases", ["a", "ab"])
+def test_an_interruption_while_a_result_is_written_loses_none(cases):
+    class Interrupted(Recorder):
+        def write(self, case, found):
+            Event().wait(0.05)
+            signal.pthread_kill(main_thread().ident, signal.SIGINT)
+            Event().wait(0.05)
+            return super().write(case, found)
+
+    recorder = Interrupted()
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            recorder.run(cases)
+    finally:
+        signal.signal(signal.SIGINT, previous)
+    assert [(case, attempt.value) for case, attempt in recorder.finished] == [("a", "written a")]
 
 
 def test_a_batch_writes_what_single_runs_write(tmp_path):

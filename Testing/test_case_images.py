@@ -14,8 +14,8 @@ from PartialSegLib.image_channel import ImageChannel
 from PartialSegLib.manifest import Preprocessing, read_manifest
 from PartialSegLib.packages import find_package
 from PartialSegLib.preprocessing import preprocess
-from PartialSegLib.training.case_check import check_cases, image_content
-from PartialSegLib.training.case_images import case_image, read_channels
+from PartialSegLib.training.case_check import check_cases
+from PartialSegLib.training.case_images import case_image, image_content, read_channels
 from PartialSegLib.training.collection import (
     Case,
     Collection,

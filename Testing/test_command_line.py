@@ -99,11 +99,27 @@ def test_two_runs_give_identical_files(tmp_path, package, ct, run):
         (["--structure", "liver_tumor"], [("liver", "liver_tumor")]),
         (["--task", "liver", "--task", "spleen", "--structure", "liver", "--structure", "spleen"],
          [("liver", "liver"), ("spleen", "spleen")]),
+        (["--task", "Liver,spleen", "--structure", "Liver tumor, SPLEEN"],
+         [("liver", "liver_tumor"), ("spleen", "spleen")]),
     ],
 )  # fmt: skip
 def test_tasks_and_structures_are_chosen(tmp_path, package, ct, run, options, found):
     assert run("segment", ct, "-o", tmp_path / "out", "--model", package, *options).returncode == 0
     assert read_segmentation(tmp_path / "out").keys() == found
+
+
+def test_a_person_learns_where_the_file_is_and_what_was_not_found(tmp_path, package, run, monkeypatch):
+    array = np.full((20, 24, 26), -1000, np.int16)
+    array[8:14, 8:16, 8:18] = 40
+    write_volume(tmp_path / "ct.nii.gz", Volume(array, AFFINE))
+    out, corner_of_air = tmp_path / "out.nii.gz", (30, 41, -31, -20, 99, 111)
+    given = ["segment", tmp_path / "ct.nii.gz", "-o", out, "--model", package, "--skip-air"]
+    in_a_pipe = run(*given, "--roi", *corner_of_air)
+    assert (in_a_pipe.returncode, in_a_pipe.stdout, in_a_pipe.stderr) == (0, "", "")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    told = run(*given, "--roi", *corner_of_air)
+    found = "Nothing found of: liver, liver tumor, spleen."
+    assert told.stdout == f"The segmentation is in {out}.\n{found}\n"
 
 
 def test_nothing_is_found_outside_the_region_of_interest(tmp_path, package, ct, run):
@@ -118,15 +134,20 @@ def test_nothing_is_found_outside_the_region_of_interest(tmp_path, package, ct, 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--task", "livr"], "Unknown task 'livr'.*did you mean liver"),
-        (["--structure", "liver_tumour"], "did you mean liver_tumor"),
+        (["--task", "livr"], r"Unknown task 'livr'.*perhaps you meant liver\.$"),
+        (["--task", "liver,splen"], "Unknown task 'splen'"),
+        (["--structure", "liver_tumour"], "perhaps you meant liver_tumor"),
         (["--overlap", "1"], "fraction in"),
         (["--device", "gpu"], "Unknown device 'gpu'"),
         (["--model", "no-such-model"], "Unknown model 'no-such-model'"),
         (["--roi", "9000", "9001", "0", "1", "0", "1"], "outside the image"),
         (["--roi", "0", "nan", "0", "1", "0", "1"], "region of interest"),
         (["--roi", "1", "2", "3"], "expected 6 arguments"),
-        (["--colour"], "unrecognized arguments: --colour"),
+        (["--colour"], "unrecognized arguments: --colour; see"),
+        (
+            ["--task", "liver", "spleen"],
+            "arguments: spleen; repeat --task for each name, as in --task spleen;",
+        ),
         (["--overlap", "half"], "invalid float value: 'half'"),
         (["-o", "out.dcm"], "A segmentation is written as"),
         (["-o", ""], "an empty path was given"),
@@ -166,23 +187,33 @@ def test_outputs_never_replace_the_input_or_each_other(tmp_path, package, ct, ru
 def images_to_refuse():
     shape = (8, 9, 10)
     eight_bit = np.arange(720).reshape(shape) % 256
+    in_hu = (eight_bit * 9 - 1000).astype(np.int16)
     return {
-        "constant": (np.zeros(shape, np.int16), "constant"),
-        "eight_bit": (eight_bit.astype(np.int16), "8-bit"),
-        "mr": ((eight_bit * 9).astype(np.int16), "without any air"),
+        "constant": (np.zeros(shape, np.int16), AFFINE, "constant"),
+        "eight_bit": (eight_bit.astype(np.int16), AFFINE, "8-bit"),
+        "mr": ((eight_bit * 9).astype(np.int16), AFFINE, "without any air"),
+        "tiny": (in_hu, AFFINE @ np.diag([5e-3, 5e-3, 5e-3, 1]), "is 0.2 mm wide; the spacing may be"),
     }
 
 
 @pytest.mark.parametrize("name", images_to_refuse())
-def test_what_is_not_in_hu_needs_force(tmp_path, package, run, caplog, name):
-    array, message = images_to_refuse()[name]
-    write_volume(tmp_path / "image.nii.gz", Volume(array, AFFINE))
+def test_what_is_no_ct_of_a_patient_needs_force(tmp_path, package, run, caplog, name):
+    array, affine, message = images_to_refuse()[name]
+    write_volume(tmp_path / "image.nii.gz", Volume(array, affine))
     given = ["segment", tmp_path / "image.nii.gz", "-o", tmp_path / "out.seg.nrrd", "--model", package]
     assert_one_sentence(run(*given), 2, f"{message}.*add --force")
+    assert re.search(message, run("info", tmp_path / "image.nii.gz").stdout)
     assert not (tmp_path / "out.seg.nrrd").exists()
     assert run(*given, "--force").returncode == 0
-    assert re.search(message, caplog.text)
+    assert len(re.findall(message, caplog.text)) == 1
     assert read_segmentation(tmp_path / "out.seg.nrrd").shape == array.shape
+
+
+def test_an_image_that_is_a_thousand_times_too_large_is_refused_at_once(tmp_path, package, run):
+    array = np.random.default_rng(0).integers(-1000, 200, (20, 24, 26)).astype(np.int16)
+    write_volume(tmp_path / "metres.nii.gz", Volume(array, AFFINE @ np.diag([1000, 1000, 1000, 1])))
+    given = ["segment", tmp_path / "metres.nii.gz", "-o", tmp_path / "out.nii.gz", "--model", package]
+    assert_one_sentence(run(*given), 2, "is 104.0 m wide; the spacing may be in other units than mm; correct")
 
 
 @pytest.mark.parametrize(
@@ -333,9 +364,16 @@ def test_info_describes_a_volume_and_a_segmentation(tmp_path, package, ct, run):
     assert re.search(r"size \(x, y, z\) +26 × 24 × 20\n", text)
     assert re.search(r"spacing \(x, y, z\) +4 × 4 × 5 mm\n", text)
     assert re.search(r"orientation +LAS", text)
-    assert re.search(r"CT in HU +plausible\n", text)
-    run("segment", ct, "-o", tmp_path / "out.seg.nrrd", "--model", package)
-    assert re.search(r"model +tiny\n", run("info", tmp_path / "out.seg.nrrd").stdout)
+    assert re.search(r"size of a patient +plausible\nCT in HU +plausible\n", text)
+    for name in ("out.seg.nrrd", "out.nii.gz", "out"):
+        run("segment", ct, "-o", tmp_path / name, "--model", package)
+        text = run("info", tmp_path / name).stdout
+        assert re.search(r"spacing \(x, y, z\) +4 × 4 × 5 mm\n", text)
+        assert re.search(r"\nspleen +spleen +[\d.]+\n", text)
+    text = run("info", tmp_path / "out.seg.nrrd").stdout
+    assert re.search(r"model +tiny\n", text)
+    assert re.search(r"selection +patches 12 of 12, slices off\n", text)
+    assert max(map(len, text.splitlines())) < 150
 
 
 def test_import_names_the_package_it_wrote_or_the_fault(tmp_path, run):
@@ -361,7 +399,7 @@ def test_a_package_is_installed_from_its_zip_and_used_by_its_name(tmp_path, pack
 
 def test_info_of_nothing_names_what_was_looked_for(run):
     assert_one_sentence(run("info", "missing.nii.gz"), 2, "There is no file or model missing.nii.gz; check")
-    assert_one_sentence(run("info", "trunk-7task"), 2, "no file or model trunk-7task; .*mean trunk-7tasks")
+    assert_one_sentence(run("info", "trunk-7task"), 2, "no file or model trunk-7task; .*meant trunk-7tasks")
 
 
 def test_evaluate_scores_files_and_folders(tmp_path, package, ct, run, caplog):
@@ -415,6 +453,16 @@ def test_evaluate_scores_what_can_be_scored_and_names_the_rest(tmp_path, run, ca
     assert_one_sentence(run(*given), 2, "1 of 2 cases could not be scored")
     assert re.search(r"^b: .*b\.nii\.gz", caplog.messages[-1])
     assert len((tmp_path / "scores.csv").read_text().splitlines()) == 3
+    (tmp_path / "p" / "b_0000.nii.gz").unlink()
+    assert_one_sentence(run(*given), 2, "1 of 2 cases could not be scored")
+    assert caplog.messages[-1] == "1 reference has no prediction and is left out: b."
+    (tmp_path / "dataset.json").unlink()
+    write_volume(tmp_path / "labelsTr" / "a.nii.gz", Volume(array // 2, AFFINE))
+    assert_one_sentence(run(*given), 2, "No case could be scored")
+    assert re.search(
+        r"^a: .*a\.nii\.gz: Nothing says which .* --labels 1=liver_tumor\.$", caplog.messages[-1]
+    )
+    assert_one_sentence(run(*given, "--labels", "1=liver"), 2, "1 of 2 cases")
 
 
 def test_without_a_command_the_usage_is_pointed_to(run):

@@ -1,26 +1,33 @@
 """The command `batch`: real files, a stop, a failure, exit codes."""
 
 import csv
+import io
 import json
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from tiny_model import TASKS, write_tiny_model
 
 from PartialSegLib import Volume, __main__, read_segmentation, write_volume
+from PartialSegLib.cli.terminal import write_line
 from PartialSegLib.manifest import Preprocessing
+from PartialSegLib.task import PostprocessingStep
 
 AFFINE = np.array([[0, 0, -4.0, 40], [0, 4.0, 0, -30], [5.0, 0, 0, 100], [0, 0, 0, 1]])
 
 
 @pytest.fixture(scope="module")
 def package(tmp_path_factory):
+    """Finds no spleen: whatever it takes for one is dropped."""
     folder = tmp_path_factory.mktemp("models") / "tiny"
-    return write_tiny_model(folder, TASKS, Preprocessing("SAR", (5.0, 4.0, 4.0), (-325, 325), divide=325))
+    steps = (PostprocessingStep("drop_small", "spleen", voxels=10**6),)
+    tasks = (TASKS[0], replace(TASKS[1], postprocessing=steps))
+    return write_tiny_model(folder, tasks, Preprocessing("SAR", (5.0, 4.0, 4.0), (-325, 325), divide=325))
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +57,7 @@ def test_all_images_are_segmented_and_a_second_call_has_nothing_to_do(package, i
     arguments = (images, "-o", tmp_path / "out", "--model", package, "--task", "spleen")
     code, out, err = batch(capsys, *arguments)
     assert (code, err) == (0, "")
-    assert out.count(" s\n") == 3
+    assert out.count(" s; nothing found of spleen\n") == 3
     assert read_segmentation(tmp_path / "out" / "b.seg.nrrd").keys() == [("spleen", "spleen")]
     code, out, _ = batch(capsys, *arguments)
     assert (code, out.splitlines()[0]) == (0, "3 of 3 cases were done before.")
@@ -78,7 +85,7 @@ def test_what_may_be_left_out_is_part_of_the_batch(package, coarse, images, tmp_
 
 def test_a_bad_image_fails_alone(package, images, tmp_path, capsys):
     (images / "b.nii.gz").write_text("no image")
-    code, out, err = batch(capsys, images, "-o", tmp_path / "out", "--model", package, "--format", ".nii.gz")
+    code, out, err = batch(capsys, images, "-o", tmp_path / "out", "--model", package, "--format", "nii.gz")
     assert code == 2
     assert err.startswith("1 of 3 cases failed; ")
     assert err.count("\n") == 1
@@ -87,6 +94,18 @@ def test_a_bad_image_fails_alone(package, images, tmp_path, capsys):
         rows = {row["case"]: row for row in csv.DictReader(file)}
     assert "b.nii.gz" in rows["b"]["message"]
     assert rows["c"]["segmentation"] == "c.nii.gz"
+
+
+def test_an_image_of_the_same_name_never_replaces_another(package, images, tmp_path, capsys):
+    (tmp_path / "other").mkdir()
+    (images / "b.nii.gz").rename(tmp_path / "other" / "a.nii.gz")
+    arguments = ("-o", tmp_path / "out", "--model", package, "--format", "folder", "--task", "spleen")
+    assert batch(capsys, images / "a.nii.gz", *arguments)[0] == 0
+    before = (tmp_path / "out" / "a" / "spleen.nii.gz").stat().st_mtime_ns
+    code, out, err = batch(capsys, tmp_path / "other", *arguments)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert f"is {images / 'a.nii.gz'}, and {tmp_path / 'other' / 'a.nii.gz'} would replace it" in err
+    assert (tmp_path / "out" / "a" / "spleen.nii.gz").stat().st_mtime_ns == before
 
 
 def test_cases_with_dots_in_their_names_become_folders(package, images, tmp_path, capsys):
@@ -98,12 +117,24 @@ def test_cases_with_dots_in_their_names_become_folders(package, images, tmp_path
     assert folders == ["1.2.840", "c", "c.nrrd"]
 
 
+def test_a_line_is_written_at_once(monkeypatch):
+    file = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BufferedWriter(file), newline=""))
+    write_line("1 of 3")
+    assert file.getvalue() == b"1 of 3\n"
+
+
 def test_a_doubtful_image_needs_force(package, images, tmp_path, capsys):
     array = np.random.default_rng(0).integers(0, 255, (20, 24, 26)).astype(np.uint8)
     write_volume(images / "b.nii.gz", Volume(array, AFFINE))
     arguments = (images / "b.nii.gz", "-o", tmp_path / "out", "--model", package)
     assert batch(capsys, *arguments)[0] == 2
     assert batch(capsys, *arguments, "--force")[0] == 0
+    array = np.random.default_rng(0).integers(-1000, 200, (20, 24, 26)).astype(np.int16)
+    write_volume(images / "c.nii.gz", Volume(array, AFFINE @ np.diag([1e-3, 1e-3, 1e-3, 1])))
+    code, out, _ = batch(capsys, images / "c.nii.gz", *arguments[1:])
+    assert code == 2
+    assert "is 0.104 mm wide; the spacing may be in other units than mm; correct it, or add --force" in out
 
 
 @pytest.mark.parametrize(

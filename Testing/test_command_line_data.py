@@ -1,15 +1,27 @@
 """The command `data`: collections from real folders, exit codes, one sentence for a mistake."""
 
+import csv
 import json
 from dataclasses import replace
 
 import data_set_folders as folders
+import numpy as np
 import pytest
-from collection_on_disk import write_collection_files
+from collection_on_disk import (
+    DATA_SETS,
+    PREPROCESSING,
+    TASKS,
+    UNKNOWN,
+    arrays,
+    write_collection_files,
+)
+from tiny_model import write_tiny_model
 from training_runs import tiny_values
 
 from PartialSegLib import __main__
 from PartialSegLib.cli import collecting, data_arguments
+from PartialSegLib.manifest import Task, read_manifest
+from PartialSegLib.training.case_evaluation import read_case
 from PartialSegLib.training.collection import read_collection, write_collection
 from PartialSegLib.training.data_sets import LAYOUTS
 
@@ -74,15 +86,14 @@ def test_a_folder_pair_needs_names_for_its_labels(data, tmp_path, caplog):
     assert out.splitlines()[1].split() == ["mine", "kidney", "1", "0", "0", "0", "left_kidney=7"]
     code, _, err = data("pair", folder, "-o", output, "--label", "livre=7,8", "--ignore", "5", "--name", "x")
     assert code == 0
-    assert "livre is no structure with a code; it is kept as it is, or did you mean liver?" in caplog.text
+    assert "livre is no structure with a code; it is kept as it is, or perhaps you meant liver" in caplog.text
     data_set = read_collection(output).data_sets["x"]
     assert (data_set.structures, data_set.ignore) == ({"livre": (7, 8)}, (5,))
 
 
 def test_labels_of_a_dataset_json_without_a_code_are_named(data, tmp_path, caplog):
     assert data("nnunet", folders.nnunet_v2(tmp_path), "-o", tmp_path / "c.json")[0] == 0
-    (message,) = caplog.messages
-    assert message.startswith("cyst is no structure with a code; it is kept as it is, or ")
+    assert caplog.messages == ["cyst is no structure with a code; it is kept as it is"]
 
 
 def test_unlabelled_images_are_listed_on_request(data, tmp_path):
@@ -110,8 +121,52 @@ def test_faults_are_written_as_one_table_and_exit_with_2(data, tmp_path):
     data("lits", folder, "-o", output)
     code, out, err = data("check", output, "--workers", "1")
     assert code == 2
-    assert err == "3 faults in 2 of 3 cases; repair these files, or leave the cases out.\n"
+    assert err.startswith(
+        "2 faults in 2 of 3 cases; repair these files, or make the collection again without"
+    )
     assert [line.split()[0] for line in out.splitlines()] == ["CASE", "lits-1", "lits-1", "lits-28"]
+    left_out = ("--exclude", "volume-28.nii", "--exclude", "lits-1", "--fold", "0")
+    assert data("lits", folder, "-o", output, *left_out)[0] == 0
+    assert [case.name for case in read_collection(output).cases] == ["lits-0"]
+    code, _, err = data("join", output, "-o", tmp_path / "all.json", "--exclude", "lits-7")
+    assert (code, "--exclude: 'lits-7' does not name one case" in err) == (2, True)
+    assert data("join", output, "-o", tmp_path / "all.json", "--exclude", "0")[0] == 0
+    assert read_collection(tmp_path / "all.json").cases == ()
+
+
+def test_a_label_map_without_foreground_alone_does_not_fail_the_check(data, tmp_path):
+    folder, output = folders.lits(tmp_path), tmp_path / "c.json"
+    folders.save_pair(folder / "volume-1.nii", folder / "segmentation-1.nii", folders.TO_LEFT_BACK, 0)
+    data("lits", folder, "-o", output)
+    code, out, err = data("check", output)
+    assert (code, err) == (0, "")
+    assert out.splitlines()[1].startswith("lits-1")
+    assert out.endswith("3 cases, no faults; 1 without foreground, which training takes.\n")
+
+
+def test_nothing_but_an_earlier_collection_is_replaced(data, tmp_path):
+    raw, output = folders.nnunet_v2(tmp_path), tmp_path / "c.json"
+    (tmp_path / "folder.json").mkdir()
+    for place in (raw / "dataset.json", raw / "labelsTr/a.nrrd", tmp_path / "folder.json"):
+        before = place.is_dir() or place.read_bytes()
+        code, out, err = data("nnunet", raw, "-o", place)
+        assert (code, out, err.startswith(f"-o {place}: ")) == (2, "", True)
+        assert before == (place.is_dir() or place.read_bytes())
+    for _ in range(2):
+        assert data("nnunet", raw, "-o", output)[0] == 0
+    before = output.read_bytes()
+    code, _, err = data("join", output, output, "-o", output)
+    assert (code, err) == (2, f"-o {output}: this collection is to be joined; choose another name.\n")
+    assert output.read_bytes() == before
+
+
+@pytest.mark.parametrize(("layout", "other"), [("decathlon", "nnunet"), ("nnunet", "decathlon")])
+def test_the_folder_of_another_layout_is_refused(data, layout, other, tmp_path):
+    folder = folders.nnunet_v1(tmp_path) if other == "nnunet" else folders.decathlon(tmp_path)
+    code, _, err = data(layout, folder, "-o", tmp_path / "c.json")
+    assert (code, (tmp_path / "c.json").exists()) == (2, False)
+    assert "label maps but the image of none; expected imagesTr/NAME" in err
+    assert err.endswith(f"; it looks like the layout {other}: `partialseg data {other}`.\n")
 
 
 def test_totalsegmentator_is_merged_beside_the_collection(data, tmp_path):
@@ -182,8 +237,16 @@ def test_mots_of_all_downloads_has_the_sizes_of_the_paper_and_takes_lists(data, 
         (("lits", "nowhere", "-o", "c.json"), "There is no folder"),
         (("kits", ".", "-o", "c.json"), "holds no cases; expected case_NNNNN/imaging.nii.gz"),
         (("decathlon", ".", "-o", "c.json"), "holds no dataset.json"),
-        (("pair", ".", "-o", "c.json", "--protocol", "btcb"), "Unknown protocol 'btcb'; did you mean btcv"),
+        (
+            ("pair", ".", "-o", "c.json", "--protocol", "btcb"),
+            "Unknown protocol 'btcb'; perhaps you meant btcv",
+        ),
         (("pair", ".", "-o", "c.json", "--label", "liver"), "is no label rule"),
+        (("lits", "LiTS", "-o", "c.nii.gz"), "-o c.nii.gz: expected the name of a collection, such as"),
+        (
+            ("lits", "LiTS", "-o", "c.json", "--name", "a/b"),
+            "--name a/b: expected a name without '/', such as b",
+        ),
         (("lits", "LiTS", "-o", "c.json", "--fold", "5"), "There is no fold 5; choose one from 0 to 4"),
         (("lits", "LiTS", "-o", "c.json", "--fold", "1", "--seed", "-1"), "A seed is 0 or"),
         (("lits", ".", ".", "-o", "c.json", "--name", "x"), "--name is for one data set"),
@@ -220,6 +283,43 @@ def test_lists_name_their_split(data, tmp_path):
         2,
         "--list tests=a.txt: expected SPLIT=FILE, the split training, validation, test.\n",
     )
+
+
+def test_a_model_is_scored_on_whole_cases(data, tmp_path, caplog):
+    names = {"a": "livers", "b": "organs", "c": "spleens", "d": "livers", "e": "spleens"}
+    collection = write_collection_files(tmp_path, **names)
+    cases = [replace(case, split="test") for case in collection.cases[:4]]
+    ignored = {"livers": (3,), "organs": (2, 3), "spleens": (2, 3)}
+    data_sets = {name: replace(DATA_SETS[name], ignore=values) for name, values in ignored.items()}
+    collection = replace(collection, data_sets=data_sets, cases=(*cases, collection.cases[4]))
+    write_collection(tmp_path / "c.json", collection)
+    model = write_tiny_model(tmp_path / "model", TASKS, PREPROCESSING)
+    arguments = "evaluate", tmp_path / "c.json", "--model", model, "--device", "cpu"
+    (tmp_path / "d-label.nii").unlink()
+    code, out, err = data(*arguments, "-o", tmp_path / "scores.csv")
+    assert (code, out) == (2, "")
+    assert err == "1 of 4 cases could not be scored, the others were; see the sentences above.\n"
+    assert caplog.messages[0].startswith("d: ")
+    with (tmp_path / "scores.csv").open(newline="") as file:
+        rows = {(row["case"], row["task"], row["structure"]): row for row in csv.DictReader(file)}
+    labels = arrays()[1]
+    voxels = {"liver": labels > 0, "liver_tumor": labels == 2}
+    voxels["liver"][UNKNOWN] = False
+    expected = {("a", "liver", name): mask.sum() for name, mask in voxels.items()}
+    expected |= {("b", "liver", "liver"): (labels == 1).sum(), ("c", "spleen", "spleen"): (labels == 1).sum()}
+    assert {key: float(row["reference_ml"]) for key, row in rows.items()} == pytest.approx(
+        {key: count * 0.003 for key, count in expected.items()}
+    )
+    image, reference = read_case(collection, cases[1], TASKS[0], read_manifest(model))
+    np.testing.assert_array_equal(reference.ignored.filled(image.shape), labels >= 2)
+
+    code, out, err = data(*arguments, "--split", "training")
+    assert (code, err) == (0, "")
+    assert [line.split()[:3] for line in out.splitlines()[1:]] == [["e", "spleen", "spleen"]]
+    assert "has no labelled cases for validation (" in data(*arguments, "--split", "validation")[2]
+    kidneys = write_tiny_model(tmp_path / "kidneys", (Task("kidney", {"kidney": 0}),), PREPROCESSING)
+    code, _, err = data("evaluate", tmp_path / "c.json", "--model", kidneys)
+    assert (code, "is labelled for liver, spleen, model tiny has kidney" in err) == (2, True)
 
 
 def test_cases_are_prepared_before_a_training_and_without_a_gpu(data, tmp_path):

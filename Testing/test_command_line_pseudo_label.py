@@ -255,7 +255,7 @@ def test_cases_of_unusual_volume_are_left_out(run, tmp_path):
     ("options", "code", "sentence"),
     [
         (("--structure", "livre"), 2, "No chosen task yields 'livre'"),
-        (("--data-set", "tumor"), 2, "Unknown data set 'tumor'; did you mean tumors?"),
+        (("--data-set", "tumor"), 2, "Unknown data set 'tumor'; perhaps you meant tumors"),
         (
             ("--data-set", "tumors", "--structure", "liver_tumor", "--task", "spleen"),
             2,

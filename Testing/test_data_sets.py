@@ -202,6 +202,7 @@ def test_organs_include_their_tumours_and_vessels_do_not(labels, expected):
 
 def test_rules_of_the_user_are_taken_as_given():
     assert parse_label_rules(["Left Kidney=2,3", "tumour = 3"]) == {"left_kidney": (2, 3), "tumor": (3,)}
+    assert parse_label_rules(["pancreas=1", "pancreas=2,1"]) == {"pancreas": (1, 2)}
     for wrong in ("liver", "liver=", "=1", "liver=0", "liver=one", "liver=1,"):
         with pytest.raises(InputError, match="is no label rule; give NAME=VALUE"):
             parse_label_rules([wrong])
@@ -380,7 +381,7 @@ def test_masks_count_in_alphabetical_order_unless_told_otherwise(tmp_path):
     assert mask_names(cases, ("liver", "kidney_left")) == ("liver", "kidney_left")
     data_set = totalsegmentator_data_set("total", "all", ("liver", "kidney_left"))
     assert data_set.structures == {"liver": (1,), "left_kidney": (2,)}
-    with pytest.raises(InputError, match="No case has a mask livre; did you mean liver"):
+    with pytest.raises(InputError, match="No case has a mask livre; perhaps you meant liver"):
         mask_names(cases, ("livre",))
 
 

@@ -16,7 +16,6 @@ from PartialSegLib import (
     write_segmentation,
     write_volume,
 )
-from PartialSegLib.case_matching import matched_cases
 from PartialSegLib.evaluation import (
     Comparison,
     Score,
@@ -260,6 +259,37 @@ def test_a_structure_has_one_name_in_the_scores(predicted, expected, name):
         assert (score.structure, score.dice) == (name, 1)
 
 
+WHOLE_KIDNEY = {("kidney", "kidney"): LEFT | RIGHT, ("kidney", "kidney_tumor"): MIDDLE}
+SIDES = {("", "kidney_left"): LEFT, ("", "Right Kidney"): RIGHT}
+
+
+@pytest.mark.parametrize(
+    ("predicted", "expected", "structures", "scored"),
+    [
+        (WHOLE_KIDNEY, SIDES, None, ["kidney"]),
+        (SIDES, WHOLE_KIDNEY, None, ["kidney"]),
+        (SIDES, SIDES, None, ["left_kidney", "right_kidney"]),
+        (SIDES, SIDES, ["kidney"], ["kidney"]),
+        (SIDES | WHOLE_KIDNEY, SIDES, None, ["left_kidney", "right_kidney", "kidney"]),
+        (
+            {("", "LAG"): LEFT, ("", "RAG"): RIGHT},
+            {("", "adrenal gland"): LEFT | RIGHT},
+            None,
+            ["adrenal_gland"],
+        ),
+    ],
+)
+def test_two_sides_are_compared_with_a_whole_organ(caplog, predicted, expected, structures, scored):
+    pair = segmentation_of(predicted), segmentation_of(expected)
+    assert [(s.structure, s.dice) for s in evaluate(*pair, structures)] == [(name, 1) for name in scored]
+    for absent_is_empty in (False, True):
+        comparison = Comparison(structures, absent_is_empty=absent_is_empty)
+        comparison.add("", *pair)
+        found = {s.structure: s.dice for s in comparison.scores() if s.structure != "kidney_tumor"}
+        assert found == dict.fromkeys(scored, 1)
+    assert not [message for message in caplog.messages if "_kidney" in message]
+
+
 @pytest.mark.parametrize("orientation", ["SAR", "IPL"])
 def test_what_nnunet_ignores_is_not_scored(tmp_path, caplog, orientation):
     prediction = segmentation_of({("liver", "liver"): LEFT})
@@ -304,6 +334,23 @@ class TestComparison:
         assert (missed.nsd, missed.hausdorff95_mm, missed.prediction_ml) == (0, math.inf, 0)
         assert missed.reference_ml == pytest.approx(0.064)
         assert "No prediction has spleen; left out." in caplog.text
+
+    @pytest.mark.parametrize("absent_is_empty", [False, True])
+    def test_sides_and_whole_organs_are_no_misses_of_each_other(self, absent_is_empty):
+        comparison = Comparison(absent_is_empty=absent_is_empty)
+        pairs = {
+            "a": (SIDES, SIDES),
+            "b": (SIDES, WHOLE_KIDNEY),
+            "c": (WHOLE_KIDNEY, SIDES),
+            "d": ({}, SIDES),
+        }
+        for case, (predicted, expected) in pairs.items():
+            comparison.add(case, segmentation_of(predicted), segmentation_of(expected))
+        scores = [s for s in comparison.scores() if s.structure != "kidney_tumor"]
+        found = {(s.case, s.structure) for s in scores if s.case != "d"}
+        assert found == {("a", "left_kidney"), ("a", "right_kidney"), ("b", "kidney"), ("c", "kidney")}
+        assert {s.dice for s in scores if s.case != "d"} == {1}
+        assert {s.dice for s in scores if s.case == "d"} == {0}
 
     def test_nothing_found_where_nothing_is_agrees(self):
         comparison = Comparison(["liver_tumor"])
@@ -357,75 +404,3 @@ def test_an_unknown_kind_of_table_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"\.csv or \.json"):
         write_scores(tmp_path / "scores.xlsx", SCORES)
     assert not list(tmp_path.iterdir())
-
-
-class TestMatchedCases:
-    @pytest.fixture
-    def folders(self, tmp_path):
-        liver = segmentation_of({("liver", "liver"): LEFT})
-        for name in (
-            "predictions/a.seg.nrrd",
-            "predictions/b",
-            "references/a.nii.gz",
-            "references/b.seg.nrrd",
-        ):
-            write_segmentation(tmp_path / name, liver)
-        return tmp_path / "predictions", tmp_path / "references"
-
-    def test_files_and_folders_are_matched_by_name(self, folders):
-        assert [(case, p.name, r.name) for case, p, r in matched_cases(*folders)] == [
-            ("a", "a.seg.nrrd", "a.nii.gz"),
-            ("b", "b", "b.seg.nrrd"),
-        ]
-
-    def test_single_segmentations_are_one_case(self, folders):
-        predictions, references = folders
-        for prediction in (predictions / "a.seg.nrrd", predictions / "b"):
-            assert matched_cases(prediction, references / "a.nii.gz") == [
-                ("", prediction, references / "a.nii.gz")
-            ]
-
-    def test_a_folder_of_masks_without_a_table_is_one_case(self, folders):
-        (folders[0] / "b" / "labels.csv").unlink()
-        assert len(matched_cases(folders[0] / "b", folders[1] / "a.nii.gz")) == 1
-
-    def test_a_reference_without_prediction_is_refused(self, folders):
-        (folders[0] / "a.seg.nrrd").unlink()
-        with pytest.raises(InputError, match="no prediction for a; add it"):
-            matched_cases(*folders)
-
-    def test_images_of_nnunet_and_capital_letters_are_matched(self, folders):
-        predictions, references = folders
-        (predictions / "a.seg.nrrd").rename(predictions / "a_0000.seg.nrrd")
-        (references / "b.seg.nrrd").rename(references / "B.seg.nrrd")
-        assert [(case, p.name) for case, p, _ in matched_cases(*folders)] == [
-            ("B", "b"), ("a", "a_0000.seg.nrrd")
-        ]  # fmt: skip
-
-    def test_what_macos_packs_along_is_no_case(self, folders):
-        (folders[1] / "._a.nii.gz").touch()
-        (folders[1] / "__MACOSX").mkdir()
-        assert [case for case, _, _ in matched_cases(*folders)] == ["a", "b"]
-
-    def test_two_files_of_one_case_are_refused(self, folders):
-        (folders[0] / "a.nii.gz").touch()
-        with pytest.raises(InputError, match=r"holds a\.nii\.gz and a\.seg\.nrrd of one case; keep one"):
-            matched_cases(*folders)
-
-    def test_a_folder_of_one_mask_in_capital_letters_is_one_case(self, folders, tmp_path):
-        write_volume(tmp_path / "masks" / "Liver.nii.gz", Volume(LEFT, np.eye(4)))
-        assert len(matched_cases(tmp_path / "masks", folders[1] / "a.nii.gz")) == 1
-
-    def test_a_prediction_without_reference_is_reported(self, folders, caplog):
-        (folders[1] / "b.seg.nrrd").unlink()
-        assert len(matched_cases(*folders)) == 1
-        assert "Without a reference and left out: b" in caplog.text
-
-    def test_a_folder_and_a_file_are_refused(self, folders):
-        with pytest.raises(InputError, match="two of a kind"):
-            matched_cases(folders[0], folders[1] / "a.nii.gz")
-
-    def test_an_empty_folder_is_refused(self, folders, tmp_path):
-        (tmp_path / "empty").mkdir()
-        with pytest.raises(InputError, match="holds no segmentations"):
-            matched_cases(tmp_path / "empty", folders[1])

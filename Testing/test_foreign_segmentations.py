@@ -1,5 +1,6 @@
 """Segmentations that other programs wrote, and files that only look like one."""
 
+import json
 from pathlib import Path
 
 import nrrd
@@ -119,6 +120,24 @@ def test_a_dataset_json_names_the_labels_beside_it_or_below(tmp_path):
     assert np.array_equal(segmentation["liver"], LIVER)
     named = read_segmentation(tmp_path / "labelsTr" / "x.nii.gz", {"spleen": (1,)})
     assert np.array_equal(named["spleen"], ~LIVER)
+
+
+@pytest.mark.parametrize(
+    "folder", ["gt_segmentations", "trainer/fold_0/validation", "fold_0/validation/more"]
+)
+def test_a_dataset_json_of_nnunet_names_the_labels_up_to_three_folders_below(tmp_path, folder):
+    for name in ("x", "spleen"):
+        write_volume(tmp_path / folder / f"{name}.nii.gz", Volume(LIVER, np.eye(4)))
+    file, labels = tmp_path / "dataset.json", {"labels": {"background": 0, "liver": 1}}
+    for other in ("{damaged", json.dumps(labels), "[]"):
+        file.write_text(other)
+        assert read_segmentation(tmp_path / folder / "x.nii.gz").keys() == [("", "x")]
+    file.write_text(
+        json.dumps(labels | {"channel_names": {"0": "CT"}, "numTraining": 1, "file_ending": ".nii.gz"})
+    )
+    (tmp_path / folder / "dataset.json").write_text('{"of": "something else"}')
+    assert read_segmentation(tmp_path / folder / "x.nii.gz").keys() == [("", "liver")]
+    assert read_segmentation(tmp_path / folder / "spleen.nii.gz").keys() == [("", "spleen")]
 
 
 def test_hidden_files_are_no_masks_and_a_mask_is_there_once(tmp_path):

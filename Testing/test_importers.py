@@ -173,7 +173,7 @@ def test_a_checkpoint_that_is_not_understood_wholly_is_refused(
 def test_a_missing_checkpoint_and_an_unknown_importer_are_refused(tmp_path: Path):
     with pytest.raises(InputError, match="There is no checkpoint"):
         import_checkpoint("dodnet", tmp_path / "none.pth", tmp_path / "package")
-    with pytest.raises(InputError, match=r"Unknown importer 'dodent'; did you mean dodnet\?"):
+    with pytest.raises(InputError, match=r"Unknown importer 'dodent'; perhaps you meant dodnet"):
         import_checkpoint("dodent", tmp_path / "none.pth", tmp_path / "package")
     assert list(IMPORTERS) == ["dodnet", "transdodnet", "multitalent", "stunet", "nnunet"]
 

@@ -118,7 +118,7 @@ def test_only_importers_read_pickled_files_and_only_model_reads_weights():
 
 
 def test_importing_the_library_imports_no_torch():
-    assert loads_no_torch("import PartialSegLib; dir(PartialSegLib)")
+    assert loads_no_torch("import PartialSegLib; assert dir(PartialSegLib) == PartialSegLib.__all__")
 
 
 def test_describing_a_volume_needs_no_torch():

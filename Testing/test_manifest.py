@@ -70,7 +70,7 @@ def test_a_manifest_survives_json():
         ("format_version", 0, "format_version: expected 1, got 0"),
         ("format_version", True, "format_version: expected 1, got true"),
         ("colour", "red", "colour: unknown field; known fields are format"),
-        ("titel", "DoDNet", "titel: unknown field; did you mean title?"),
+        ("titel", "DoDNet", "titel: unknown field; perhaps you meant title"),
         ("license", MISSING, "license: missing; add this field"),
         ("name", "../dodnet", "name: expected letters, digits"),
         ("name", 7, "name: expected a text, got 7"),
@@ -117,7 +117,7 @@ def test_a_manifest_survives_json():
         (
             "tasks/4/structures",
             {"colon_tumour": 1},
-            "tasks[4].structures.colon_tumour: unknown structure; did you mean colon_tumor?",
+            "tasks[4].structures.colon_tumour: unknown structure; perhaps you meant colon_tumor",
         ),
         ("tasks/6/structures/spleen", -1, "tasks[6].structures.spleen: expected an output channel from 0 on"),
         ("tasks/6/structures/spleen", "0", 'tasks[6].structures.spleen: expected a whole number, got "0"'),

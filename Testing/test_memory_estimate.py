@@ -105,6 +105,12 @@ def test_the_parts_follow_from_image_tasks_and_budget(model, volume):
     assert session_with(model, cache_bytes=kept // 2).estimate_memory(volume).features == kept // 2
 
 
+def test_no_list_of_patches_is_made_for_an_image_of_impossible_size(model):
+    affine = AFFINE @ np.diag([1000, 1000, 1000, 1])
+    enormous = stand_in(Volume(np.zeros((48, 64, 64), np.int16), affine))
+    assert session_with(model, cache_bytes=0).estimate_memory(enormous).image > 1 << 40
+
+
 def test_mirroring_keeps_features_of_every_flip(tmp_path, volume):
     model = small_model("DoDNet", tmp_path)
     object.__setattr__(model.manifest.inference, "mirror_axes", (0, 2))

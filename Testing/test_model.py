@@ -13,11 +13,11 @@ import torch
 
 from PartialSegLib.errors import InputError
 from PartialSegLib.importers.dodnet import mots_manifest
-from PartialSegLib.manifest import Inference, Manifest, NetworkSpec, read_manifest
+from PartialSegLib.manifest import Inference, Manifest, NetworkSpec, Task, read_manifest
 from PartialSegLib.model import load_model, save_model
 from PartialSegLib.networks import DoDNet
 from PartialSegLib.package_files import file_sha256
-from PartialSegLib.task_request import tasks_named
+from PartialSegLib.task_request import request_tasks, tasks_named
 
 ARGUMENTS = {"num_tasks": 7, "widths": [4, 4], "depths": [1, 1], "head_widths": [2], "groups": 2}
 
@@ -98,7 +98,7 @@ def test_a_package_replaces_an_older_one(package: Path):
 def test_an_installed_model_is_loaded_by_its_name(package: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("PARTIALSEG_MODEL_DIR", str(package.parent))
     assert load_model("tiny").folder == package
-    with pytest.raises(InputError, match="Unknown model 'tinny': did you mean tiny"):
+    with pytest.raises(InputError, match="Unknown model 'tinny': perhaps you meant tiny"):
         load_model("tinny")
 
 
@@ -162,7 +162,7 @@ def test_weights_that_do_not_fit_the_network_are_refused(
 @pytest.mark.parametrize(
     ("architecture", "arguments", "sentence"),
     [
-        ("DodNet", {}, "network.architecture: unknown network 'DodNet'; did you mean DoDNet"),
+        ("DodNet", {}, "network.architecture: unknown network 'DodNet'; perhaps you meant DoDNet"),
         ("DoDNet", {"depth": 1}, "network.arguments: DoDNet cannot be built"),
         ("DoDNet", {"groups": 5}, "network.arguments: DoDNet cannot be built"),
         ("DoDNet", {"widths": []}, "network.arguments: DoDNet cannot be built"),
@@ -263,10 +263,32 @@ def test_tasks_are_found_by_name_in_the_order_asked_for(package: Path):
     assert [index for index, _ in tasks_named(manifest, "kidney")] == [1]
     named = tasks_named(manifest, ["spleen", "liver", "spleen"])
     assert [(index, task.name) for index, task in named] == [(6, "spleen"), (0, "liver")]
-    with pytest.raises(InputError, match="Unknown task 'livre' of model tiny; did you mean liver"):
+    with pytest.raises(InputError, match="Unknown task 'livre' of model tiny; perhaps you meant liver"):
         tasks_named(manifest, ["livre"])
     with pytest.raises(InputError, match="choose from liver, kidney, hepatic vessel"):
         tasks_named(manifest, "brain")
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("Liver", ["liver"]),
+        (["hepatic_vessel", "Hepatic-Vessel", "LUNG"], ["hepatic vessel", "lung"]),
+        ("spleen, LIVER,spleen", ["spleen", "liver"]),
+    ],
+)
+def test_capitals_underscores_and_commas_do_not_matter(given, meant):
+    assert [task.name for _, task in tasks_named(tiny_manifest(), given)] == meant
+    found = request_tasks(tiny_manifest(), None, "Lung tumor, liver/LIVER,kidney")
+    assert [request.structures for request in found] == [["liver"], ["kidney"], ["lung_tumor"]]
+
+
+def test_the_exact_name_wins_and_two_that_are_alike_need_it():
+    tasks = tuple(Task(name, {"liver": 0}) for name in ("Liver", "liver", "a,b", "a", "c", "d", "e"))
+    manifest = tiny_manifest(tasks=tasks)
+    assert [task.name for _, task in tasks_named(manifest, ["liver", "A,B", "a"])] == ["liver", "a,b", "a"]
+    with pytest.raises(InputError, match="Unknown task 'LIVER'"):
+        tasks_named(manifest, "LIVER")
 
 
 def test_the_manifest_returned_is_the_one_on_disk(tmp_path: Path):

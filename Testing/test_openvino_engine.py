@@ -152,7 +152,7 @@ def test_auto_falls_back_where_openvino_does_not_compile_but_not_without_memory(
     ("engine", "sentence"),
     [
         ("openvino", r"OpenVINO \S+ cannot run STUNet; choose the engine torch"),
-        ("opnvino", "Unknown engine 'opnvino'; did you mean openvino"),
+        ("opnvino", "Unknown engine 'opnvino'; perhaps you meant openvino"),
     ],
 )
 def test_what_cannot_run_is_said_in_one_sentence(

@@ -58,7 +58,7 @@ def test_an_installed_name_wins_over_a_folder_in_the_working_directory(user_fold
 
 def test_an_unknown_model_is_answered_with_the_closest_one(user_folder: Path):
     write_package(user_folder / "dodnet-test", "dodnet-test")
-    with pytest.raises(InputError, match="Unknown model 'dodnet-tset': did you mean dodnet-test"):
+    with pytest.raises(InputError, match="Unknown model 'dodnet-tset': perhaps you meant dodnet-test"):
         find_package("dodnet-tset")
 
 

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 import warnings
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
@@ -126,6 +127,16 @@ def test_every_installed_resource_is_well_formed(installed: Path):
         ElementTree.parse(path)
     for path in installed.rglob("*.json"):
         json.loads(path.read_text(encoding="utf-8"))
+
+
+def test_the_wheel_holds_every_file_that_the_extension_holds():
+    with open(ROOT / "pyproject.toml", "rb") as file:
+        (patterns,) = tomllib.load(file)["tool"]["setuptools"]["package-data"].values()
+    library = ROOT / "PartialSegLib"
+    packed = {path.relative_to(library).as_posix() for one in patterns for path in library.glob(one)}
+    resources = cmake_lists.wanted_lists("PartialSegLib")[cmake_lists.RESOURCES]
+    assert "py.typed" in resources  # else type checkers pass over our annotations
+    assert set(resources) <= packed
 
 
 def test_the_installed_library_loads_its_model_without_the_source(installed: Path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import shutil
 from collections import Counter
@@ -37,12 +38,12 @@ from PartialSegLib.training.label_bits import flags_by_shifts, from_bits, to_bit
 from PartialSegLib.training.patches.augmentation import PRESETS, Augmentation
 from PartialSegLib.training.patches.collection_cases import (
     CollectionCases,
+    LabelledCase,
     labelled_cases_of_tasks,
-    whole_case,
 )
 from PartialSegLib.training.preparation.prepared_cases import prepare_collection
 from PartialSegLib.training.train import make_manifest
-from PartialSegLib.training.validation import validate
+from PartialSegLib.training.validation import describe_validation, validate
 from PartialSegLib.training.workers import ALONE
 
 PATCH = (8, 8, 8)
@@ -110,6 +111,13 @@ def test_only_what_the_data_set_lists_is_annotated(collection):
     assert annotated == {"a": [[True, True]], "b": [[True, False]], "c": [[True, False]]}
 
 
+def whole_case(case: LabelledCase, num_structures: int) -> Cases:
+    """Without augmentation or padding."""
+    place = (0, 0, 0), case.case.summary.shape
+    image, labels = (torch.from_numpy(part(*place)) for part in (case.case.read_image, case.case.read_labels))
+    return case.with_labels(image, labels, num_structures)
+
+
 def test_targets_of_a_whole_case(collection):
     livers, organs, spleens = labelled_cases_of_tasks(
         collection.folder / "prepared", collection, TASKS, "training"
@@ -175,12 +183,15 @@ def test_one_task_takes_every_data_set_and_several_only_their_own(collection):
     task = Task("everything", {"spleen": 0, "liver": 1})
     data = patches(collection, tasks=(task,))
     assert {int(data[index].tasks) for index in range(20)} == {0}
-    with pytest.raises(InputError, match=r"data set livers trains the task liver, .*; did you mean livers"):
+    with pytest.raises(
+        InputError, match=r"data set livers trains the task liver, .*; perhaps you meant livers"
+    ):
         patches(collection, tasks=(replace(TASKS[0], name="livers"), TASKS[1]))
 
 
 def test_a_task_without_training_cases_is_named(collection):
-    with pytest.raises(InputError, match="collection small has no labelled training cases for spleen; add"):
+    message = r'small has no labelled training cases for spleen; add .* \(only_tasks=\["liver"\]\)\.'
+    with pytest.raises(InputError, match=message):
         patches(only(collection, "a", "b"))
     a, b, c = collection.cases
     validated = replace(collection, cases=(a, replace(b, split="validation"), c))
@@ -215,6 +226,10 @@ def test_every_task_is_validated_if_there_is_a_case_for_it(tmp_path, caplog):
     manifest = make_manifest(config)
     prepare(config, manifest)
     data = validation_cases(config, manifest, 2)
+    on = (
+        f"16 patches of {len(set(data.order))} cases, placed on the foreground; whole cases usually have less"
+    )
+    assert describe_validation(data).startswith(on)
     taken = [data.cases[number] for number in data.order[:10]]
     assert [case.task for case in taken] == [0, 2] * 5
     assert Counter(case.data_set.name for case in taken[::2]) in (
@@ -225,6 +240,37 @@ def test_every_task_is_validated_if_there_is_a_case_for_it(tmp_path, caplog):
     assert len(set(livers)) == len(livers)
     assert validation_cases(config, manifest, 2).order == data.order
     assert set(caplog.messages) == {"Not validated, for want of validation cases or patches: colon."}
+
+
+def test_what_a_run_will_not_learn_is_said(tmp_path, caplog):
+    collection = write_collection_files(tmp_path, a="livers", b="spleens")
+    other = replace(DATA_SETS["livers"], structures={"liver": (1, 2), "hcc": (2,)})
+    config = run_on(replace(collection, data_sets={**DATA_SETS, "livers": other}), tmp_path)
+    prepare(config, make_manifest(config))
+    unused, lacking = caplog.messages
+    assert (
+        unused
+        == "Labels of the data set livers are not used, the task liver of the model does not have them: hcc."
+    )
+    assert lacking.startswith("No training case annotates liver/liver_tumor: the model will not learn this.")
+
+
+def test_an_image_in_two_splits_is_found_among_cases_prepared_before(tmp_path):
+    """As in a folder that two collections share, and one that an earlier version has filled."""
+    collection = write_collection_files(tmp_path, a="livers", b="spleens")
+    a, b = collection.cases
+    b = replace(b, image=a.image, split="validation")
+    for case in (a, b):
+        config = run_on(replace(collection, cases=(case,)), tmp_path)
+        folder = prepare(config, make_manifest(config))
+    config = run_on(replace(collection, cases=(a, b)), tmp_path)
+    with pytest.raises(InputError, match=r"b  spleens  image in two splits  validation, the same .* as a \("):
+        prepare(config, make_manifest(config))
+    for file in folder.glob("*/case.json"):
+        values = json.loads(file.read_text())
+        del values["image_content"]
+        file.write_text(json.dumps(values))
+    assert prepare(config, make_manifest(config)) == folder
 
 
 @pytest.mark.parametrize(("task", "name"), [("Liver", "Liver"), ("spleen", "spleens")])
@@ -243,7 +289,10 @@ def test_data_sets_of_other_tasks_are_left_out_aloud(tmp_path, caplog):
     kidneys = {**DATA_SETS, "organs": replace(DATA_SETS["organs"], task="kidney")}
     config = run_on(replace(collection, data_sets=kidneys), tmp_path, only_tasks=["liver"])
     folder = prepare(config, make_manifest(config))
-    assert caplog.messages == ["The data set organs (1 cases) is left out: the model has no task kidney."]
+    assert caplog.messages == [
+        "The data set organs (1 cases) is left out: the model has no task kidney; to train liver on it, make "
+        'the collection again with `--task "liver"`.'
+    ]
     assert sorted(path.name[0] for path in folder.iterdir()) == ["a", "s"]
 
 
@@ -309,5 +358,7 @@ def test_voxels_that_nobody_has_labelled_do_not_count_in_validation(tmp_path):
         torch.zeros(1, 16, 16, 16), torch.tensor([0]), to_bits(target), annotated, nothing, nothing, ignored
     )
     network = NETWORKS["DoDNet"](**manifest.network.arguments).eval()
-    network.initialize_head(100.0)  # foreground everywhere
+    network.initialize_head(100.0)  # foreground everywhere, also where nothing is labelled
     assert validate(network, [cases], manifest, torch.device("cpu")) == {("liver", "liver"): 1.0}
+    everything = replace(cases, annotated=torch.tensor([[True, True]]))
+    assert validate(network, [everything], manifest, torch.device("cpu")) == {("liver", "liver"): 1.0}

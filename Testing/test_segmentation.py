@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from PartialSegLib.errors import InputError
 from PartialSegLib.segmentation import Segmentation, read_segmentation, write_segmentation
+from PartialSegLib.volume import Volume
 
 SHAPE = (6, 7, 8)
 AFFINE = np.array([[0, 0, -0.8, 10], [0, -0.9, 0, 20], [2.5, 0, 0, 30], [0, 0, 0, 1.0]])
@@ -49,6 +50,32 @@ def test_keys_keep_the_order_in_which_masks_were_added():
     ]
     assert two_tasks().keys() == list(two_tasks()) == keys
     assert len(two_tasks()) == 4
+
+
+def test_a_segmentation_is_a_mapping():
+    segmentation = two_tasks()
+    assert "liver" in segmentation
+    assert ("hepatic vessel", "liver_tumor") in segmentation
+    assert not any(key in segmentation for key in ("liver_tumor", "spleen", ("liver",), 0))
+    assert [key for key, _ in segmentation.items()] == segmentation.keys()
+    assert dict(segmentation)["liver", "liver"].sum() == 48
+    assert [mask.sum() for mask in segmentation.values()] == [48, 2, 2, 0]
+    assert np.array_equal(segmentation.get("liver"), LIVER)
+    assert segmentation.get("spleen") is None
+    with pytest.raises(InputError, match="Several tasks found liver_tumor"):
+        segmentation.get("liver_tumor")
+
+
+def test_a_notebook_shows_shape_and_volumes_of_the_first_masks():
+    assert repr(two_tasks()) == (
+        "Segmentation(6 × 7 × 8, liver/liver 0.1 ml, liver/liver_tumor 0.0 ml, "
+        "hepatic vessel/liver_tumor 0.0 ml, colon/colon_tumor 0.0 ml)"
+    )
+    many = Segmentation(SHAPE, AFFINE)
+    for number in range(9):
+        many.add("many", f"part_{number}", None, LIVER)
+    assert repr(many).endswith("many/part_5 0.1 ml, 3 more)")
+    assert repr(Segmentation(SHAPE, AFFINE)) == "Segmentation(6 × 7 × 8)"
 
 
 @given(st.integers(0, 2**32 - 1), st.sampled_from([0.0, 0.01, 0.3, 1.0]))
@@ -127,6 +154,8 @@ def test_masks_of_like_names_have_files_of_their_own(tmp_path):
         ("liver_tumor", r"Several tasks found liver_tumor \(liver/liver_tumor, hepatic vessel/liver_tumor\)"),
         ("spleen", r"has no spleen; it holds liver/liver, .*, colon/colon_tumor\."),
         (("kidney", "liver_tumor"), "has no kidney/liver_tumor"),
+        (0, "has no 0; it holds"),
+        ((0, "liver"), "has no 0/liver; it holds"),
     ],
 )
 def test_a_name_that_is_missing_or_ambiguous_lists_the_choices(key, sentence):
@@ -151,6 +180,19 @@ def test_an_empty_segmentation_says_that_it_holds_nothing():
 def test_a_mask_that_does_not_fit_is_refused(box, shape):
     with pytest.raises(InputError, match="does not fill"):
         Segmentation(SHAPE, AFFINE).add("liver", "liver", box, np.ones(shape, bool))
+
+
+@pytest.mark.parametrize("mask", [LIVER.astype(np.uint8), LIVER * 1.0, Volume(LIVER, AFFINE), LIVER.tolist()])
+def test_a_mask_may_be_of_zeros_and_ones(mask):
+    segmentation = Segmentation(SHAPE, AFFINE)
+    segmentation.add("liver", "liver", None, mask)
+    assert np.array_equal(segmentation["liver"], LIVER)
+
+
+@pytest.mark.parametrize("mask", [np.full(SHAPE, 0.2), LIVER * np.nan, LIVER * 2, np.full(SHAPE, "1")])
+def test_scores_and_labels_are_no_masks(mask):
+    with pytest.raises(InputError, match=r"mask of liver holds other values than 0 and 1; .*scores > 0\.5"):
+        Segmentation(SHAPE, AFFINE).add("liver", "liver", None, mask)
 
 
 def test_a_mask_is_added_once():

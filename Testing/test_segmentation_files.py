@@ -257,6 +257,24 @@ def test_a_folder_is_filled_up_without_touching_other_files(tmp_path):
     ]
 
 
+def test_a_folder_holds_one_segmentation_and_what_is_not_ours(tmp_path, caplog):
+    written = [Segmentation(SHAPE, np.eye(4)) for _ in range(2)]
+    written[0].add("liver", "liver", None, np.ones(SHAPE, bool))
+    written[1].add("spleen", "spleen", None, np.ones(SHAPE, bool))
+    write_segmentation(tmp_path, written[0])
+    before = (tmp_path / "liver.nii.gz").read_bytes()
+    (tmp_path / "other.nii.gz").touch()
+    (tmp_path / "labels.csv").write_text(f"{(tmp_path / 'labels.csv').read_text()}../x.nii.gz,,x,,,,,\n")
+    (tmp_path.parent / "x.nii.gz").touch()
+    with full_disk(room_bytes=100), pytest.raises(InputError, match="Cannot write"):
+        write_segmentation(tmp_path, written[1])
+    assert (tmp_path / "liver.nii.gz").read_bytes() == before
+    write_segmentation(tmp_path, written[1])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["labels.csv", "other.nii.gz", "spleen.nii.gz"]
+    assert (tmp_path.parent / "x.nii.gz").exists()
+    assert "masks of the earlier segmentation were removed: liver.nii.gz." in caplog.text
+
+
 def test_an_unknown_suffix_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"written as \.seg\.nrrd, \.nii\.gz, \.nii or into a folder"):
         write_segmentation(tmp_path / "result.png", disjoint())

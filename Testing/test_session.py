@@ -1,5 +1,7 @@
 import copy
 import dataclasses
+import inspect
+import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -7,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tiny_model import TASKS as TINY_TASKS
+from tiny_model import write_tiny_model
 
 from PartialSegLib.errors import Cancelled, DeviceError, InputError
 from PartialSegLib.manifest import (
@@ -20,9 +24,10 @@ from PartialSegLib.manifest import (
 )
 from PartialSegLib.model import Model
 from PartialSegLib.networks import DoDNet
+from PartialSegLib.one_call import segment
 from PartialSegLib.preprocessing import preprocess
 from PartialSegLib.restoration import restore
-from PartialSegLib.session import InferenceSession, segment
+from PartialSegLib.session import InferenceSession
 from PartialSegLib.sliding_window import gaussian_weight, pad_to_patch, plan_patches
 from PartialSegLib.volume import Volume, reorient, write_volume
 
@@ -224,8 +229,8 @@ def test_a_structure_of_two_tasks_can_be_asked_of_one(model, volume):
 @pytest.mark.parametrize(
     ("request_", "message"),
     [
-        ({"tasks": "livr"}, "did you mean liver"),
-        ({"structures": ["kidny"]}, "did you mean kidney"),
+        ({"tasks": "livr"}, "perhaps you meant liver"),
+        ({"structures": ["kidny"]}, "perhaps you meant kidney"),
         ({"tasks": "liver", "structures": ["kidney"]}, "No chosen task yields 'kidney'"),
         ({"roi": (900, 950, 0, 1, 0, 1)}, "outside the image"),
     ],
@@ -252,6 +257,41 @@ def test_wrong_options_are_refused(model, options, message):
 def test_mirroring_needs_mirror_axes(model):
     with pytest.raises(InputError, match="no axes to mirror"):
         InferenceSession(with_inference(model, mirror_axes=()), mirror=True)
+
+
+@pytest.mark.parametrize("given", [np.zeros((4, 5, 6)), None])
+def test_what_is_no_image_or_model_is_answered_with_what_makes_one(model, volume, given):
+    session = session_with(model, volume)
+    with pytest.raises(InputError, match=r"An image is a Volume .*, not a (ndarray|NoneType); .*read_volume"):
+        session.set_image(given)
+    assert session.patches_planned == PATCHES  # the image before is still there
+    with pytest.raises(InputError, match=r"A model is what load_model\(name\) returns, .* not a"):
+        InferenceSession(given)
+    with pytest.raises(InputError, match="A model is"):
+        InferenceSession(model, region_from=volume)
+
+
+def test_models_and_images_go_by_name_and_path(model, volume, tmp_path):
+    package = write_tiny_model(tmp_path / "tiny", TINY_TASKS, model.manifest.preprocessing)
+    write_volume(tmp_path / "ct.nii.gz", volume)
+    session = InferenceSession(str(package), "cpu", region_from=package)
+    assert repr(session) == "InferenceSession(tiny 1.2.3, cpu, no image)"
+    session.set_image(str(tmp_path / "ct.nii.gz"))
+    assert repr(session) == "InferenceSession(tiny 1.2.3, cpu, image of 16 × 42 × 48)"
+    with pytest.raises(InputError, match="Unknown model 'trunk-8tasks'"):
+        InferenceSession("trunk-8tasks")
+
+
+def test_an_image_that_is_hardly_a_ct_is_told_once(model, volume, caplog):
+    session = InferenceSession(model, "cpu", region_from=model)
+    session.set_image(volume)
+    assert not caplog.messages
+    rescaled = volume.with_array(volume.array - volume.array.min())
+    session.set_image(rescaled, check=False)
+    assert not caplog.messages
+    session.set_image(rescaled)
+    (message,) = caplog.messages
+    assert re.search("without any air .* not rescaled to HU; give a CT in HU, or what is found may", message)
 
 
 @pytest.mark.parametrize("reset", [False, True])
@@ -450,6 +490,23 @@ def test_one_call_segments_a_file(model, volume, reference, tmp_path):
     assert found.keys() == [("liver", "liver"), ("liver", "liver_tumor"), ("colon", "colon_tumor")]
     for key in found:
         np.testing.assert_array_equal(found[key], reference[key])
+
+
+def test_one_call_takes_the_options_of_session_and_prediction(model, volume):
+    def options(function):
+        names = inspect.signature(function).parameters.values()
+        return {one.name: one.default for one in names if one.name not in ("self", "model")}
+
+    calls = []
+    roi = ((30, 48), (-60, -12), (102, 118))
+    asked = {"structures": "liver", "roi": roi, "on_progress": lambda *done: calls.append(done)}
+    found = segment(volume, model, device="cpu", **asked)
+    assert found.keys() == [("liver", "liver")]
+    assert found.provenance["roi"] == [list(bound) for bound in roi]
+    assert 0 < len(calls) < PATCHES
+    given = options(segment)
+    given.pop("volume")
+    assert given == options(InferenceSession) | options(InferenceSession.predict) | {"cache_bytes": 0}
 
 
 def test_sessions_in_threads_leave_the_settings_of_cudnn_as_they_were(model, volume):

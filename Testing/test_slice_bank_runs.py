@@ -141,6 +141,14 @@ def test_the_precision_is_that_of_the_candidates(tmp_path: Path) -> None:
     assert losses["bfloat16"] != losses["float32"]
 
 
+def test_a_run_goes_on_with_the_cases_it_was_begun_with(tmp_path: Path) -> None:
+    config = tiny_config(tmp_path)
+    old, new = (SliceBankRun(config, slice_bank_manifest(config), 16, 2, ALONE, cases) for cases in "ab")
+    with pytest.raises(InputError, match="begun when its collection had other cases"):
+        new.load_state(old.state())
+    new.load_state({**old.state(), "cases": None})  # of an early version
+
+
 def test_a_loss_that_is_no_longer_finite_stops_the_run(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no longer finite at step .*lower the learning rate"):
         train_slice_bank(tiny_config(tmp_path, bank_learning_rate=1e30, validation_slices=0))

@@ -28,6 +28,7 @@ from PartialSegLib.training.collection import Case, Collection, DataSet, write_c
 from PartialSegLib.training.med_danet.__main__ import main
 from PartialSegLib.training.med_danet.choice_metric import choose_candidates, slice_dice
 from PartialSegLib.training.med_danet.collection_slices import (
+    describe_validation,
     open_slices,
     open_validation_slices,
     prepare_slices,
@@ -286,6 +287,7 @@ def test_slices_are_those_of_a_collection(tmp_path: Path) -> None:
     prepare_slices(config, slice_bank_manifest(config))
     source = open_slices(config, slice_bank_manifest(config))
     assert len(source) == 12
+    assert describe_validation(source) == "12 slices of 2 cases"
     tumours = 0
     for index in range(12):
         image, labels = source[index]
@@ -361,21 +363,27 @@ def test_candidates_and_bank_are_validated(finished: Path) -> None:
     """The last figures are those of the last checkpoint, on slices of other patients."""
     config = tiny_config(finished.parent)
     rows = read_rows(finished.parent / "validation.csv")
-    assert [row["step"] for row in rows] == ["5"] * 6 + ["10"] * 6
+    assert [row["step"] for row in rows] == ["5"] * 3 + ["10"] * 3  # the slices show no tumour
     slices = open_validation_slices(config, slice_bank_manifest(config))
     assert slices is not None
     assert len(slices) == 8
     run = tiny_run(config)
     run.resume(finished.parent / "checkpoint.pt")
     expected = compare_with_candidates(run.network, slices, config, TASK["structures"])
-    found = {(row["task"], row["structure"]): float(row["dice"]) for row in rows[6:]}
+    found = {(row["task"], row["structure"]): float(row["dice"]) for row in rows[3:]}
     assert found == {
         (f"liver, {name}", structure): dice
         for name, row in expected.items()
         for structure, dice in row.dice.items()
     }
     assert any(0 < dice < 1 for dice in found.values())
-    assert "| liver, bank | liver |" in (finished.parent / "report.md").read_text(encoding="utf-8")
+    report = (finished.parent / "report.md").read_text(encoding="utf-8")
+    assert "| liver, bank | liver |" in report
+    assert "Dice on 8 slices of synthetic patients." in report
+    assert "| steps | 10 of 8 slices |" in report
+    log = [float(row["loss"]) for row in read_rows(finished.parent / "log.csv")]
+    assert f"| loss of the bank in the last tenth | {log[5]:.4f} |" in report
+    assert f"| loss of the decision network in the first tenth | {log[6]:.4f} |" in report
 
 
 def weights_of(run: Any) -> dict[str, Tensor]:
@@ -482,6 +490,8 @@ def test_the_bank_is_compared_with_its_candidates(tmp_path: Path, finished: Path
         dice(scores.argmax(dim=1).numpy() == 1, labels.numpy() == 1), abs=1e-4
     )
     assert rows["B"].dice["liver"] == pytest.approx(dice(alone, labels.numpy() == 1), abs=1e-4)
+    present = {name for name, value in TASK["structures"].items() if (labels == value).any()}
+    assert all(row.dice.keys() == present for row in rows.values())
     assert rows["A"].multiply_adds == pytest.approx(
         (network.bank.flops[1] - network.bank.flops[0]) / 2e9, abs=1e-6
     )

@@ -316,7 +316,7 @@ def test_a_package_with_decision_network_selects_unless_told_otherwise(model, vo
 
 
 def test_an_unknown_selection_is_refused(model):
-    with pytest.raises(InputError, match="Unknown selection 'exakt'; did you mean exact"):
+    with pytest.raises(InputError, match="Unknown selection 'exakt'; perhaps you meant exact"):
         InferenceSession(model, "cpu", selection="exakt")
 
 

@@ -224,9 +224,9 @@ def test_a_run_that_was_interrupted_ends_the_same(trained, config, tmp_path):
 
 
 def test_structures_that_no_phantom_has_are_refused(config, tmp_path):
-    tasks = (Task("a", {"stomach": 0}), Task("b", {"liver": 0}))
+    tasks = (Task("a", {"trachea": 0}), Task("b", {"liver": 0}))
     other = write_tiny_model(tmp_path / "other", tasks, COARSE)
-    with pytest.raises(InputError, match="looks for stomach, which no phantom has"):
+    with pytest.raises(InputError, match="looks for trachea, which no phantom has"):
         train_slice_selector(dataclasses.replace(config, package=str(other), output=str(tmp_path / "run")))
     assert not (tmp_path / "run").exists()
 

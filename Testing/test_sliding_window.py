@@ -5,6 +5,7 @@ from scipy import ndimage
 
 from PartialSegLib.sliding_window import (
     Patch,
+    count_patches,
     gaussian_weight,
     mirrored_patches,
     pad_to_patch,
@@ -29,6 +30,9 @@ from PartialSegLib.sliding_window import (
 def test_patches_lie_at_multiples_of_the_stride_and_end_at_the_border(length, size, overlap, starts):
     patches = plan_patches((length, 4, 4), (size, 4, 4), overlap)
     assert [patch.start for patch in patches] == [(start, 0, 0) for start in starts]
+    assert count_patches((length, 8, 4), (size, 4, 4), overlap) == len(
+        plan_patches((length, 8, 4), (size, 4, 4), overlap)
+    )
 
 
 def test_the_weight_is_a_gaussian_of_an_eighth_of_the_patch():
@@ -75,11 +79,13 @@ def test_padding_fills_the_end_of_short_axes():
         (128, 64, 0.5, [0, 32, 64]),
         (129, 64, 0.5, [0, 22, 43, 65]),
         (100, 48, 0.2, [0, 26, 52]),
+        (8, 4, 0.99, [0, 1, 2, 3, 4]),
     ],
 )
 def test_even_patches_lie_at_equal_distances(length, size, overlap, starts):
     patches = plan_patches((length, 8, 8), (size, 8, 8), overlap, "even")
     assert [patch.start[0] for patch in patches] == starts
+    assert count_patches((length, 8, 8), (size, 8, 8), overlap, "even") == len(patches)
 
 
 def test_padding_on_both_sides_has_the_odd_voxel_behind():

@@ -91,8 +91,8 @@ def test_terminology_entries_have_seven_parts_and_nothing_that_separates_tags(st
 @pytest.mark.parametrize(
     ("id", "advice"),
     [
-        ("liver_tumour", "did you mean liver_tumor"),
-        ("Spleen", "did you mean spleen"),
+        ("liver_tumour", "perhaps you meant liver_tumor"),
+        ("Spleen", "perhaps you meant spleen"),
         ("xyzzy", "choose from liver, "),
     ],
 )

@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import csv
+import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from collection_on_disk import DATA_SETS, write_collection_files
 from training_runs import losses_of, tiny_config
 
 import PartialSegLib
 from PartialSegLib.errors import InputError
-from PartialSegLib.manifest import Task
+from PartialSegLib.manifest import Task, read_manifest
+from PartialSegLib.networks import NETWORKS
 from PartialSegLib.phantom import Tissue
 from PartialSegLib.training import train
 from PartialSegLib.training.atlas import with_varied_organs
 from PartialSegLib.training.cases import SyntheticCases, deform_atlas, task_labels
+from PartialSegLib.training.collection import write_collection
+from PartialSegLib.training.data import training_collection
 from PartialSegLib.training.run import Run
 from PartialSegLib.training.tissue_head import TissueHead, sample_voxels
-from PartialSegLib.training.train import make_manifest
+from PartialSegLib.training.train import make_manifest, save_package
 from PartialSegLib.training.workers import Workers
 
 # torch 2.13's bfloat16 convolution on CPUs has a wrong weight gradient where an image is 2 voxels deep
@@ -136,9 +142,43 @@ def test_a_run_leaves_logs_pictures_and_a_report(tmp_path: Path) -> None:
     assert "Research use only" in report
     assert "waiting for data" in report
     assert "| liver | liver |" in report
+    assert "Dice on 1 patches of synthetic images." in report
+    assert "| steps | 6 of 1 images |" in report
+    assert json.loads((tmp_path / "package" / "model.json").read_text())["training"] == {"steps": 6}
     assert (tmp_path / "curves.png").stat().st_size > 1000
     assert (tmp_path / "validation.png").stat().st_size > 1000
     assert list((tmp_path / "tensorboard").iterdir())
+
+
+def test_a_package_names_the_data_of_the_run_not_those_of_the_recipe(tmp_path: Path) -> None:
+    collection = write_collection_files(tmp_path, a="livers", b="livers", c="spleens", d="organs")
+    livers = replace(DATA_SETS["livers"], source="a hospital", license="CC0-1.0")
+    cases = (*collection.cases[:3], replace(collection.cases[3], split="validation"))
+    data_sets = {**DATA_SETS, "livers": livers}
+    write_collection(tmp_path / "c.json", replace(collection, data_sets=data_sets, cases=cases))
+    config = tiny_config(
+        tmp_path,
+        synthetic=None,
+        collection={"collection": str(tmp_path / "c.json"), "prepared": "p"},
+        package={"training": {"data": "No real CT.", "recipe": "tiny.json"}},
+        transfer={"package": "mots"},
+    )
+    manifest = make_manifest(config)
+    weights = NETWORKS["DoDNet"](**manifest.network.arguments).state_dict()
+    used = training_collection(config, manifest)
+    save_package(config, manifest, used, weights, tmp_path / "package")
+    data = (
+        "livers (2 cases, source: a hospital, licence: CC0-1.0); "
+        "spleens (1 case, source: not stated, licence: not stated)"
+    )
+    assert read_manifest(tmp_path / "package").training == {
+        "data": data,
+        "recipe": "tiny.json",
+        "steps": 6,
+        "starts_from": "mots",
+    }
+    license_text = (tmp_path / "package" / "LICENSE").read_text(encoding="utf-8")
+    assert f"Trained on: {data}, starting from the weights of mots\n" in license_text
 
 
 def test_synthetic_images_can_be_left_unvalidated(tmp_path: Path) -> None:

@@ -3,20 +3,39 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
-from training_runs import tiny_config, tiny_values
+from training_runs import losses_of, tiny_config, tiny_values
 
 from PartialSegLib.__main__ import main as partialseg
 from PartialSegLib.errors import InputError
+from PartialSegLib.json_fields import to_json
 from PartialSegLib.training import read_config, train
 from PartialSegLib.training.__main__ import main
+from PartialSegLib.training.collection import Case, Collection, DataSet, write_collection
+from PartialSegLib.training.config import SyntheticData
 from PartialSegLib.training.config_files import OTHER_LOOPS, RECIPES
+from PartialSegLib.training.loop import LOCK_FILE
+from PartialSegLib.training.med_danet.config import CollectionSlicesConfig
 from PartialSegLib.training.optimization import Phase, learning_rate, make_optimizer, position
+from PartialSegLib.training.run import Run
+from PartialSegLib.training.slice_selector.config import SliceSelectorConfig
 from PartialSegLib.training.train import make_manifest
+from PartialSegLib.training.workers import Workers
+
+ONE_CASE = Collection(
+    "one",
+    Path(),
+    {"msd": DataSet("msd", "liver", {"liver": (1,), "liver_tumor": (2,)})},
+    (Case("a", "msd", "no-image.nii.gz", "no-label.nii.gz"),),
+)
+SHORT = [{"iterations": 2}]
 
 
 def write(path: Path, values: dict[str, object]) -> Path:
@@ -32,11 +51,22 @@ def test_a_file_names_what_differs_from_another(tmp_path: Path) -> None:
     assert (config.loss.dice_epsilon, config.loss.average) == (2.0, "channels")
 
 
+@pytest.mark.parametrize("base", ["transdodnet", "transdodnet.json"])
+def test_a_file_may_extend_a_recipe_and_a_setting_may_lie_in_a_list(tmp_path: Path, base: str) -> None:
+    mine = write(tmp_path / "mine.json", {"extends": base, "seed": 9})
+    recipe = read_config(base)
+    config = read_config(mine, ["phases[0].iterations=50", "inference.patch_size[0]=32"])
+    assert (config.seed, config.patch_size) == (9, (32, *recipe.patch_size[1:]))
+    assert to_json(config.phases[0]) == {**to_json(recipe.phases[0]), "iterations": 50}
+    with pytest.raises(InputError, match=r"phases\[1\].epoch: there is no entry \[1\]; .*\[0\]"):
+        read_config(mine, ["phases[1].epoch=1"])
+
+
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"sed": 1}, "sed: unknown field; did you mean seed.*known fields are output, package"),
-        ({"loss": {"knd": 1}}, "loss.knd: unknown field; did you mean kind"),
+        ({"sed": 1}, "sed: unknown field; perhaps you meant seed.*known fields are output, package"),
+        ({"loss": {"knd": 1}}, "loss.knd: unknown field; perhaps you meant kind"),
         ({"loss": {"kind": "dice"}}, "loss.kind: expected 'dice and cross-entropy' or"),
         ({"phases": []}, "phases: expected at least one"),
         ({"phases": [{"iterations": 0}]}, r"phases\[0\].iterations: expected 1 or more, got 0"),
@@ -56,6 +86,7 @@ def test_a_file_names_what_differs_from_another(tmp_path: Path) -> None:
         ({"synthetic": {"atlas_share": 2}}, "synthetic.atlas_share: expected a number from 0 to 1, got 2"),
         ({"precision": "half"}, "precision: expected 'float32'"),
         ({"extends": "nowhere.json"}, "No training configuration at"),
+        ({"extends": 3}, "extends: expected the name of a configuration, got 3"),
         ({"extends": "config.json"}, "extends itself"),
     ],
 )
@@ -69,7 +100,7 @@ def test_a_wrong_configuration_is_named(tmp_path: Path, changes: dict[str, objec
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"augmentation": "dodnt"}, "unknown preset 'dodnt'; did you mean dodnet"),
+        ({"augmentation": "dodnt"}, "unknown preset 'dodnt'; perhaps you meant dodnet"),
         ({"preparing_processes": 0}, "preparing_processes: expected 1 or more, got 0"),
         ({"validation_patches": -3}, "validation_patches: expected 0 or more"),
         ({"foreground": 2}, "foreground: expected a number from 0 to 1, got 2"),
@@ -86,7 +117,7 @@ def test_a_wrong_use_of_a_collection_is_named(
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"network": "DoDNett"}, "unknown network 'DoDNett'; did you mean DoDNet"),
+        ({"network": "DoDNett"}, "unknown network 'DoDNett'; perhaps you meant DoDNet"),
         ({"network_arguments": {"width": 3}}, "DoDNet cannot be built"),
         ({"inference": {"patch_size": [15, 16, 16]}}, "no multiples of"),
         (
@@ -97,7 +128,7 @@ def test_a_wrong_use_of_a_collection_is_named(
             },
             "UNet cannot be trained on patches of .*more than 1 spatial element",
         ),
-        ({"only_tasks": ["liver", "splen"]}, "only_tasks: unknown task 'splen'; did you mean spleen"),
+        ({"only_tasks": ["liver", "splen"]}, "only_tasks: unknown task 'splen'; perhaps you meant spleen"),
         ({"loss": {"deep_supervision": [2, 1]}}, "2 weights, but DoDNet has 1"),
         ({"tissue": {"weight": 1.0, "layer": "projektion"}}, "has no module 'projektion'"),
         ({"transfer": {"package": "no-such-model"}}, "no-such-model"),
@@ -106,7 +137,11 @@ def test_a_wrong_use_of_a_collection_is_named(
             {"batch_size": 2, "accumulate": 2, "loss": {"kind": "softmax"}},
             "accumulate: .* 2 parts do not see at once; .*loss.joint_dice=false",
         ),
-        ({"phases": [{"iterations": 1, "only": ["hed"]}]}, "no parameter's name starts with hed"),
+        ({"phases": [*SHORT, {"iterations": 1, "only": ["stem", "hed"]}]}, r"\[1\].only: no .* with hed"),
+        (
+            {"phases": [{"iterations": 1, "factors": {"contoller.": 0.1}}]},
+            r"phases\[0\].factors: no .* with contoller.; perhaps you meant controller",
+        ),
         ({"synthetic": {"atlas": "no-atlas.nrrd"}}, "no-atlas.nrrd"),
         ({"inference": {"patch_size": [32, 16, 16]}, "precision": "bfloat16"}, "32 slices leave 2"),
     ],
@@ -117,6 +152,76 @@ def test_what_cannot_be_trained_is_said_before_the_first_step(
     with pytest.raises(InputError, match=sentence):
         train(tiny_config(tmp_path, **changes))
     assert not (tmp_path / "package").exists()
+
+
+def test_mistakes_are_found_before_cases_are_prepared(tmp_path: Path) -> None:
+    write_collection(tmp_path / "c.json", ONE_CASE)
+    data = {"collection": str(tmp_path / "c.json"), "prepared": str(tmp_path / "prepared")}
+    for change, sentence in (
+        ({"transfer": {"package": "no-such-model"}}, "no-such-model"),
+        ({"phases": [*SHORT, {"iterations": 1, "only": ["hed"]}]}, "starts with hed"),
+        ({"loss": {"deep_supervision": [2, 1]}}, "2 weights, but DoDNet has 1"),
+        ({}, "no-image"),
+    ):
+        with pytest.raises(InputError, match=sentence):
+            train(
+                tiny_config(tmp_path / "run", synthetic=None, collection=data, only_tasks=["liver"], **change)
+            )
+
+
+def test_a_run_goes_on_with_the_cases_it_was_begun_with(tmp_path: Path) -> None:
+    (case,), (name,) = ONE_CASE.cases, ONE_CASE.data_sets
+    others = [
+        Collection("more", Path(), ONE_CASE.data_sets, (case, Case("b", name, "b", "b"))),
+        Collection("fold", Path(), ONE_CASE.data_sets, (Case("a", name, "a", "a", "validation"),)),
+        Collection("rules", Path(), {name: DataSet(name, "liver", {"liver": (2,)})}, (case,)),
+    ]
+    moved = (Case("a", name, "elsewhere", "elsewhere"), Case("t", name, "t", "t", "test"))
+    same = Collection("moved", Path("there"), ONE_CASE.data_sets, moved)
+    assert same.digest() == ONE_CASE.digest() not in [other.digest() for other in others]
+    config = tiny_config(tmp_path)
+    arguments = make_manifest(config).network.arguments
+    state = Run(config, arguments, Workers(), same.digest()).state()
+    Run(config, arguments, Workers(), ONE_CASE.digest()).load_state(state)
+    with pytest.raises(InputError, match="begun when its collection had other cases, splits or label rules"):
+        Run(config, arguments, Workers(), others[0].digest()).load_state(state)
+    del state["cases"]  # as in early versions
+    Run(config, arguments, Workers(), others[0].digest()).load_state(state)
+
+
+def test_paths_may_begin_at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in ("HOME", "USERPROFILE"):
+        monkeypatch.setenv(variable, str(tmp_path / "home"))
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    for steps in (1, 2):
+        unseen = {"validation_images": 0}
+        package = train(tiny_config("~/run", phases=[{"iterations": steps}], synthetic=unseen))
+    assert package == tmp_path / "home" / "run" / "package"
+    assert len(losses_of(tmp_path / "home" / "run")) == 2
+    assert not list((tmp_path / "here").iterdir())
+    data = CollectionSlicesConfig("~/c.json", "~/prepared")
+    selector = SliceSelectorConfig("~/out", "trunk-7tasks", atlas="~/atlas.nrrd")
+    paths = (data.collection, data.prepared, selector.output, selector.atlas, SyntheticData("~/a").atlas)
+    assert {Path(str(path)).parent for path in paths} == {tmp_path / "home"}
+
+
+@pytest.mark.skipif(os.name == "nt", reason="fcntl is of POSIX")
+def test_a_folder_holds_the_settings_of_its_only_run(tmp_path: Path) -> None:
+    config = tiny_config(tmp_path, phases=SHORT, synthetic={"validation_images": 0})
+    hold = "import fcntl, sys; file = open(sys.argv[1], 'w'); fcntl.lockf(file, fcntl.LOCK_EX)"
+    command = [sys.executable, "-c", f"{hold}; print(flush=True); input()", str(tmp_path / LOCK_FILE)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        with pytest.raises(InputError, match="Another run is at work in"):
+            train(config)
+        assert [path.name for path in tmp_path.iterdir()] == [LOCK_FILE]
+        other.kill()
+    mine = write(tmp_path / "config.json", {"extends": "other.json"}).read_text()
+    train(config)
+    assert read_config(tmp_path / "config.json") == config
+    assert (tmp_path / "config-previous.json").read_text() == mine
 
 
 def test_the_command_line_says_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -163,7 +268,14 @@ def test_train_is_a_command_and_knows_the_recipes_by_name(
     assert capsys.readouterr().out.strip() == str(tmp_path / "run" / "package")
     assert partialseg(["train", "dodnet", "batch_size=0"]) == 2
     assert "batch_size: expected 1 or more" in capsys.readouterr().err
-    assert partialseg(["train", "dodnett"]) == 2
+    assert partialseg(["train", "dodnet.json", "batch_size=0"]) == 2
+    assert "batch_size: expected 1 or more" in capsys.readouterr().err
+    assert partialseg(["train", "dodnett.json"]) == 2
+    assert "perhaps you meant dodnet, or give the path of a JSON file" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        partialseg(["train"])
+    assert "are required: CONFIG_FILE_OR_RECIPE;" in capsys.readouterr().err
+    assert partialseg(["train", "something"]) == 2
     names = capsys.readouterr().err
     assert "transdodnet" in names
     assert "med-danet" not in names

@@ -10,7 +10,15 @@ import SimpleITK
 from scipy.spatial.transform import Rotation
 
 from PartialSegLib.errors import InputError
-from PartialSegLib.volume import Volume, check_hounsfield, read_volume, reorient, write_volume
+from PartialSegLib.volume import (
+    Volume,
+    check_extent,
+    check_hounsfield,
+    find_doubt,
+    read_volume,
+    reorient,
+    write_volume,
+)
 
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 needs_shared_data = pytest.mark.skipif(not SHARED_DATA.is_dir(), reason="the folder ../shared/data is absent")
@@ -50,6 +58,23 @@ def test_spacing_and_voxel_volume_follow_from_the_affine():
     assert volume.voxel_volume == pytest.approx(1.8)
     assert ct(affine=oblique_affine()).spacing == pytest.approx((2.5, 0.9, 0.8))
     assert ct(affine=oblique_affine()).voxel_volume == pytest.approx(1.8)
+
+
+def test_numpy_takes_a_volume_for_its_voxels():
+    volume = ct()
+    assert np.array_equal(np.asarray(volume), volume.array)
+    assert np.asarray(volume, np.float32).dtype == np.float32
+    assert np.mean(volume) == volume.array.mean()
+    assert not np.shares_memory(np.array(volume), volume.array)
+
+
+def test_a_notebook_shows_the_grid_of_a_volume():
+    assert repr(ct()) == "Volume(3 × 4 × 5, int16, 2.5 × 0.9 × 0.8 mm, SAR)"
+
+
+def test_a_volume_of_a_list_is_refused():
+    with pytest.raises(InputError, match=r"needs a numpy array \(z, y, x\), not a list; make one with numpy"):
+        Volume([[[1, 2]]], np.eye(4))
 
 
 @pytest.mark.parametrize(
@@ -214,6 +239,25 @@ def body(air: float = -1000, organ: float = 50, fraction: float = 0.3) -> Volume
 def test_values_that_are_not_hounsfield_units_are_recognised(volume, reason):
     sentence = check_hounsfield(volume)
     assert sentence is None if reason is None else reason in sentence
+
+
+@pytest.mark.parametrize(
+    ("shape", "step", "width"),
+    [
+        ((10, 10, 10), 1, "10 mm"),
+        ((128, 128, 120), 0.0015, "0.192 mm"),
+        ((1, 2, 2001), 1.5, "3.0 m"),
+        ((40, 512, 512), 700, "358.4 m"),
+        ((1, 1, 20), 1, None),
+        ((600, 2, 3), 5, None),
+    ],
+)
+def test_sizes_that_no_patient_has_are_recognised(shape, step, width):
+    volume = Volume(np.broadcast_to(np.int16(0), shape), np.diag([step, step, step, 1]))
+    expected = width and f"The image is {width} wide; the spacing may be in other units than mm"
+    assert check_extent(volume) == expected
+    if expected:
+        assert find_doubt(volume) == f"{expected}; correct it"
 
 
 @needs_shared_data

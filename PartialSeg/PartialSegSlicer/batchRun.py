@@ -11,7 +11,8 @@ from typing import Any
 import slicer
 from slicer.i18n import tr as _
 
-from PartialSegLib.batch import Batch, BatchCase, BatchRequest, Outcome, settings_of
+from PartialSegLib.batch import Batch, BatchCase, Outcome
+from PartialSegLib.batch_request import BatchRequest, settings_of
 from PartialSegLib.errors import InputError
 from PartialSegLib.manifest import read_manifest
 from PartialSegLib.packages import find_package

@@ -11,7 +11,8 @@ import qt
 import slicer
 from slicer.i18n import tr as _
 
-from PartialSegLib.batch import OUTPUT_FORMATS, Batch, BatchCase, Outcome
+from PartialSegLib.batch import Batch, BatchCase, Outcome
+from PartialSegLib.batch_request import OUTPUT_FORMATS
 from PartialSegLib.errors import InputError
 
 from .backgroundWork import HAND_OVER_SECONDS, BackgroundWork

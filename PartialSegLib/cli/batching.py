@@ -7,19 +7,23 @@ from argparse import Namespace
 from itertools import count
 from typing import TYPE_CHECKING
 
-from ..batch import Batch, BatchCase, BatchRequest, Outcome, settings_of
+from ..batch import Batch, BatchCase, Outcome
 from ..batch_pipeline import Attempt, Stages, run_overlapped
+from ..batch_request import BatchRequest, settings_of
 from ..errors import InputError
 from ..failures import describe_failure, is_fault_of_ours
 from ..manifest import read_manifest
 from ..packages import find_package
 from ..segmentation import Segmentation, write_segmentation
+from ..structures import structure_or_tissue
 from ..volume import Volume
 from .segmenting import bundled_model, check_folder, check_session_options, open_session, read_ct
 from .terminal import progress_bar, write_line
 
 if TYPE_CHECKING:
     from ..session import InferenceSession
+
+_NUM_NAMED = 3
 
 logger = logging.getLogger(__name__)
 
@@ -58,20 +62,21 @@ def _run(todo: Batch, session: InferenceSession, options: Namespace) -> None:
 
     def compute(case: BatchCase, volume: Volume) -> Segmentation:
         try:
-            session.set_image(volume)
+            session.set_image(volume, check=False)
             with progress_bar() as show:
                 return session.predict(options.task, show, options.structure)
         finally:
             session.reset_image()
 
     def write(case: BatchCase, found: Segmentation) -> dict[tuple[str, str], float]:
+        todo.begin(case)
         write_segmentation(todo.target(case), found)
         return {key: found.volume_ml(key) for key in found}
 
     def finish(case: BatchCase, attempt: Attempt) -> None:
         outcome = _outcome(case, attempt)
         todo.record(case, outcome)
-        end = outcome.error or f"{outcome.seconds:.1f} s"
+        end = outcome.error or f"{outcome.seconds:.1f} s{_not_found(outcome)}"
         write_line(f"{next(numbers)} of {len(todo.left)}: {case.name}, {end}")
 
     try:
@@ -87,6 +92,17 @@ def _outcome(case: BatchCase, attempt: Attempt) -> Outcome:
         logger.warning("%s:", case.name, exc_info=attempt.error)
     _, sentence, advice = describe_failure(attempt.error)
     return Outcome(attempt.seconds, error=f"{sentence} {advice}".strip())
+
+
+def _not_found(outcome: Outcome) -> str:
+    """Of which structures no task found anything, as the end of a line."""
+    found = {structure for (_, structure), volume in outcome.volumes_ml.items() if volume > 0}
+    missing = [structure_or_tissue(one).name for _, one in outcome.volumes_ml if one not in found]
+    missing = list(dict.fromkeys(missing))
+    if not missing:
+        return ""
+    more = f" and {len(missing) - _NUM_NAMED} more" if len(missing) > _NUM_NAMED else ""
+    return f"; nothing found of {', '.join(missing[:_NUM_NAMED])}{more}"
 
 
 def _names(given: list[str] | None) -> tuple[str, ...] | None:

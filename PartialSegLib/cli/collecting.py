@@ -8,6 +8,7 @@ import os
 from argparse import Namespace
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import get_args
 
@@ -15,7 +16,7 @@ from ..errors import InputError
 from ..json_fields import suggestion
 from ..structures import load_structures
 from ..training import read_config
-from ..training.case_check import Fault, check_cases, fault_rows
+from ..training.case_check import NO_FOREGROUND, Fault, check_cases, fault_rows
 from ..training.collection import Case, Collection, DataSet, read_collection, write_collection
 from ..training.data import prepare
 from ..training.data_sets import LAYOUTS, MOTS, MULTITALENT
@@ -26,7 +27,7 @@ from ..training.data_sets.mask_merging import merge_cases
 from ..training.data_sets.phantom_mots import PhantomMots, make_phantom_mots
 from ..training.data_sets.protocols import PROTOCOLS
 from ..training.data_sets.recipe import find_parts, part_rows, recipe_collection
-from ..training.data_sets.splits import Split, with_listed_splits, with_validation_fold
+from ..training.data_sets.splits import Split, with_listed_splits, with_validation_fold, without_cases
 from ..training.data_sets.totalsegmentator import (
     mask_names,
     totalsegmentator_cases,
@@ -51,6 +52,8 @@ PROTOCOL_OF_LAYOUT = {
 
 def collect(options: Namespace) -> None:
     """Make a collection of data sets of one layout."""
+    _check_output(options.output)
+    _check_name(options.name)
     if options.name and len(options.folder) > 1:
         raise InputError("--name is for one data set; give one folder, or leave --name out.")
     collections = []
@@ -62,13 +65,15 @@ def collect(options: Namespace) -> None:
         if not kept:
             raise InputError(f"{folder} holds no label maps; add --unlabelled to collect images alone.")
         collections.append(Collection(data_set.name, folder, {data_set.name: data_set}, kept))
-    _write(options, collections)
+    _write(options, collections, options.exclude)
 
 
 def collect_totalsegmentator(options: Namespace) -> None:
     """Merge the masks of TotalSegmentator's cases beside the collection, and make it."""
+    _check_output(options.output)
+    _check_name(options.name)
     name = options.name or "totalsegmentator"
-    cases = totalsegmentator_cases(options.folder, name)
+    cases = without_cases(totalsegmentator_cases(options.folder, name), options.exclude)
     masks = mask_names(cases, tuple(options.mask or ()))
     folder = options.output.expanduser().absolute().with_name(f"{options.output.stem}-labels")
     with progress_bar("case") as show:
@@ -81,6 +86,7 @@ def collect_totalsegmentator(options: Namespace) -> None:
 
 def collect_recipe(options: Namespace) -> None:
     """Make the collection of a paper, or say in a table which of its data sets are missing."""
+    _check_output(options.output)
     found = find_parts(RECIPES[options.what], options.folder)
     missing = [one for one in found if not one.complete]
     if missing:
@@ -90,13 +96,14 @@ def collect_recipe(options: Namespace) -> None:
                 f"{len(missing)} of {len(found)} data sets are not complete; "
                 "get what the table says, or go on with --incomplete."
             )
-    _write(options, [recipe_collection(options.what, found, options.folder, options.seed)])
+    _write(options, [recipe_collection(options.what, found, options.folder, options.seed)], options.exclude)
 
 
 def collect_phantoms(options: Namespace) -> None:
     """Make MOTS in miniature."""
     if not 1 <= options.spacing <= 20:
         raise InputError(f"--spacing: {options.spacing} mm given, expected 1 to 20.")
+    _check_output(options.output / "collection.json")
     step = options.spacing
     shape = round(432 / step), round(336 / step), round(432 / step)  # mm: trunks from hips to shoulders
     wanted = PhantomMots(options.cases, (step, step, step), shape, options.seed)
@@ -106,22 +113,27 @@ def collect_phantoms(options: Namespace) -> None:
 
 def join(options: Namespace) -> None:
     """Make one collection of several."""
+    _check_output(options.output, options.collection)
     collections = [read_collection(path) for path in options.collection]
-    _write_joined(options.output, joined(options.output.stem, collections, options.output.parent))
+    collection = joined(options.output.stem, collections, options.output.parent)
+    _write_joined(options.output, collection, options.exclude)
 
 
 def check(options: Namespace) -> None:
-    """Read all cases and list what is wrong.
+    """Read all cases and list what is wrong, and which label maps have no foreground.
 
     Raises:
-        InputError: something is.
+        InputError: something is wrong; a label map without foreground alone is not.
     """
     collection = read_collection(options.collection)
     with progress_bar("case") as show:
         faults = check_cases(collection, show, _workers(options))
-    if faults:
+    if any(fault.kind != NO_FOREGROUND for fault in faults):
         _refuse(faults, len(collection.cases), go_on=False)
-    write_line(f"{len(collection.cases)} cases, no faults.")
+    if faults:
+        write_table(*fault_rows(faults))
+    without = f"; {len(faults)} without foreground, which training takes" if faults else ""
+    write_line(f"{len(collection.cases)} cases, no faults{without}.")
 
 
 def prepare_cases(options: Namespace) -> None:
@@ -170,11 +182,12 @@ def _data_set(options: Namespace, folder: Path) -> DataSet:
 
 def _warn_of_unknown(structures: Iterable[str]) -> None:
     """Say which structures have no code and are in no protocol: they may be misspelt."""
-    known = [*load_structures(), *(name for protocol in PROTOCOLS.values() for name in protocol.structures)]
+    known = {*load_structures(), *(name for protocol in PROTOCOLS.values() for name in protocol.structures)}
     for structure in structures:
         if structure not in known:
-            advice = suggestion(structure, known)
-            logger.warning("%s is no structure with a code; it is kept as it is, or %s", structure, advice)
+            close = get_close_matches(structure, sorted(known), n=1)
+            advice = f", or perhaps you meant {close[0]}" if close else ""
+            logger.warning("%s is no structure with a code; it is kept as it is%s", structure, advice)
 
 
 def _channels(options: Namespace, folder: Path, protocol: str) -> tuple[str, ...]:
@@ -184,7 +197,34 @@ def _channels(options: Namespace, folder: Path, protocol: str) -> tuple[str, ...
     return PROTOCOLS[protocol].channels
 
 
-def _write(options: Namespace, collections: Sequence[Collection]) -> None:
+def _check_name(name: str | None) -> None:
+    """Refuse a name of a data set that cannot be part of a file name: the cases are named after it."""
+    if name and Path(name).name != name:
+        raise InputError(f"--name {name}: expected a name without '/', such as {Path(name).name or 'mine'}.")
+
+
+def _check_output(output: Path, inputs: Sequence[Path] = ()) -> None:
+    """Refuse to replace any file but an earlier collection; those that are read here stay as well.
+
+    Raises:
+        InputError: the name is not that of a collection, or something else is there.
+    """
+    output = output.expanduser()
+    if output.suffix != ".json":
+        raise InputError(f"-o {output}: expected the name of a collection, such as {output.stem}.json.")
+    if not output.exists():
+        return
+    if any(path.expanduser().exists() and output.samefile(path.expanduser()) for path in inputs):
+        raise InputError(f"-o {output}: this collection is to be joined; choose another name.")
+    try:
+        read_collection(output)
+    except (InputError, OSError):
+        raise InputError(
+            f"-o {output}: there is something else than a collection; choose another name, or remove it."
+        ) from None
+
+
+def _write(options: Namespace, collections: Sequence[Collection], excluded: Sequence[str] = ()) -> None:
     """Join, split, write and summarise."""
     collection = joined(options.output.stem, collections, options.output.parent)
     cases = collection.cases
@@ -192,10 +232,11 @@ def _write(options: Namespace, collections: Sequence[Collection]) -> None:
         cases = with_listed_splits(cases, _lists(options.list))
     if options.fold is not None:
         cases = with_validation_fold(cases, options.fold, options.seed)
-    _write_joined(options.output, dataclasses.replace(collection, cases=cases))
+    _write_joined(options.output, dataclasses.replace(collection, cases=cases), excluded)
 
 
-def _write_joined(output: Path, collection: Collection) -> None:
+def _write_joined(output: Path, collection: Collection, excluded: Sequence[str]) -> None:
+    collection = dataclasses.replace(collection, cases=without_cases(collection.cases, excluded))
     write_collection(output, collection)
     _summarise(collection)
 
@@ -240,9 +281,10 @@ def _refuse(faults: list[Fault], cases: int, go_on: bool) -> None:
     """Write the table of faults, and stop unless the user wants to go on."""
     write_table(*fault_rows(faults))
     if not go_on:
-        faulty = len({fault.case for fault in faults})
+        wrong = [fault.case for fault in faults if fault.kind != NO_FOREGROUND]
         raise InputError(
-            f"{len(faults)} faults in {faulty} of {cases} cases; repair these files, or leave the cases out."
+            f"{len(wrong)} faults in {len(set(wrong))} of {cases} cases; repair these files, or make the "
+            "collection again without these cases (`partialseg data … --exclude NAME`)."
         )
 
 

@@ -52,6 +52,9 @@ def add_data_arguments(command: ArgumentParser) -> None:
     _worker_argument(below)
     text = "Preprocess the cases that a training will read, and nothing else: no GPU is needed."
     _prepare_arguments(add("prepare", "prepare_cases", text))
+    below = add("evaluate", "evaluate_collection", "Score a model on whole labelled cases of a collection.")
+    below.set_defaults(module="collection_evaluating")
+    _evaluate_arguments(below)
     below = add("list", "show", "Say what a collection holds.")
     below.add_argument("collection", type=Path, metavar="COLLECTION")
 
@@ -106,6 +109,17 @@ def _prepare_arguments(command: ArgumentParser) -> None:
     command.add_argument("--processes", type=int, metavar="N", help=text)
 
 
+def _evaluate_arguments(command: ArgumentParser) -> None:
+    command.add_argument("collection", type=Path, metavar="COLLECTION")
+    text = "an installed model or a package, such as that of a run"
+    command.add_argument("--model", required=True, metavar="NAME|PATH", help=text)
+    text = "of the collection (test if it has such cases, else validation)"
+    command.add_argument("--split", choices=("training", "validation", "test"), help=text)
+    command.add_argument("-o", "--output", type=Path, metavar="FILE", help=".csv or .json; else a table")
+    command.add_argument("--tolerance", type=float, metavar="MM", help="up to which surfaces agree (3)")
+    command.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (%(default)s)")
+
+
 def _data_set_arguments(command: ArgumentParser) -> None:
     command.add_argument("--name", metavar="NAME", help="of the data set")
     command.add_argument("--task", metavar="TASK", help="of the model that its cases train")
@@ -113,6 +127,8 @@ def _data_set_arguments(command: ArgumentParser) -> None:
 
 def _output_arguments(command: ArgumentParser) -> None:
     command.add_argument("-o", "--output", type=Path, required=True, metavar="COLLECTION.json")
+    text = "leave out this case, named as in the collection or as its file; repeat for more"
+    command.add_argument("--exclude", action="append", default=[], metavar="NAME", help=text)
 
 
 def _split_arguments(command: ArgumentParser) -> None:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import logging
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from statistics import fmean
 
 from ..case_matching import matched_cases
 from ..errors import InputError
 from ..evaluation import SCORE_SUFFIXES, TOLERANCE_MM, Comparison, Score, write_scores
 from ..failures import describe_failure, is_fault_of_ours
-from ..segmentation import read_segmentation
+from ..label_maps import key_of_name
+from ..segmentation import Segmentation, read_segmentation
 from .terminal import write_table
 
 logger = logging.getLogger(__name__)
@@ -23,6 +25,27 @@ def evaluate_files(options: Namespace) -> None:
     Raises:
         InputError: wrong options, nothing to compare, or at least one case could not be scored.
     """
+    tolerance_mm = checked_tolerance(options)
+    labels = _labels(options.labels) if options.labels else None
+    pairs, missing = matched_cases(options.prediction, options.reference)
+    comparison, failed = Comparison(options.structure, tolerance_mm, options.absent_is_empty), 0
+    for case, *files in pairs:
+        try:
+            comparison.add(case, *(_read(file, labels, is_case=bool(case)) for file in files))
+        except Exception as error:
+            if not case:
+                raise
+            tell_failure(case, error)
+            failed += 1
+    write_comparison(comparison, options, tolerance_mm, failed + len(missing), len(pairs) + len(missing))
+
+
+def checked_tolerance(options: Namespace) -> float:
+    """The tolerance of the normalized surface distance in mm.
+
+    Raises:
+        InputError: it is no distance, or the scores have no suffix that they can be written as.
+    """
     if options.output and options.output.suffix.lower() not in SCORE_SUFFIXES:
         raise InputError(f"{options.output}: scores are written as {' or '.join(SCORE_SUFFIXES)}.")
     tolerance_mm = TOLERANCE_MM if options.tolerance is None else options.tolerance
@@ -30,18 +53,18 @@ def evaluate_files(options: Namespace) -> None:
         raise InputError(
             f"The tolerance is a distance in mm, such as {TOLERANCE_MM:g}, not {tolerance_mm:g}."
         )
-    labels = _labels(options.labels) if options.labels else None
-    pairs = matched_cases(options.prediction, options.reference)
-    comparison, failed = Comparison(options.structure, tolerance_mm, options.absent_is_empty), 0
-    for case, *files in pairs:
-        try:
-            comparison.add(case, *(read_segmentation(file, labels) for file in files))
-        except Exception as error:
-            if not case:
-                raise
-            _tell(case, error)
-            failed += 1
-    if failed == len(pairs):
+    return float(tolerance_mm)
+
+
+def write_comparison(
+    comparison: Comparison, options: Namespace, tolerance_mm: float, failed: int, count: int
+) -> None:
+    """Write the scores of some cases to the file of the options, or as a table to standard output.
+
+    Raises:
+        InputError: there are none, or they are not those of all cases: failed of count have none.
+    """
+    if failed == count:
         raise InputError("No case could be scored; the sentences above say why.")
     scores = comparison.scores()
     if options.output:
@@ -50,11 +73,25 @@ def evaluate_files(options: Namespace) -> None:
         _write_score_table(scores, tolerance_mm)
     if failed:
         raise InputError(
-            f"{failed} of {len(pairs)} cases could not be scored, the others were; see the sentences above."
+            f"{failed} of {count} cases could not be scored, the others were; see the sentences above."
         )
 
 
-def _tell(case: str, error: Exception) -> None:
+def _read(file: Path, labels: Mapping[str, tuple[int, ...]] | None, *, is_case: bool) -> Segmentation:
+    """Read a segmentation.
+
+    Raises:
+        InputError: it cannot be read, or only the name of its case would say what a mask shows.
+    """
+    segmentation = read_segmentation(file, labels)
+    if is_case and labels is None and file.is_file() and key_of_name(file) in segmentation:
+        raise InputError(
+            f"{file}: Nothing says which structure its mask shows; give it as in --labels 1=liver_tumor."
+        )
+    return segmentation
+
+
+def tell_failure(case: str, error: Exception) -> None:
     """Why a case failed, with the traceback of a fault of ours."""
     _, message, advice = describe_failure(error)
     traceback = error if is_fault_of_ours(error) else None

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from argparse import Namespace
 from pathlib import Path
+from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from ..batch_images import is_label_map
 from ..errors import InputError
 from ..json_fields import suggestion
+from ..label_maps import FOLDER_TABLE
 from ..manifest import MANIFEST_FILE, Manifest, Preprocessing, read_manifest
 from ..package_installation import AlreadyInstalledError, install_package
 from ..packages import find_package, installed_packages
 from ..segmentation import read_segmentation
-from ..volume import check_hounsfield, read_volume
+from ..volume import Volume, check_extent, check_hounsfield, read_volume
 from .terminal import progress_bar, write_line, write_table
 
 if TYPE_CHECKING:
@@ -38,10 +43,15 @@ def info(options: Namespace) -> None:
         _describe_package(_installed_package(options.file))
     elif (path / MANIFEST_FILE).exists() or path.name == MANIFEST_FILE:
         _describe_package(find_package(path.parent if path.name == MANIFEST_FILE else options.file))
-    elif path.name.lower().endswith((".seg.nrrd", ".seg.nhdr")):
+    elif _is_segmentation(path):
         _describe_segmentation(path)
     else:
         _describe_volume(path, options.series)
+
+
+def _is_segmentation(path: Path) -> bool:
+    is_slicers = path.name.lower().endswith((".seg.nrrd", ".seg.nhdr"))
+    return is_slicers or (path / FOLDER_TABLE).exists() or is_label_map(path)
 
 
 def import_model(options: Namespace) -> None:
@@ -88,25 +98,50 @@ def _describe_volume(path: Path, series: str | None) -> None:
     volume = read_volume(path, any_modality=True, series=series)
     _write_facts({
         "volume": str(path),
-        "size (x, y, z)": " × ".join(str(size) for size in volume.shape[::-1]),
-        "spacing (x, y, z)": " × ".join(f"{spacing:g}" for spacing in volume.spacing[::-1]) + " mm",
-        "orientation": f"{volume.orientation[::-1]} (x, y, z grow towards)",
-        "first voxel (RAS)": ", ".join(f"{value:.1f}" for value in volume.affine[:3, 3]) + " mm",
+        **_grid_facts(volume),
         "values": f"{volume.array.min():g} to {volume.array.max():g} ({volume.array.dtype})",
+        "size of a patient": check_extent(volume) or "plausible",
         "CT in HU": check_hounsfield(volume) or "plausible",
     })  # fmt: skip
 
 
 def _describe_segmentation(path: Path) -> None:
     segmentation = read_segmentation(path)
+    grid = Volume(np.broadcast_to(np.uint8(0), segmentation.shape), segmentation.affine)
     _write_facts({
         "segmentation": str(path),
-        "size (x, y, z)": " × ".join(str(size) for size in segmentation.shape[::-1]),
-        **{key: str(value) for key, value in segmentation.provenance.items()},
+        **_grid_facts(grid),
+        **{key: _one_line(value) for key, value in segmentation.provenance.items()},
     })  # fmt: skip
     write_line()
     rows = [[*key, f"{segmentation.volume_ml(key):.1f}"] for key in segmentation]
     write_table(["TASK", "STRUCTURE", "ML"], rows, right=[2])
+
+
+def _grid_facts(volume: Volume) -> dict[str, str]:
+    return {
+        "size (x, y, z)": " × ".join(str(size) for size in volume.shape[::-1]),
+        "spacing (x, y, z)": " × ".join(f"{spacing:g}" for spacing in volume.spacing[::-1]) + " mm",
+        "orientation": f"{volume.orientation[::-1]} (x, y, z grow towards)",
+        "first voxel (RAS)": ", ".join(f"{value:.1f}" for value in volume.affine[:3, 3]) + " mm",
+    }
+
+
+def _one_line(value: Any) -> str:
+    """A value of the provenance; of a nested one what is set, short enough for a line."""
+    if not isinstance(value, dict):
+        return str(value)
+    parts = ((key, _few_words(part)) for key, part in value.items() if part)
+    return shorten(", ".join(f"{key} {words}" for key, words in parts if words), 100, placeholder=" …")
+
+
+def _few_words(part: Any) -> str:
+    """A plain value, the name of a model, or how much was visited; nothing of all else."""
+    if not isinstance(part, dict | list):
+        return str(part)
+    if isinstance(part, dict) and "visited" in part and "of" in part:
+        return f"{part['visited']} of {part['of']}"
+    return str(part.get("model", "")) if isinstance(part, dict) else ""
 
 
 def _describe_package(folder: Path) -> None:

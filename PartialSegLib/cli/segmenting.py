@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,7 +25,7 @@ from ..report import build_report, write_report
 from ..segmentation import Key, Segmentation, segmentation_suffix, write_segmentation
 from ..structures import load_structures
 from ..task_request import request_tasks
-from ..volume import Volume, check_hounsfield, read_volume, write_volume
+from ..volume import Volume, find_doubt, read_volume, write_volume
 from .memory_check import MemoryCheck
 from .terminal import progress_bar, write_line, write_table
 
@@ -48,7 +49,7 @@ def segment(options: Namespace) -> None:
         volume = read_ct(options.input, options.force, options.series)
     session = open_session(options, seconds)
     memory = MemoryCheck(session, volume, options)
-    session.set_image(volume)
+    session.set_image(volume, check=False)
     del volume  # the session needs its voxels no more
     segmentation = _predict(session, options, seconds)
     with _timed(seconds, "write"):
@@ -56,6 +57,7 @@ def segment(options: Namespace) -> None:
     if options.report:
         report = build_report(segmentation, seconds, str(options.input), memory.figures())
         write_report(options.report, report)
+    _tell_outcome(options.output, segmentation)
 
 
 def demo(options: Namespace) -> None:
@@ -74,7 +76,7 @@ def demo(options: Namespace) -> None:
         volume, reference = _make_phantom(seconds)
     session = open_session(options, seconds)
     memory = MemoryCheck(session, volume, options)
-    session.set_image(volume)
+    session.set_image(volume, check=False)
     segmentation = _predict(session, options, seconds)
     with _timed(seconds, "write"):
         write_segmentation(folder / "segmentation.seg.nrrd", segmentation)
@@ -153,7 +155,7 @@ def bundled_model() -> Path:
 
 
 def read_ct(path: Path, is_forced: bool, series: str | None = None) -> Volume:
-    """Read an image that should be a CT in HU.
+    """Read an image that should be a CT in HU, of the size of a patient.
 
     Args:
         path: image file or DICOM folder.
@@ -164,9 +166,9 @@ def read_ct(path: Path, is_forced: bool, series: str | None = None) -> Volume:
         InputError: it cannot be read, or does not look like one.
     """
     volume = read_volume(path, any_modality=is_forced, series=series)
-    doubt = check_hounsfield(volume)
+    doubt = find_doubt(volume)
     if doubt and not is_forced:
-        raise InputError(f"{path}: {doubt}; give a CT in HU, or add --force to segment it all the same.")
+        raise InputError(f"{path}: {doubt}, or add --force to segment it all the same.")
     if doubt:
         logger.warning("%s: %s.", path, doubt)
     return volume
@@ -177,6 +179,16 @@ def _predict(session: InferenceSession, options: Namespace, seconds: Seconds) ->
         segmentation = session.predict(options.task, show, options.structure, options.roi)
     seconds |= session.timings
     return segmentation
+
+
+def _tell_outcome(output: Path, segmentation: Segmentation) -> None:
+    """Tell a person where the segmentation is, and what was looked for and not found."""
+    if not sys.stdout.isatty():
+        return
+    write_line(f"The segmentation is in {output}.")
+    empty = [segmentation.display_name(key) for key in segmentation if not segmentation.voxel_count(key)]
+    if empty:
+        write_line(f"Nothing found of: {', '.join(empty)}.")
 
 
 def _make_phantom(seconds: Seconds) -> tuple[Volume, Segmentation]:

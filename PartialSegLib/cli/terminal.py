@@ -26,8 +26,9 @@ def write_table(header: Sequence[str], rows: Sequence[Sequence[str]], right: Seq
 
 
 def write_line(text: str = "") -> None:
-    """Write one line to standard output."""
+    """Write one line to standard output at once, also where that is a file or a pipe."""
     sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
 
 
 @contextmanager

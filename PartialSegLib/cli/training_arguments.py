@@ -7,9 +7,10 @@ from argparse import ArgumentParser
 
 def add_config_arguments(command: ArgumentParser) -> None:
     """The configuration, and other values than it has."""
-    command.add_argument("config", help="JSON file, or the name of a recipe, such as dodnet")
-    text = "other values than the file's, as in seed=3 or loss.dice_epsilon=1e-5"
-    command.add_argument("change", nargs="*", metavar="KEY=VALUE", help=text)
+    text = "JSON file, or the name of a recipe, such as dodnet"
+    command.add_argument("config", metavar="CONFIG_FILE_OR_RECIPE", help=text)
+    text = "other values than the file's, as in seed=3, loss.dice_epsilon=1e-5 or phases[0].iterations=50"
+    command.add_argument("change", nargs="*", default=[], metavar="KEY=VALUE", help=text)
 
 
 def add_training_arguments(command: ArgumentParser) -> None:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 
 from ..errors import InputError
-from ..volume import Volume, read_volume, reorient
-from .case_images import case_image, on_one_grid, placement, product
+from ..volume import Volume, read_volume
+from .case_images import case_image, image_content, on_one_grid, placement, product
 from .collection import Case, Collection, DataSet
 from .threads import mapped
 
@@ -42,6 +42,7 @@ def check_cases(
     collection: Collection,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
     workers: int = 1,
+    prepared: Mapping[str, str] = MappingProxyType({}),
 ) -> list[Fault]:
     """Read every image and label map of a collection and list what is wrong.
 
@@ -55,13 +56,18 @@ def check_cases(
         collection: cases without a label map are checked for their image alone.
         on_progress: called with (cases done, all cases).
         workers: threads; each holds one case in memory.
+        prepared: names of cases that need not be read again, with their `image_content`, empty if unknown.
 
     Returns:
         Faults in the order of the cases.
     """
     faults: list[Fault] = []
     first_with: dict[str, Case] = {}
-    with mapped(lambda case: _check_case(collection, case), collection.cases, workers) as results:
+
+    def checked(case: Case) -> tuple[list[Fault], str]:
+        return ([], prepared[case.name]) if case.name in prepared else _check_case(collection, case)
+
+    with mapped(checked, collection.cases, workers) as results:
         for done, (case, (found, content)) in enumerate(zip(collection.cases, results, strict=True), 1):
             faults += found
             twin = first_with.setdefault(content, case) if content else case
@@ -76,17 +82,6 @@ def fault_rows(faults: Sequence[Fault]) -> tuple[list[str], list[list[str]]]:
     """Header and rows of the table of faults."""
     header = ["CASE", "DATA SET", "FAULT", "FOUND"]
     return header, [[fault.case, fault.data_set, fault.kind, fault.text] for fault in faults]
-
-
-def image_content(channels: Sequence[Volume]) -> str:
-    """Hash of the voxels of an image, the same for every order and direction of its axes."""
-    digest = hashlib.sha256()
-    for channel in channels:
-        upright = reorient(channel, "SAR").array
-        digest.update(str((upright.shape, upright.dtype.name)).encode())
-        for plane in upright:
-            digest.update(plane.tobytes())
-    return digest.hexdigest()
 
 
 def _check_case(collection: Collection, case: Case) -> tuple[list[Fault], str]:
@@ -104,9 +99,13 @@ def _check_case(collection: Collection, case: Case) -> tuple[list[Fault], str]:
         except InputError as error:
             found.append(("label map unreadable", str(error)))
         else:
-            found += [*_grid_faults(channels[0], label)]
-            found += [*_value_faults(label, collection.data_sets[case.data_set])]
+            found += label_faults(channels[0], label, collection.data_sets[case.data_set])
     return [Fault(case.name, case.data_set, kind, text) for kind, text in found], image_content(channels)
+
+
+def label_faults(image: Volume, label: Volume, data_set: DataSet) -> list[tuple[str, str]]:
+    """What is wrong with a label map on its image: a few words, and what was found."""
+    return [*_grid_faults(image, label), *_value_faults(label, data_set)]
 
 
 def _empty_faults(channels: Sequence[Volume], names: Sequence[str]) -> Iterator[tuple[str, str]]:

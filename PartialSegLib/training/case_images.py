@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..nifti import read_nifti_channels
-from ..volume import Volume, explained_reading_errors, image_suffix, read_volume
+from ..volume import Volume, explained_reading_errors, image_suffix, read_volume, reorient
 from ..voxel_type import compact
 from .collection import Case, Collection
 
@@ -68,6 +69,17 @@ def read_channels(path: Path, any_modality: bool = False) -> list[Volume]:
     with explained_reading_errors(path):
         channels, affine = read_nifti_channels(path)
         return [Volume(compact(channel), affine) for channel in channels]
+
+
+def image_content(channels: Sequence[Volume]) -> str:
+    """Hash of the voxels of an image, the same for every order and direction of its axes."""
+    digest = hashlib.sha256()
+    for channel in channels:
+        upright = reorient(channel, "SAR").array
+        digest.update(str((upright.shape, upright.dtype.name)).encode())
+        for plane in upright:
+            digest.update(plane.tobytes())
+    return digest.hexdigest()
 
 
 def on_one_grid(one: Volume, other: Volume) -> bool:

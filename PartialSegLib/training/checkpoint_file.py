@@ -1,12 +1,13 @@
 """Checkpoints of all training loops: written in one stroke, read without executing what is in them.
 
-They hold the settings of their run, and only a run with the same settings goes on from them, but for those
-that decide how long and how fast is trained, where files lie, what is written and who computes it.
+They hold the settings of their run, and only a run with the same settings and cases goes on from them, but
+for those that decide how long and how fast is trained, where files lie, what is written and who computes it.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,8 @@ from ..output_files import replacing
 from ..safe_torch import require_safe_torch
 
 MAY_CHANGE = {
-    "output", "collection.prepared", "collection.preparing_processes", "workers", "accumulate", "compile",
+    "output", "collection.collection", "collection.prepared", "collection.preparing_processes", "workers",
+    "accumulate", "compile",
     "phases.iterations", "phases.learning_rate", "phases.decay", "phases.epoch", "phases.warm_up",
     "phases.warm_up_start", "phases.gradient_clip", "iterations", "learning_rate", "decision_epochs",
     "bank_learning_rate", "decision_learning_rate", "warm_up_epochs", "checkpoint_every",
@@ -26,6 +28,20 @@ MAY_CHANGE = {
     "overlap", "inference.overlap", "store_float16",
 }  # fmt: skip
 """Settings of the three loops with other values of which a run may go on."""
+CONFIG_FILE, PREVIOUS_FILE = "config.json", "config-previous.json"
+
+
+def write_config(folder: Path, settings: dict[str, Any]) -> None:
+    """Write the settings of a run into its folder; others that are there become `config-previous.json`.
+
+    Raises:
+        InputError: the disk is full, or the place cannot be written to.
+    """
+    path, text = folder / CONFIG_FILE, json.dumps(settings, indent=2) + "\n"
+    if path.is_file() and path.read_text(encoding="utf-8") != text:  # it may be a person's own
+        os.replace(path, folder / PREVIOUS_FILE)
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
@@ -77,6 +93,24 @@ def check_settings(place: Path, held: dict[str, Any], wanted: dict[str, Any]) ->
         raise InputError(
             f"{place} holds a run with {name} {_shown(before)}, not {_shown(now)}; choose another output "
             "folder, or remove it to start anew."
+        )
+
+
+def check_collection(place: Path, held: str | None, wanted: str | None) -> None:
+    """Refuse to go on with a run whose collection has changed.
+
+    Args:
+        place: file or folder of the run.
+        held: digest of its cases; None in checkpoints of early versions.
+        wanted: that of the run that shall go on.
+
+    Raises:
+        InputError: the digests differ.
+    """
+    if held is not None and held != wanted:
+        raise InputError(
+            f"{place} holds a run that was begun when its collection had other cases, splits or label rules; "
+            "give it the collection as it was, or choose another output folder to start anew."
         )
 
 

@@ -6,6 +6,7 @@ can be moved as a whole; absolute paths stay as they are.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable
@@ -128,6 +129,20 @@ class Collection:
     def split(self, split: str) -> tuple[Case, ...]:
         """The cases of one split, in the order of the file."""
         return tuple(case for case in self.cases if case.split == split)
+
+    def digest(self) -> str:
+        """A text that differs where other cases train or validate, or where their labels mean other things.
+
+        Where files lie and in which order does not change it, nor do cases for tests or without labels.
+        """
+        cases = sorted(
+            (case.name, case.data_set, case.split)
+            for case in self.cases
+            if case.label is not None and case.split != "test"
+        )
+        used = [self.data_sets[name] for name in sorted({data_set for _, data_set, _ in cases})]
+        rules = [(one.task, one.structures, one.ignore, one.channels) for one in used]
+        return hashlib.sha256(json.dumps([cases, rules], sort_keys=True).encode()).hexdigest()
 
 
 @dataclass(frozen=True)

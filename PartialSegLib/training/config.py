@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from ..json_fields import from_json, require, require_at_least, suggestion, to_json
+from ..json_fields import expand_home, from_json, require, require_at_least, suggestion, to_json
 from ..manifest import Inference, Preprocessing
 from .optimization import Phase
 from .patches.augmentation import PRESETS, Augmentation
@@ -35,6 +35,7 @@ class SyntheticData:
 
     def __post_init__(self) -> None:
         """Refuse numbers that mean nothing."""
+        expand_home(self, "atlas")
         for name in ("atlas_share", "lesion_probability"):
             value = getattr(self, name)
             require(0 <= value <= 1, f"{name}: expected a number from 0 to 1, got {value}")
@@ -72,6 +73,7 @@ class CollectionData:
 
     def __post_init__(self) -> None:
         """Refuse numbers that mean nothing, and an augmentation that there is not."""
+        expand_home(self, "collection", "prepared")
         require_at_least(self, preparing_processes=1, validation_patches=0)
         share = self.foreground
         require(0 <= share <= 1, f"foreground: expected a number from 0 to 1, got {share}")
@@ -215,6 +217,7 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be trained."""
+        expand_home(self, "output")
         given = sum(data is not None for data in (self.synthetic, self.collection))
         require(given == 1, f"synthetic, collection: expected one of the two, got {given or 'neither'}")
         require(len(self.phases) > 0, "phases: expected at least one, got none")

@@ -1,7 +1,8 @@
 """Configurations as JSON files.
 
 A file may start from another one, `"extends": "dodnet.json"`, and name only what differs; `KEY=VALUE` on the
-command line does the same for single values.
+command line does the same for single values, `phases[0].iterations=50` for those in a list. Lists in files
+are replaced as a whole.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
-from ..json_fields import from_json
+from ..json_fields import from_json, require, suggestion
 from .config import TrainingConfig
 
 RECIPES = Path(__file__).parent / "configs"
@@ -27,17 +28,14 @@ def read_config(path: Path | str, changes: Sequence[str] = ()) -> TrainingConfig
     """Read a configuration; relative paths in it stay relative to the working directory.
 
     Args:
-        path: JSON file of a `TrainingConfig`, or the name of a recipe, such as "dodnet".
-        changes: "KEY=VALUE", the key with dots as in loss.kind, the value as JSON or plain text.
+        path: JSON file of a `TrainingConfig`, or the name of a recipe, such as "dodnet" or "dodnet.json".
+        changes: "KEY=VALUE", the key as in loss.kind or phases[0].epoch, the value as JSON or plain text.
 
     Raises:
         InputError: a file is missing or is not JSON, a field is unknown, missing or wrong, or it is a recipe
             of another loop.
     """
-    path = Path(path)
-    recipe = RECIPES / f"{path}.json"
-    if not path.suffix and not path.exists() and recipe.exists():
-        path = recipe
+    path = _located(str(path))
     if path.stem in OTHER_LOOPS and path.resolve().parent == RECIPES.resolve():
         raise InputError(f"{path.stem} is not trained by this command; start {OTHER_LOOPS[path.stem]} {path}")
     values = _merged_file(path, ())
@@ -45,7 +43,7 @@ def read_config(path: Path | str, changes: Sequence[str] = ()) -> TrainingConfig
         key, equals, text = change.partition("=")
         if not equals:
             raise InputError(f"{change!r} is no setting; expected KEY=VALUE, as in seed=3.")
-        _merge(values, _nested(key.split("."), _plain_value(text)))
+        values = _changed(values, key.replace("[", ".[").split("."), _plain_value(text), key)
     try:
         return from_json(TrainingConfig, values)
     except InputError as error:
@@ -66,11 +64,17 @@ def read_json(path: Path, missing: str) -> Any:
         raise InputError(f"{path} is not valid JSON ({error}); correct it and start again.") from None
 
 
+def _located(name: str, folder: Path = Path()) -> Path:
+    """The file of a name in a folder, or else the recipe of that name."""
+    path, recipe = folder / Path(name).expanduser(), RECIPES / f"{name.removesuffix('.json')}.json"
+    return recipe if Path(name).name == name and not path.is_file() and recipe.exists() else path
+
+
 def _merged_file(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     """The values of a file on top of those of the file that it extends."""
-    names = ", ".join(sorted({recipe.stem for recipe in RECIPES.glob("*.json")} - OTHER_LOOPS.keys()))
-    missing = f"No training configuration at {path}; give the path of a JSON file, or one of {names}."
-    values = read_json(path, missing)
+    names = sorted({recipe.stem for recipe in RECIPES.glob("*.json")} - OTHER_LOOPS.keys())
+    advice = f"{suggestion(path.stem, names)}, or give the path of a JSON file"
+    values = read_json(path, f"No training configuration at {path}; {advice}.")
     if not isinstance(values, dict):
         raise InputError(f"{path} holds {type(values).__name__}, not an object of settings; correct it.")
     base = values.pop("extends", None)
@@ -78,7 +82,8 @@ def _merged_file(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
         return values
     if path.resolve() in seen:
         raise InputError(f"{path} extends itself; remove one of the 'extends'.")
-    merged = _merged_file(path.parent / base, (*seen, path.resolve()))
+    require(isinstance(base, str), f"{path}: extends: expected the name of a configuration, got {base}.")
+    merged = _merged_file(_located(base, path.parent), (*seen, path.resolve()))
     _merge(merged, values)
     return merged
 
@@ -92,8 +97,22 @@ def _merge(values: dict[str, Any], changes: dict[str, Any]) -> None:
             values[key] = value
 
 
-def _nested(keys: list[str], value: Any) -> dict[str, Any]:
-    return {keys[0]: _nested(keys[1:], value) if keys[1:] else value}
+def _changed(values: Any, keys: Sequence[str], value: Any, setting: str) -> Any:
+    """Values of which one, some names (loss) and numbers ([0]) below them, is another; objects are merged."""
+    if not keys:
+        if isinstance(values, dict) and isinstance(value, dict):
+            _merge(values, value)
+            return values
+        return value
+    key, *others = keys
+    if not key.startswith("["):
+        objects = values if isinstance(values, dict) else {}
+        return {**objects, key: _changed(objects.get(key), others, value, setting)}
+    items = values if isinstance(values, list) else []
+    if key not in (places := [f"[{number}]" for number in range(len(items))]):
+        raise InputError(f"{setting}: there is no entry {key}; {suggestion(key, places)}.")
+    number = places.index(key)
+    return [*items[:number], _changed(items[number], others, value, setting), *items[number + 1 :]]
 
 
 def _plain_value(text: str) -> Any:

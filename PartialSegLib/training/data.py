@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -17,11 +19,16 @@ from ..errors import InputError
 from ..manifest import Manifest, Preprocessing
 from .case_check import NO_FOREGROUND, check_cases, fault_rows
 from .cases import Cases, SyntheticCases
-from .collection import Collection, read_collection
+from .collection import Collection, DataSet, read_collection
 from .config import CollectionData, TrainingConfig
 from .data_workers import loaded
 from .patches.collection_cases import CollectionCases
-from .preparation.prepared_cases import prepare_collection, settings_folder, unprepared_cases
+from .preparation.prepared_cases import (
+    labelled_cases,
+    prepare_collection,
+    prepared_images,
+    settings_folder,
+)
 from .preparation.preparing import LabelRule
 from .workers import Workers
 
@@ -91,6 +98,7 @@ def prepare(config: TrainingConfig, manifest: Manifest) -> Path | None:
     data, whole = config.collection, read_collection(config.collection.collection)
     collection = _of_tasks(whole, config, manifest)
     _log_left_out(whole, collection, config)
+    _log_untrained(collection, manifest)
     folder = _prepared(config, data)
     check_and_prepare(
         collection, config.preprocessing, folder, data.label_resampling, data.preparing_processes
@@ -98,31 +106,45 @@ def prepare(config: TrainingConfig, manifest: Manifest) -> Path | None:
     return folder
 
 
+def training_collection(config: TrainingConfig, manifest: Manifest) -> Collection | None:
+    """The part of a collection that a run is about; None where its cases are made on the fly.
+
+    Raises:
+        InputError: the task of a data set is misspelt.
+    """
+    if config.collection is None:
+        return None
+    return _of_tasks(read_collection(config.collection.collection), config, manifest)
+
+
 def check_and_prepare(
     collection: Collection, preprocessing: Preprocessing, folder: Path, rule: LabelRule, processes: int
 ) -> None:
     """Check and preprocess those cases that are not yet, with progress bars; see `prepare_collection`.
 
+    Whether an image is in two splits is checked for all cases, prepared or not.
+
     Raises:
         InputError: with a table of all faulty cases; nothing is prepared then.
     """
-    new = unprepared_cases(collection, preprocessing, folder, rule=rule)
-    _refuse_faults(replace(collection, cases=new), processes)
+    used = replace(collection, cases=tuple(labelled_cases(collection)))
+    _refuse_faults(used, prepared_images(used, preprocessing, folder, rule=rule), processes)
     with progress_bar("case") as on_progress:
         prepare_collection(
             collection, preprocessing, folder, rule=rule, processes=processes, on_progress=on_progress
         )
 
 
-def _refuse_faults(collection: Collection, processes: int) -> None:
+def _refuse_faults(collection: Collection, prepared: Mapping[str, str], processes: int) -> None:
     """Refuse cases that no run can use, all in one table."""
     with progress_bar("case checked") as on_progress:
-        faults = check_cases(collection, on_progress, processes)
+        faults = check_cases(collection, on_progress, processes, prepared)
     faults = [fault for fault in faults if fault.kind != NO_FOREGROUND]  # a patient without tumour is one
     if faults:
         rows = "\n".join("  ".join(row) for row in fault_rows(faults)[1])
         raise InputError(
-            f"{len(faults)} faults in the cases; repair these files or leave the cases out:\n{rows}"
+            f"{len(faults)} faults in the cases; repair these files, or make the collection again without "
+            f"these cases (`partialseg data … --exclude NAME`):\n{rows}"
         )
 
 
@@ -191,11 +213,54 @@ def _log_left_out(whole: Collection, part: Collection, config: TrainingConfig) -
         if name not in part.data_sets and data_set.task not in known:
             count = sum(case.data_set == name for case in whole.cases)
             logger.warning(
-                "The data set %s (%d cases) is left out: the model has no task %s.",
+                "The data set %s (%d cases) is left out: the model has no task %s%s.",
                 name,
                 count,
                 data_set.task,
+                _task_advice(data_set, config),
             )
+
+
+def _task_advice(data_set: DataSet, config: TrainingConfig) -> str:
+    """The task that has most of the structures of a data set; all tasks if none has any."""
+    shared = {
+        task["name"]: len(data_set.structures.keys() & task["structures"].keys())
+        for task in config.package["tasks"]
+    }
+    name = max(shared, key=shared.__getitem__)
+    again = "make the collection again with `--task"
+    if not shared[name]:
+        return f"; to train one of {', '.join(shared)} on it, {again} NAME`"
+    return f"; to train {name} on it, {again} {json.dumps(name)}`"
+
+
+def _log_untrained(collection: Collection, manifest: Manifest) -> None:
+    """Say which structures no training case annotates, and which labels no task has."""
+    tasks = {task.name: task for task in manifest.tasks}
+    names = dict.fromkeys(case.data_set for case in labelled_cases(collection, "training"))
+    annotated: dict[str, set[str]] = defaultdict(set)
+    for data_set in (collection.data_sets[name] for name in names):
+        task = tasks.get(data_set.task, manifest.tasks[0])  # that of a model with one task, see `_of_tasks`
+        annotated[task.name] |= data_set.structures.keys()
+        if unused := [structure for structure in data_set.structures if structure not in task.structures]:
+            logger.warning(
+                "Labels of the data set %s are not used, the task %s of the model does not have them: %s.",
+                data_set.name,
+                task.name,
+                ", ".join(unused),
+            )
+    lacking = [
+        f"{name}/{structure}"
+        for name, structures in annotated.items()
+        for structure in tasks[name].structures
+        if structure not in structures
+    ]
+    if lacking:
+        logger.warning(
+            "No training case annotates %s: the model will not learn this. Name the labels of the collection "
+            "as the model does (`--label` of `partialseg data`), or take this out of the configuration.",
+            ", ".join(lacking),
+        )
 
 
 def _tasks_of_package(config: TrainingConfig) -> list[str]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import math
+import os
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,12 +16,13 @@ import torch
 
 from ..devices import explained_memory_errors
 from ..errors import DeviceError, InputError, OutOfMemoryError
+from ..output_files import explained_writing_errors
 from .phased_run import PhasedRun, StepResult
 from .run_log import RunLog
 from .stop_signals import noted_signals, stop
 from .workers import Workers
 
-CHECKPOINT_FILE, PACKAGE_FOLDER = "checkpoint.pt", "package"
+CHECKPOINT_FILE, PACKAGE_FOLDER, LOCK_FILE = "checkpoint.pt", "package", ".lock"
 
 
 def run_steps(
@@ -123,12 +127,54 @@ def explained_compilation(compiled: bool) -> Iterator[None]:
         ) from error
 
 
-def make_run_folder(output: str) -> Path:
-    """Make the folder of a run, if it is not there yet.
+@contextmanager
+def run_folder(output: str, leads: bool) -> Iterator[Path]:
+    """Make the folder of a run, if it is not there yet, and keep other runs out of it until the block ends.
+
+    Args:
+        output: the folder.
+        leads: whether this process keeps it for all of its run.
 
     Raises:
-        InputError: it cannot be made.
+        InputError: it cannot be made or written to, or another run is at work in it.
     """
+    folder = _made_folder(output)
+    if not leads:
+        yield folder
+        return
+    with explained_writing_errors(folder):
+        lock = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT)
+    try:
+        if not _hold(lock):
+            raise InputError(
+                f"Another run is at work in {folder}; wait for its end, or choose another output folder."
+            )
+        yield folder
+    finally:
+        os.close(lock)
+
+
+def _hold(file: int) -> bool:
+    """Whether no other process holds an open file; this one then does so until it closes the file or ends.
+
+    File systems without locks let everybody in. With `flock` data workers would go on holding the file when
+    their run is killed.
+    """
+    try:
+        if sys.platform == "win32":
+            import msvcrt
+
+            msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
+
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno not in (errno.EACCES, errno.EAGAIN)
+    return True
+
+
+def _made_folder(output: str) -> Path:
     try:
         Path(output).mkdir(parents=True, exist_ok=True)
     except OSError as error:

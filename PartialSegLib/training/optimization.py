@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from ..errors import InputError
-from ..json_fields import require, require_at_least
+from ..json_fields import require, require_at_least, suggestion
 
 
 @dataclass(frozen=True)
@@ -86,15 +86,30 @@ def learning_rate(phase: Phase, step: int) -> float:
     return phase.learning_rate
 
 
+def check_phases(phases: Sequence[Phase], modules: Iterable[nn.Module]) -> None:
+    """Refuse phases that name parameters which none of the modules has.
+
+    Raises:
+        InputError: a start of a name in `only` or `factors` fits no parameter.
+    """
+    names = [name for module in modules for name, _ in module.named_parameters()]
+    parts = list(dict.fromkeys(name.partition(".")[0] for name in names))
+    for number, phase in enumerate(phases):
+        for field, starts in (("only", phase.only), ("factors", tuple(phase.factors or ()))):
+            for start in starts:
+                if not any(name.startswith(start) for name in names):
+                    raise InputError(
+                        f"phases[{number}].{field}: no parameter's name starts with {start}; "
+                        f"{suggestion(start.partition('.')[0], parts)}."
+                    )
+
+
 def make_optimizer(phase: Phase, modules: Iterable[nn.Module]) -> torch.optim.Optimizer:
     """The optimizer of a phase; parameters that it does not train stop requiring gradients.
 
     DoDNet's controller may need a smaller learning rate than the rest: its output is multiplied with the
     features three times over, so at full speed it drives all scores to background before the features mean
     anything.
-
-    Raises:
-        InputError: `only` leaves nothing to train.
     """
     groups: dict[float, list[nn.Parameter]] = {}
     for module in modules:
@@ -103,8 +118,6 @@ def make_optimizer(phase: Phase, modules: Iterable[nn.Module]) -> torch.optim.Op
             if parameter.requires_grad:
                 factors = (f for start, f in (phase.factors or {}).items() if name.startswith(start))
                 groups.setdefault(next(factors, 1.0), []).append(parameter)
-    if not groups:
-        raise InputError(f"phases: no parameter's name starts with {' or '.join(phase.only)}.")
     options = [{"params": parameters, "factor": factor} for factor, parameters in groups.items()]
     if phase.optimizer != "sgd":
         adam = torch.optim.AdamW if phase.optimizer == "adamw" else torch.optim.Adam

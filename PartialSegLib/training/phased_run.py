@@ -15,7 +15,7 @@ from torch import nn
 from ..devices import PRECISIONS
 from ..errors import InputError
 from .checkpoint_file import read_checkpoint, write_checkpoint
-from .optimization import Phase, learning_rate, make_optimizer, position, set_learning_rate
+from .optimization import Phase, check_phases, learning_rate, make_optimizer, position, set_learning_rate
 from .workers import Workers
 
 logger = logging.getLogger(__name__)
@@ -52,6 +52,9 @@ class PhasedRun:
         step: number of finished steps.
         phase_number: of the present phase.
         optimizer: of the present phase.
+
+    Raises:
+        InputError: a phase names parameters that there are not.
     """
 
     def __init__(
@@ -69,6 +72,7 @@ class PhasedRun:
         self.workers = workers
         self.scaler = torch.amp.GradScaler(workers.device.type, enabled=precision == "float16")
         self.step = 0
+        check_phases(phases, modules)
         self.enter_phase(0)
 
     @property

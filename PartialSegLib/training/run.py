@@ -14,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from ..errors import InputError
 from ..json_fields import from_json, to_json
 from ..networks import NETWORKS, PartialLabelNetwork
-from .checkpoint_file import check_settings
+from .checkpoint_file import check_collection, check_settings
 from .config import TrainingConfig
 from .phased_run import PhasedRun, StepResult
 from .tissue_head import TissueHead
@@ -32,6 +32,7 @@ class Run(PhasedRun):
         config: of the run.
         arguments: keyword arguments of the network.
         workers: the processes of the run.
+        cases: digest of those of the collection; None for synthetic ones.
 
     Attributes:
         network: in training mode, on the device of the process.
@@ -42,9 +43,12 @@ class Run(PhasedRun):
         InputError: the configuration does not fit the network.
     """
 
-    def __init__(self, config: TrainingConfig, arguments: dict[str, Any], workers: Workers) -> None:
+    def __init__(
+        self, config: TrainingConfig, arguments: dict[str, Any], workers: Workers, cases: str | None = None
+    ) -> None:
         torch.manual_seed(config.seed)
         self.config = config
+        self.cases = cases
         self.network = _initial_network(config, arguments).to(workers.device)
         self.network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload] # missing in torch's stubs
         self.tissue_head = _make_tissue_head(config, self.network)
@@ -109,6 +113,7 @@ class Run(PhasedRun):
         return {
             **super().state(),
             "config": to_json(self.config),
+            "cases": self.cases,
             "network": self.network.state_dict(),
             "tissue_head": None if self.tissue_head is None else self.tissue_head.state_dict(),
             "average": self.average,
@@ -118,10 +123,11 @@ class Run(PhasedRun):
         """Take over what `state` gave.
 
         Raises:
-            InputError: it is of a run with other settings.
+            InputError: it is of a run with other settings or cases.
         """
         if "config" in state:  # not in checkpoints of early versions
             self._check_config(from_json(TrainingConfig, state["config"]), int(state["phase"]))
+        check_collection(Path(self.config.output), state.get("cases"), self.cases)
         self.network.load_state_dict(state["network"])
         if self.tissue_head is not None:
             self.tissue_head.load_state_dict(state["tissue_head"])

@@ -107,8 +107,10 @@ class RunLog:
             left = seconds / (step - self._first_step) * (self.iterations - step)
             logger.info("step %d of %d, loss %.4f, %s left", step, self.iterations, loss, duration(left))
 
-    def add_validation(self, step: int, scores: Mapping[tuple[str, str], float]) -> None:
-        """Dice by (task, structure) after a step."""
+    def add_validation(
+        self, step: int, scores: Mapping[tuple[str, str], float], parts: str = "patches"
+    ) -> None:
+        """Dice by (task, structure) after a step, and what of the images it was taken on."""
         if not self.leads:
             return
         for (task, structure), dice in scores.items():
@@ -116,7 +118,7 @@ class RunLog:
             if self._board is not None:
                 self._board.add_scalar(f"Dice/{task}/{structure}", dice, step)
         listed = ", ".join(f"{task}/{structure} {dice:.3f}" for (task, structure), dice in scores.items())
-        logger.info("step %d, Dice: %s", step, listed)
+        logger.info("step %d, Dice on %s: %s", step, parts, listed)
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import logging
+from dataclasses import replace
 from functools import partial
 from inspect import signature
 from pathlib import Path
@@ -23,8 +24,10 @@ from ..manifest import Manifest
 from ..model import build_network, check_tasks_served, save_model
 from ..networks import NETWORKS, PartialLabelNetwork
 from .cases import Cases
+from .checkpoint_file import write_config
+from .collection import Collection
 from .config import TrainingConfig
-from .data import batches, prepare, training_cases, validation_cases
+from .data import batches, prepare, training_cases, training_collection, validation_cases
 from .data_workers import explained_data_workers
 from .loop import (
     CHECKPOINT_FILE,
@@ -32,14 +35,15 @@ from .loop import (
     check_batch,
     explained_compilation,
     explained_exhaustion,
-    make_run_folder,
+    run_folder,
     run_steps,
 )
 from .losses import JOINT
+from .provenance import license_text, training_record
 from .run import Run
 from .run_log import RunLog
 from .run_report import write_report
-from .validation import PICTURE_FILE, validate
+from .validation import PICTURE_FILE, describe_validation, validate
 from .workers import Workers, joined_workers
 
 logger = logging.getLogger(__name__)
@@ -68,8 +72,9 @@ def train(config: TrainingConfig, device: str = "cpu") -> Path:
         _check_parts(config)
         at_a_time = config.batch_size // workers.size // config.accumulate
         work = f"patches of {list(config.patch_size)} and {at_a_time} at a time"
-        with explained_exhaustion(workers, work, _advice(config, at_a_time)):
-            return _train(config, manifest, workers)
+        memory = explained_exhaustion(workers, work, _advice(config, at_a_time))
+        with memory, run_folder(config.output, workers.leads) as output:
+            return _train(config, manifest, output, workers)
 
 
 def _check_parts(config: TrainingConfig) -> None:
@@ -94,14 +99,16 @@ def _advice(config: TrainingConfig, at_a_time: int) -> str:
     return f"{'start more processes' if _has_joint_dice(config) else 'raise `accumulate`'} or {smaller}"
 
 
-def _train(config: TrainingConfig, manifest: Manifest, workers: Workers) -> Path:
-    output = make_run_folder(config.output)
+def _train(config: TrainingConfig, manifest: Manifest, output: Path, workers: Workers) -> Path:
+    """All of a run; what may be wrong with it is found before cases are prepared for hours."""
+    used = training_collection(config, manifest)
+    run = Run(config, manifest.network.arguments, workers, used.digest() if used else None)
+    run.resume(output / CHECKPOINT_FILE)
     if workers.leads:
         logger.info("training on %s, processes: %d", workers.device.type, workers.size)
+        write_config(output, to_json(config))
         prepare(config, manifest)
     workers.wait()
-    run = Run(config, manifest.network.arguments, workers)
-    run.resume(output / CHECKPOINT_FILE)
     channels = run.network.num_structures
     feed = batches(training_cases(config, manifest, channels), config, workers, run.step)
     watched = validation_cases(config, manifest, channels) if workers.leads else None
@@ -111,8 +118,8 @@ def _train(config: TrainingConfig, manifest: Manifest, workers: Workers) -> Path
         with compilation, memory, explained_data_workers():
             run_steps(run, feed, log, output, config.checkpoint_every, config.validate_every, validation)
     if workers.leads:
-        save_package(config, manifest, run.weights, output / PACKAGE_FOLDER)
-        write_report(output, config, manifest)
+        save_package(config, manifest, used, run.weights, output / PACKAGE_FOLDER)
+        write_report(output, config, manifest, describe_validation(watched))
     workers.wait()
     return output / PACKAGE_FOLDER
 
@@ -158,31 +165,37 @@ def make_manifest(config: TrainingConfig) -> Manifest:
     manifest = from_json(Manifest, fields)
     network = build_network(manifest.network)
     check_tasks_served(network, manifest)
-    _check_patch(network, manifest)
+    _check_patch(network, manifest, len(config.loss.deep_supervision))
     return manifest
 
 
-def _check_patch(network: PartialLabelNetwork, manifest: Manifest) -> None:
-    """Refuse patches that the network cannot be trained on, before anything is prepared."""
+def _check_patch(network: PartialLabelNetwork, manifest: Manifest, supervised: int) -> None:
+    """Refuse patches and levels that the network cannot be trained on, before anything is prepared."""
     channels, size = manifest.network.arguments.get("in_channels", 1), manifest.inference.patch_size
     try:
-        network.train().forward_features(torch.empty(1, channels, *size, device="meta"))
+        levels = network.train().forward_levels(torch.empty(1, channels, *size, device="meta"))
     except (ValueError, RuntimeError) as error:
         raise InputError(
             f"inference.patch_size: {manifest.network.architecture} cannot be trained on patches of "
             f"{list(size)} voxels ({error}); choose another size, or another network."
         ) from None
+    require(
+        supervised <= len(levels),
+        f"loss.deep_supervision: {supervised} weights, but {manifest.network.architecture} has {len(levels)} "
+        "levels; give at most as many weights as levels.",
+    )
 
 
 def save_package(
-    config: TrainingConfig, manifest: Manifest, weights: dict[str, torch.Tensor], folder: Path
+    config: TrainingConfig,
+    manifest: Manifest,
+    used: Collection | None,
+    weights: dict[str, torch.Tensor],
+    folder: Path,
 ) -> None:
-    """Write weights as a model package."""
-    training = config.package.get("training", {})
-    license_text = (
-        f"SPDX-License-Identifier: {config.package['license']}\n\n"
-        f"Trained on: {training.get('data', 'see model.json')}\n\n"
-        f"Not for: {training.get('not_for', 'Diagnosis or treatment. Research use only.')}\n"
-    )
+    """Write weights as a model package that says what they were trained on, see `training_collection`."""
+    start = config.transfer.package if config.transfer else None
+    record = training_record(manifest.training, used, config.iterations, start)
+    manifest = replace(manifest, training=record)
     dtype = torch.float16 if config.store_float16 else None
-    save_model(folder, manifest, weights, license_text, dtype)
+    save_model(folder, manifest, weights, license_text(manifest), dtype)

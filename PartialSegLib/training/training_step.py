@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..errors import InputError
 from ..feature_cache import map_tensors
 from ..networks import PartialLabelNetwork
 from .cases import Cases
@@ -30,9 +29,6 @@ class TrainingStep(nn.Module):
         tissue_head: None where the configuration has none.
         config: of the run.
         workers: processes over which losses of whole batches are summed.
-
-    Raises:
-        InputError: deep supervision of more levels than the network has.
     """
 
     def __init__(
@@ -73,12 +69,6 @@ class TrainingStep(nn.Module):
         """Features (B, …) of the supervised levels, finest first, in float32."""
         with self._autocast(True):
             levels = self.encode(images)
-        wanted = len(self.config.loss.deep_supervision)
-        if wanted > len(levels):
-            raise InputError(
-                f"loss.deep_supervision: {wanted} weights, but {self.config.network} has {len(levels)}; "
-                "give at most as many weights as levels."
-            )
         return [map_tensors(Tensor.float, features) for features in levels]
 
     def _autocast(self, enabled: bool) -> torch.autocast:

@@ -10,11 +10,13 @@ from typing import Literal, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from ..manifest import Manifest
 from ..networks import PartialLabelNetwork
 from ..output_files import replacing
 from .cases import Cases
+from .patches.collection_cases import CollectionCases
 
 Scores = dict[tuple[str, str], float]
 
@@ -39,6 +41,20 @@ def predicted_masks(logits: Tensor, activation: Literal["sigmoid", "softmax"]) -
     return logits.argmax(0, keepdim=True) == order
 
 
+def describe_validation(cases: Dataset[Cases] | None) -> str:
+    """What a run is validated on, as in "16 patches of 5 cases, placed on the foreground"; "" for nothing."""
+    if cases is None:
+        return ""
+    if not isinstance(cases, CollectionCases):
+        return f"{len(cases)} patches of synthetic images"  # type: ignore[arg-type] # it has a length
+    order = cases.order or []
+    cases_seen = "1 case" if len(set(order)) == 1 else f"{len(set(order))} cases"
+    return (
+        f"{len(order)} patches of {cases_seen}, placed on the foreground; whole cases usually have less, see "
+        "`partialseg data evaluate`"
+    )
+
+
 @torch.no_grad()
 def validate(
     network: PartialLabelNetwork,
@@ -57,9 +73,10 @@ def validate(
         picture: file for a picture of the first patches; None draws none.
 
     Returns:
-        Dice by (task, structure); structures that no patch has are left out.
+        Dice by (task, structure); structures that no patch has are left out, also where some are found.
     """
     overlap: dict[tuple[str, str], int] = defaultdict(int)
+    labelled: dict[tuple[str, str], int] = defaultdict(int)
     total: dict[tuple[str, str], int] = defaultdict(int)
     shown = []
     for cases in images:
@@ -73,12 +90,13 @@ def validate(
             for structure, channel in channels.items():
                 key = task.name, structure
                 overlap[key] += int((masks[channel] & target[channel]).sum())
+                labelled[key] += int(target[channel].sum())
                 total[key] += int(masks[channel].sum() + target[channel].sum())
             drawn = [part[list(channels.values())].any(0).numpy() for part in (target, masks)]
             shown.append(Shown(task.name, cases.image[0].numpy(), *drawn))
     if picture is not None and shown:
         draw_patches(picture, shown[:SHOWN], manifest)
-    return {key: 2 * overlap[key] / total[key] for key in total if total[key] > 0}
+    return {key: 2 * overlap[key] / total[key] for key in total if labelled[key] > 0}
 
 
 def draw_patches(path: Path, patches: list[Shown], manifest: Manifest) -> None:

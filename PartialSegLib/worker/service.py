@@ -28,7 +28,7 @@ from ..protocol import (
     SetImage,
 )
 from ..segmentation import Segmentation, write_segmentation
-from ..volume import Volume, check_hounsfield, read_volume
+from ..volume import Volume, find_doubt, read_volume
 from .scratch import ScratchFolder
 
 if TYPE_CHECKING:
@@ -209,9 +209,9 @@ class Service:
 
 def _read_ct(path: Path, any_modality: bool) -> Volume:
     volume = read_volume(path, any_modality=any_modality)
-    doubt = None if any_modality else check_hounsfield(volume)
+    doubt = None if any_modality else find_doubt(volume)
     if doubt:
-        raise InputError(f"{path}: {doubt}; give a CT in HU.")
+        raise InputError(f"{path}: {doubt}.")
     return volume
 
 

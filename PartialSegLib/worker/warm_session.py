@@ -81,7 +81,7 @@ class WarmSession:
             self.release()
             self._way = 0
         try:
-            self.run(lambda session: session.set_image(volume, crop_to_body), warn)
+            self.run(lambda session: session.set_image(volume, crop_to_body, check=False), warn)
         except BaseException:
             self.forget_image()
             raise
@@ -131,7 +131,7 @@ class WarmSession:
         if self._session is None:
             session = self._open(*self._ways[self._way])
             if self._image is not None:
-                session.set_image(*self._image)
+                session.set_image(*self._image, check=False)
             self._session = session
         return self._session
 

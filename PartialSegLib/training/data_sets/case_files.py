@@ -88,12 +88,27 @@ def case_folders(data_set: str, folders: Iterable[Path], image: str, label: str)
     return tuple(cases)
 
 
-def require_cases(cases: tuple[Case, ...], folder: Path, expected: str) -> tuple[Case, ...]:
-    """The cases, if there are any.
+def require_cases(
+    cases: tuple[Case, ...], folder: Path, expected: str, other_layout: str = ""
+) -> tuple[Case, ...]:
+    """The cases, if there are any, and not label maps alone.
+
+    Args:
+        cases: that were found.
+        folder: where.
+        expected: the files that were looked for.
+        other_layout: the layout that the folder seems to have instead, if any.
 
     Raises:
-        InputError: there is none; it names the files that were looked for.
+        InputError: there is none, or there are label maps but the image of none.
     """
     if not cases:
         raise InputError(f"{folder} holds no cases; expected {expected}.")
+    labelled = [case for case in cases if case.label is not None]
+    if labelled and not any(Path(image).exists() for case in labelled for image in case.images):
+        advice = f"; it looks like the layout {other_layout}: `partialseg data {other_layout}`"
+        raise InputError(
+            f"{folder} holds {len(labelled)} label maps but the image of none; expected {expected}"
+            f"{advice if other_layout else ''}."
+        )
     return cases

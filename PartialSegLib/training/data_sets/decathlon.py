@@ -26,4 +26,5 @@ def decathlon_cases(folder: Path, data_set: str) -> tuple[Case, ...]:
         make_case(data_set, name, path, None) for name, path in images_in(folder / "imagesTs").items()
     )
     expected = "imagesTr/NAME.nii.gz with labelsTr/NAME.nii.gz"
-    return require_cases((*labelled, *unlabelled), folder, expected)
+    numbered = any(f"{name}_0000" in images for name in labels)
+    return require_cases((*labelled, *unlabelled), folder, expected, "nnunet" if numbered else "")

@@ -58,7 +58,7 @@ def contradicted_labels(
 
 
 def parse_label_rules(rules: Sequence[str]) -> dict[str, tuple[int, ...]]:
-    """Rules typed by a user, NAME=VALUE[,VALUE...]; the values are taken as they are given.
+    """Rules typed by a user, NAME=VALUE[,VALUE...]; rules of one name are joined.
 
     Raises:
         InputError: a rule has no name, no values or one that is not a whole number above 0.
@@ -72,6 +72,7 @@ def parse_label_rules(rules: Sequence[str]) -> dict[str, tuple[int, ...]]:
                 f"'{rule}' is no label rule; give NAME=VALUE[,VALUE...] with whole numbers above 0, "
                 "as in liver=1,2."
             )
-        labels[name.strip()] = tuple(int(part) for part in parts)
+        values_before = labels.get(name.strip(), ())
+        labels[name.strip()] = tuple(dict.fromkeys((*values_before, *map(int, parts))))
     ids = structures_of_labels(labels)
     return {ids[name]: values for name, values in labels.items()}

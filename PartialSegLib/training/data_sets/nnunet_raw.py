@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections import defaultdict
-from collections.abc import Sequence
 from pathlib import Path
 
 from ...volume import image_suffix
@@ -31,7 +30,8 @@ def nnunet_cases(folder: Path, data_set: str) -> tuple[Case, ...]:
     test = _pairs(folder, data_set, "Ts")
     tested = (dataclasses.replace(case, split="test") if case.label else case for case in test)
     expected = f"imagesTr/NAME{CHANNEL}.nii.gz with labelsTr/NAME.nii.gz"
-    return require_cases((*training, *tested), folder, expected)
+    plain = images_in(folder / "imagesTr").keys() & images_in(folder / "labelsTr").keys()
+    return require_cases((*training, *tested), folder, expected, "decathlon" if plain else "")
 
 
 def _pairs(folder: Path, data_set: str, suffix: str) -> tuple[Case, ...]:
@@ -44,13 +44,12 @@ def _pairs(folder: Path, data_set: str, suffix: str) -> tuple[Case, ...]:
             others[name[: -len(CHANNEL)]].append(str(path))
     labels = images_in(folder / f"labels{suffix}")
     cases = cases_of_pairs(data_set, images, labels, folder / f"images{suffix}")
-    return tuple(_with_channels(case, others[case.name.removeprefix(f"{data_set}-")]) for case in cases)
-
-
-def _with_channels(case: Case, others: Sequence[str]) -> Case:
-    """The case with all its channels."""
-    case = dataclasses.replace(case, other_channels=tuple(others))
-    return case if Path(case.image).exists() else _with_channel(case)
+    first = {str(path) for path in images.values()}
+    named = (case if case.image in first else _with_channel(case) for case in cases)
+    return tuple(
+        dataclasses.replace(case, other_channels=tuple(others[case.name.removeprefix(f"{data_set}-")]))
+        for case in named
+    )
 
 
 def _with_channel(case: Case) -> Case:

@@ -1,4 +1,4 @@
-"""Which cases are for training, validation and test: by lists, or by a seed where there are none."""
+"""Which cases are for training, validation, test and nothing: by lists and names, or drawn by a seed."""
 
 from __future__ import annotations
 
@@ -87,18 +87,28 @@ def with_listed_splits(cases: tuple[Case, ...], lists: Mapping[Split, Path]) -> 
     chosen: dict[str, Split] = {}
     for split, path in lists.items():
         for line in _lines(path):
-            name = _named(line, names)
-            if name is None:
-                raise InputError(
-                    f"{path}: '{line}' does not name one case; give the case's name in the collection, which "
-                    "is its data set's and its file's, as in lits-0."
-                )
+            name = _required(line, names, path)
             if chosen.setdefault(name, split) != split:
                 raise InputError(f"{name} is in the lists of two splits; keep it in one.")
     left = [case.name for case in cases if case.name not in chosen]
     if left:
         raise InputError(f"{len(left)} cases are in no list, the first is {left[0]}; list every case once.")
     return tuple(dataclasses.replace(case, split=chosen[case.name]) for case in cases)
+
+
+def without_cases(cases: tuple[Case, ...], excluded: Sequence[str]) -> tuple[Case, ...]:
+    """All cases but some.
+
+    Args:
+        cases: of any data sets.
+        excluded: each names one case, as a line of a list does; see `with_listed_splits`.
+
+    Raises:
+        InputError: a name is of no case or of several.
+    """
+    names = _names_of(cases)
+    left_out = {_required(name, names, "--exclude") for name in excluded}
+    return tuple(case for case in cases if case.name not in left_out)
 
 
 def _shuffled(cases: Sequence[Case], seed: int, stream: int) -> list[Case]:
@@ -127,6 +137,17 @@ def _named(line: str, names: Mapping[str, list[str]]) -> str | None:
         if len(names.get(name, ())) == 1:
             return names[name][0]
     return None
+
+
+def _required(line: str, names: Mapping[str, list[str]], where: Path | str) -> str:
+    """The one case that is meant; the sentence on a fault says where the name was given."""
+    name = _named(line, names)
+    if name is None:
+        raise InputError(
+            f"{where}: '{line}' does not name one case; give the case's name in the collection, which "
+            "is its data set's and its file's, as in lits-0."
+        )
+    return name
 
 
 def _bare(line: str) -> str:

@@ -85,13 +85,11 @@ def prepare_slices(config: SliceBankConfig, manifest: Manifest) -> None:
     Raises:
         InputError: see `check_and_prepare`.
     """
-    if config.collection is None:
+    data, collection = config.collection, training_collection(config, manifest)
+    if data is None or collection is None:
         return
-    (task,), data = manifest.tasks, config.collection
-    whole = read_collection(data.collection)
-    cases = tuple(case for case in whole.cases if whole.data_sets[case.data_set].task == task.name)
     check_and_prepare(
-        replace(whole, cases=cases),
+        collection,
         config.preprocessing,
         _prepared(config, data),
         data.label_resampling,
@@ -110,6 +108,15 @@ def open_slices(config: SliceBankConfig, manifest: Manifest) -> SliceSource:
         return PhantomSlices(config.phantoms, config.preprocessing, task, config.seed)
     collection = read_collection(config.collection.collection)
     return CollectionSlices(collection, _prepared(config, config.collection), task)
+
+
+def training_collection(config: SliceBankConfig, manifest: Manifest) -> Collection | None:
+    """The data sets of a collection that train the task, with their cases; None for synthetic patients."""
+    if config.collection is None:
+        return None
+    whole, task = read_collection(config.collection.collection), manifest.tasks[0].name
+    cases = tuple(case for case in whole.cases if whole.data_sets[case.data_set].task == task)
+    return replace(whole, cases=cases)
 
 
 def open_validation_slices(config: SliceBankConfig, manifest: Manifest) -> SliceSource | None:
@@ -132,6 +139,17 @@ def open_validation_slices(config: SliceBankConfig, manifest: Manifest) -> Slice
         slices = CollectionSlices(collection, _prepared(config, config.collection), task, "validation")
     numbers = np.linspace(0, len(slices) - 1, min(wanted, len(slices))).round().astype(int)
     return Subset(slices, numbers.tolist())  # type: ignore[arg-type] # a source is as good as a data set
+
+
+def describe_validation(slices: SliceSource | None) -> str:
+    """What a run is validated on, as in "256 slices of 12 cases"; "" for nothing."""
+    if slices is None:
+        return ""
+    source, of = getattr(slices, "dataset", slices), ""
+    if isinstance(source, CollectionSlices):
+        numbers = getattr(slices, "indices", range(len(slices)))
+        of = f" of {len({bisect_right(source.ends, number) for number in numbers})} cases"
+    return f"{len(slices)} slices{of or ' of synthetic patients'}"
 
 
 def _prepared(config: SliceBankConfig, data: CollectionSlicesConfig) -> Path:

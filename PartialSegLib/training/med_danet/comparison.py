@@ -35,7 +35,7 @@ class Row:
     """What one candidate, or the bank with its decision network, reaches and costs.
 
     Attributes:
-        dice: of each structure, over the pixels of all slices ("Dice global" in Table 7).
+        dice: of each structure that is there, over the pixels of all slices ("Dice global" in Table 7).
         multiply_adds: for a slice on average, in thousand millions, the paper's "FLOPs (G)".
         ratios: how often each option was chosen; only for the bank.
     """
@@ -67,7 +67,7 @@ def compare_with_candidates(
     """
     bank = network.to(device).eval().bank
     names = [*bank.options[1:], "bank"]
-    agreement = torch.zeros(len(names), 2, bank.num_classes, dtype=torch.int64)
+    agreement = torch.zeros(len(names), 3, bank.num_classes, dtype=torch.int64)
     chosen: Counter[int] = Counter()
     for image, labels in _batches(source, config, device):
         skipped = torch.zeros_like(labels)
@@ -96,18 +96,18 @@ def _batches(source: SliceSource, config: SliceBankConfig, device: str) -> Itera
 
 
 def _agreement(prediction: Tensor, labels: Tensor, num_classes: int) -> Tensor:
-    """(2, classes): pixels of each class that both have, and pixels of it in the one plus in the other."""
-    both = labels[prediction == labels].bincount(minlength=num_classes)
-    total = sum(part.flatten().bincount(minlength=num_classes) for part in (prediction, labels))
-    return torch.stack([both, total]).cpu()  # type: ignore[list-item] # a sum of tensors
+    """(3, classes): pixels of each class that both have, in the prediction and in the labels."""
+    parts = labels[prediction == labels], prediction.flatten(), labels.flatten()
+    return torch.stack([part.bincount(minlength=num_classes) for part in parts]).cpu()
 
 
 def _dice(counts: Tensor, structures: Mapping[str, int]) -> dict[str, float]:
-    """Dice of each structure; 1 where it is neither predicted nor there."""
-    both, total = counts.tolist()
+    """Dice of each structure that is there."""
+    both, predicted, labelled = counts.tolist()
     return {
-        structure: round(2 * both[channel] / total[channel], 4) if total[channel] else 1.0
+        structure: round(2 * both[channel] / (predicted[channel] + labelled[channel]), 4)
         for structure, channel in structures.items()
+        if labelled[channel]
     }
 
 

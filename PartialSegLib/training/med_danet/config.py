@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ...errors import InputError
-from ...json_fields import from_json, require, require_at_least, to_json
+from ...json_fields import expand_home, from_json, require, require_at_least, to_json
 from ...manifest import Inference, Manifest, Preprocessing
 from ..config_files import read_json
 from ..optimization import Phase
@@ -71,6 +71,10 @@ class CollectionSlicesConfig:
     collection: str
     prepared: str
     label_resampling: Literal["linear", "nearest"] = "linear"
+
+    def __post_init__(self) -> None:
+        """Find what lies in the user's home folder."""
+        expand_home(self, "collection", "prepared")
 
 
 @dataclass(frozen=True)
@@ -144,6 +148,7 @@ class SliceBankConfig:
 
     def __post_init__(self) -> None:
         """Refuse what no run can mean."""
+        expand_home(self, "output")
         require(bool(self.candidates), "candidates: expected at least one, got none")
         for number, candidate in enumerate(self.candidates):
             place = f"candidates[{number}].epochs"

@@ -16,7 +16,7 @@ from ...errors import InputError
 from ...json_fields import to_json
 from ...manifest import Manifest
 from ...networks import MedDANet
-from ..checkpoint_file import check_settings
+from ..checkpoint_file import check_collection, check_settings
 from ..phased_run import PhasedRun, StepResult, mixed_precision
 from ..shared_batch_norm import share_batch_norm
 from ..workers import Workers
@@ -38,6 +38,7 @@ class SliceBankRun(PhasedRun):
         num_slices: that it is trained on.
         steps_per_epoch: batches of them.
         workers: the processes of the run; batch normalisation sees the slices of all of them.
+        cases: digest of those of the collection; None for other slices.
 
     Attributes:
         network: on the device of the process.
@@ -55,6 +56,7 @@ class SliceBankRun(PhasedRun):
         num_slices: int,
         steps_per_epoch: int,
         workers: Workers,
+        cases: str | None = None,
     ) -> None:
         torch.manual_seed(config.seed)
         try:
@@ -64,6 +66,7 @@ class SliceBankRun(PhasedRun):
         if workers.size > 1:
             share_batch_norm(network, workers)
         self.config = config
+        self.cases = cases
         self.network = network.to(workers.device)
         self.steps_per_epoch = steps_per_epoch
         settings = {key: value for key, value in to_json(config).items() if key != "package"}
@@ -133,7 +136,8 @@ class SliceBankRun(PhasedRun):
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint holds."""
-        return {**super().state(), "identity": self.identity, "network": self.network.state_dict()}
+        own = {"identity": self.identity, "cases": self.cases, "network": self.network.state_dict()}
+        return {**super().state(), **own}
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Take over what `state` gave.
@@ -141,6 +145,7 @@ class SliceBankRun(PhasedRun):
         Raises:
             InputError: it is of a run with another configuration or other slices.
         """
+        check_collection(Path(self.config.output), state.get("cases"), self.cases)
         check_settings(Path(self.config.output), state["identity"], self.identity)
         self.network.load_state_dict(state["network"])
         super().load_state(state)

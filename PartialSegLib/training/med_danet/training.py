@@ -8,27 +8,38 @@ Wang et al.: Med-DANet, ECCV 2022, sections 3.2, 3.3 and 4.1.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import torch
 
+from ...json_fields import to_json
 from ...manifest import Manifest
 from ...model import save_model
+from ..checkpoint_file import write_config
+from ..collection import Collection
 from ..data_workers import explained_data_workers
 from ..loop import (
     CHECKPOINT_FILE,
     PACKAGE_FOLDER,
     check_batch,
     explained_exhaustion,
-    make_run_folder,
+    run_folder,
     run_steps,
 )
+from ..provenance import license_text, training_record
 from ..run_log import RunLog
 from ..run_report import write_report
 from ..validation import Scores
 from ..workers import Workers, joined_workers
-from .collection_slices import open_slices, open_validation_slices, prepare_slices
+from .collection_slices import (
+    describe_validation,
+    open_slices,
+    open_validation_slices,
+    prepare_slices,
+    training_collection,
+)
 from .comparison import compare_with_candidates
 from .config import SliceBankConfig, slice_bank_manifest
 from .run import SliceBankRun
@@ -75,6 +86,7 @@ def _train(
     watched: SliceSource | None,
     workers: Workers,
 ) -> Path:
+    used = training_collection(config, manifest) if source is None else None
     if source is None:
         if workers.leads:
             prepare_slices(config, manifest)
@@ -82,19 +94,38 @@ def _train(
         source = open_slices(config, manifest)
         watched = open_validation_slices(config, manifest) if workers.leads else None
     check_batch(min(config.batch_size, len(source)), "slices", workers)
-    run = SliceBankRun(config, manifest, len(source), steps_per_epoch(source, config.batch_size), workers)
-    output = make_run_folder(config.output)
+    steps = steps_per_epoch(source, config.batch_size)
+    run = SliceBankRun(config, manifest, len(source), steps, workers, used.digest() if used else None)
+    with run_folder(config.output, workers.leads) as output:
+        return _finish(run, manifest, source, watched, used, output)
+
+
+def _finish(
+    run: SliceBankRun,
+    manifest: Manifest,
+    source: SliceSource,
+    watched: SliceSource | None,
+    used: Collection | None,
+    output: Path,
+) -> Path:
+    """All steps from a checkpoint or the first one on, and what is written after them."""
+    config, workers = run.config, run.workers
     run.resume(output / CHECKPOINT_FILE)
+    if workers.leads:
+        write_config(output, to_json(config))
     feed = load_batches(source, config, run.step, run.iterations, workers)
     with RunLog(output, run.step, run.iterations, workers.leads, run.figures) as log:
         validation = partial(_validate, run, watched, manifest, log)
         with explained_data_workers():
             run_steps(run, feed, log, output, config.checkpoint_every, config.validate_every, validation)
     if workers.leads:
-        license_text = f"SPDX-License-Identifier: {manifest.license}\n"
+        record = training_record(manifest.training, used, run.iterations)
+        manifest = replace(manifest, training=record)
         weights = run.network.state_dict()
-        save_model(output / PACKAGE_FOLDER, manifest, weights, license_text, torch.float16)
-        write_report(output, config, manifest)
+        save_model(output / PACKAGE_FOLDER, manifest, weights, license_text(manifest), torch.float16)
+        stages = dict(zip(("bank", "decision network"), (p.iterations for p in run.phases), strict=True))
+        watching = describe_validation(watched)
+        write_report(output, config, manifest, watching, items="slices", stages=stages)
     workers.wait()
     return output / PACKAGE_FOLDER
 
@@ -111,4 +142,4 @@ def _validate(run: SliceBankRun, slices: SliceSource | None, manifest: Manifest,
         for name, row in rows.items()
         for structure, dice in row.dice.items()
     }
-    log.add_validation(run.step, scores)
+    log.add_validation(run.step, scores, "slices")

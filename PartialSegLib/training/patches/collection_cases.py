@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -171,18 +172,13 @@ def labelled_cases_of_tasks(
     there = {case.task for case in found}
     lacking = [task.name for index, task in enumerate(tasks) if index not in there]
     if lacking and (split == "training" or not found):
+        left = json.dumps([task.name for index, task in enumerate(tasks) if index in there])
         raise InputError(
             f"The collection {collection.name} has no labelled {split} cases for {', '.join(lacking)}; "
-            "add some, or leave these tasks out of the model."
+            "add some (`partialseg data … --task` says what a data set trains)"
+            + (f", or leave these tasks out (only_tasks={left})." if there else ".")
         )
     return found
-
-
-def whole_case(case: LabelledCase, num_structures: int) -> Cases:
-    """A case as a whole, without augmentation or padding, to validate with a sliding window."""
-    start, size = (0, 0, 0), case.case.summary.shape
-    image = torch.from_numpy(case.case.read_image(start, size))
-    return case.with_labels(image, torch.from_numpy(case.case.read_labels(start, size)), num_structures)
 
 
 def _task_index(data_set: DataSet, tasks: tuple[Task, ...]) -> int:

@@ -69,12 +69,14 @@ class CaseSummary:
         shape: voxels (z, y, x).
         background: the scaled intensity outside the image, for each channel.
         values: of the label map, ascending.
+        image_content: see `case_images.image_content`; empty where an earlier version prepared the case.
     """
 
     settings: str
     shape: Size
     background: tuple[float, ...]
     values: tuple[LabelValue, ...]
+    image_content: str = ""
 
 
 @dataclass(frozen=True)
@@ -176,7 +178,12 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def write_case(
-    folder: Path, image: np.ndarray, labels: np.ndarray, background: tuple[float, ...], settings: str
+    folder: Path,
+    image: np.ndarray,
+    labels: np.ndarray,
+    background: tuple[float, ...],
+    settings: str,
+    image_content: str = "",
 ) -> None:
     """Write a case in one stroke; one of other settings is replaced, one of the same settings stays.
 
@@ -186,6 +193,7 @@ def write_case(
         labels: (D, H, W) uint8 or uint16.
         background: scaled intensity outside the image, for each channel.
         settings: see `CaseSummary`.
+        image_content: see `CaseSummary`.
 
     Raises:
         InputError: the place cannot be written to, or its disk is full.
@@ -193,7 +201,7 @@ def write_case(
     depth, height, width = labels.shape
     values = label_values(labels)
     voxels: dict[str, Any] = {str(value.value): _some_voxels(labels, value) for value in values}
-    summary = CaseSummary(settings, (depth, height, width), background, values)
+    summary = CaseSummary(settings, (depth, height, width), background, values, image_content)
     with _new_case(folder, settings) as temporary:
         (temporary / IMAGE_FILE).write_bytes(_compressed(image.astype(np.float16, copy=False)))
         (temporary / LABELS_FILE).write_bytes(_compressed(labels))

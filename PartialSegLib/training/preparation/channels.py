@@ -32,13 +32,14 @@ def check_channels(data_set: DataSet, wanted: Sequence[ImageChannel]) -> None:
         )
 
 
-def read_model_channels(image: CaseImage, wanted: Sequence[ImageChannel]) -> list[Volume]:
-    """Read the channels that a model reads, in its order.
+def model_channels(
+    image: CaseImage, volumes: Sequence[Volume], wanted: Sequence[ImageChannel]
+) -> list[Volume]:
+    """The channels that a model reads, in its order, of all those that were read.
 
     Raises:
-        InputError: a file cannot be read, or the files are not the channels of one image.
+        InputError: they are not the channels of one image.
     """
-    volumes = image.read()
     for kind, found in image.faults(volumes):
         raise InputError(f"{image.paths[0]}: {kind} ({found}); repair the case, or leave it out.")
     by_name = dict(zip(image.channels, volumes, strict=True))

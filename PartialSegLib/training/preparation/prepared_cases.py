@@ -115,12 +115,13 @@ def prepare_collection(
             report(done, len(cases))
 
 
-def unprepared_cases(
+def prepared_images(
     collection: Collection, preprocessing: Preprocessing, folder: Path, *, rule: LabelRule = "linear"
-) -> tuple[Case, ...]:
-    """The cases that `prepare_collection` would preprocess."""
+) -> dict[str, str]:
+    """The cases that `prepare_collection` would keep, by name, each with its `image_content`."""
     cases = labelled_cases(collection)
-    return tuple(case for case in cases if _missing(collection, case, preprocessing, folder, rule))
+    kept = [case for case in cases if _missing(collection, case, preprocessing, folder, rule) is None]
+    return {case.name: find_case(folder, collection, case).summary.image_content for case in kept}
 
 
 def labelled_cases(collection: Collection, *splits: str) -> list[Case]:

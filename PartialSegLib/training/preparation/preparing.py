@@ -18,9 +18,9 @@ from ...manifest import Preprocessing
 from ...preprocessing import PreparedImage
 from ...resampling import Matrices, resample_by_slabs, used_rows
 from ...volume import Volume, read_volume
-from ..case_images import CaseImage, on_one_grid
+from ..case_images import CaseImage, image_content, on_one_grid
 from .case_store import write_case
-from .channels import preprocess_channels, read_model_channels
+from .channels import model_channels, preprocess_channels
 
 LabelRule = Literal["linear", "nearest"]
 
@@ -48,7 +48,8 @@ def prepare_case(
     Raises:
         InputError: image or label map cannot be used, do not lie on one grid, or the disk is full.
     """
-    volumes = read_model_channels(image, preprocessing.image_channels)
+    read = image.read()
+    volumes, content = model_channels(image, read, preprocessing.image_channels), image_content(read)
     labels = read_volume(label, any_modality=True)
     if not on_one_grid(volumes[0], labels):
         raise InputError(
@@ -58,7 +59,8 @@ def prepare_case(
     channels = preprocess_channels(volumes, preprocessing)
     on_grid = resample_labels(_label_values(labels, label), channels[0], rule)
     array = torch.stack([channel.tensor.half() for channel in channels]).numpy()
-    write_case(folder, array, on_grid, tuple(channel.background for channel in channels), settings)
+    background = tuple(channel.background for channel in channels)
+    write_case(folder, array, on_grid, background, settings, content)
 
 
 def resample_labels(labels: np.ndarray, prepared: PreparedImage, rule: LabelRule) -> np.ndarray:

@@ -10,7 +10,7 @@ import numpy as np
 
 from ...errors import InputError
 from ...segmentation import Key, Segmentation
-from ...volume import Volume, check_hounsfield, read_volume, write_volume
+from ...volume import Volume, find_doubt, read_volume, write_volume
 from ..collection import Collection
 from .merging import MergedLabels, merge_labels
 from .plan import PlannedCase, PseudoLabelRequest, find_keys
@@ -54,9 +54,9 @@ def label_case(
     """
     case = planned.case
     image = read_volume(collection.path(case.image))
-    doubt = check_hounsfield(image)
+    doubt = find_doubt(image)
     if doubt and not force:
-        raise InputError(f"{case.image}: {doubt}; give a CT in HU, or accept it with --force.")
+        raise InputError(f"{case.image}: {doubt}, or accept it with --force.")
     labels = _read_labels(collection.path(case.label), image) if case.label else None
     keys = {structure: request.keys[structure] for structure in planned.merging.added}
     found = _predict(session, image, keys, on_progress)
@@ -76,7 +76,7 @@ def _predict(
     session: InferenceSession, image: Volume, keys: Mapping[str, Key], on_progress: Progress
 ) -> Segmentation:
     try:
-        session.set_image(image)
+        session.set_image(image, check=False)
         return session.predict(
             list(dict.fromkeys(task for task, _ in keys.values())), on_progress, list(keys)
         )

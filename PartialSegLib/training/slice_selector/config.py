@@ -8,7 +8,7 @@ from typing import Any
 
 from ...decision_spec import DecisionSpec
 from ...errors import InputError
-from ...json_fields import from_json, require, require_at_least
+from ...json_fields import expand_home, from_json, require, require_at_least
 from ..config_files import read_json
 
 
@@ -61,6 +61,7 @@ class SliceSelectorConfig:
 
     def __post_init__(self) -> None:
         """Refuse values that no run can have."""
+        expand_home(self, "output", "atlas")
         require_at_least(self, images=1, calibration_images=1, iterations=1, batch_size=1, checkpoint_every=1)
         require_at_least(self, held_out_images=0, seed=0)
         require(0 < self.recall <= 1, f"recall: expected a share in (0, 1], got {self.recall}")

@@ -23,7 +23,7 @@ from torch import nn
 from torch.nn import functional
 
 from ...errors import InputError
-from ...json_fields import to_json
+from ...json_fields import from_json, to_json
 from ...manifest import MANIFEST_FILE, Manifest, read_manifest
 from ...model import build_decision_network, load_model, save_decision
 from ...networks.decision_network import DecisionNetwork
@@ -31,7 +31,7 @@ from ...output_files import replacing
 from ...packages import find_package
 from ...phantom import STRUCTURE_TISSUES
 from ..atlas import read_atlas
-from ..checkpoint_file import check_settings, read_checkpoint, write_checkpoint
+from ..checkpoint_file import CONFIG_FILE, check_settings, read_checkpoint, write_checkpoint, write_config
 from ..stop_signals import noted_signals, stop
 from .batches import draw_batch
 from .calibration import choose_thresholds, selection_figures
@@ -185,11 +185,11 @@ def _resume(checkpoint: Path, network: nn.Module, optimizer: torch.optim.Optimiz
 
 def _claim(output: Path, config: SliceSelectorConfig) -> None:
     """Write the configuration into the folder of the run; refuse the folder of another run."""
-    path, wanted = output / "config.json", to_json(config)
+    path, wanted = output / CONFIG_FILE, to_json(config)
     if path.exists():
-        check_settings(output, json.loads(path.read_text(encoding="utf-8")), wanted)
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(wanted, indent=2) + "\n", encoding="utf-8")
+        held = from_json(SliceSelectorConfig, json.loads(path.read_text(encoding="utf-8")), str(path))
+        check_settings(output, to_json(held), wanted)
+    write_config(output, wanted)
 
 
 def _kept(folder: Path, kind: str, numbers: range, make: Callable[[int], TrunkSlices]) -> list[TrunkSlices]:

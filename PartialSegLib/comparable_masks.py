@@ -1,0 +1,78 @@
+"""Masks that can be compared: one name each, an organ with its tumour, two sides as a whole organ."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import reduce
+
+import numpy as np
+
+from .label_names import comparable_names, comparable_set
+from .segmentation import Key, Segmentation
+from .structures import ORGANS_WITH_TUMOR, load_structures
+
+
+def comparable_masks(
+    prediction: Segmentation, reference: Segmentation, structures: Iterable[str] | None = None
+) -> tuple[Segmentation, Segmentation]:
+    """The masks of both by their `comparable_names`, an organ with the tumour of the same task.
+
+    The two sides of an organ, as left_kidney and right_kidney, together are the whole one where there is
+    none: in the reference beside them; in the prediction where the reference has the whole or it is asked
+    for, and then instead of sides that the reference lacks.
+
+    Args:
+        prediction: what a model found.
+        reference: what is true.
+        structures: ids that are asked for; None for no one in particular.
+
+    Returns:
+        Prediction and reference, each on its own grid.
+    """
+    ours, theirs = _renamed(prediction), _renamed(reference)
+    expected = {name for _, name in theirs} | comparable_set(structures or ())
+    for (task, organ), parts in _whole_organs(ours).items():
+        if organ in expected:
+            ours[task, organ] = parts
+            for side in _sides(organ) - expected:
+                del ours[task, side]
+    return _joined(prediction, ours), _joined(reference, theirs | _whole_organs(theirs))
+
+
+def not_compared(names: Iterable[str], common: set[str]) -> set[str]:
+    """Those of some structures that are not in common, nor the whole organ of a side, nor both its sides."""
+    sides = {side for organ in common for side in _sides(organ)}
+    return {name for name in names if name not in common | sides and not _sides(name) <= common}
+
+
+def _renamed(segmentation: Segmentation) -> dict[Key, list[Key]]:
+    """The masks by their new names, each with the key of what it is made of."""
+    names = comparable_names(structure for _, structure in segmentation)
+    return {(task, names[structure]): [(task, structure)] for task, structure in segmentation}
+
+
+def _whole_organs(masks: dict[Key, list[Key]]) -> dict[Key, list[Key]]:
+    """What the known sides of an organ make, task by task, where no task has it whole."""
+    found = {name for _, name in masks}
+    wholes = {}
+    for task, left in masks:
+        organ, right = left.removeprefix("left_"), (task, left.replace("left_", "right_", 1))
+        if left in load_structures() and organ not in found and right in masks:
+            wholes[task, organ] = [*masks[task, left], *masks[right]]
+    return wholes
+
+
+def _sides(organ: str) -> set[str]:
+    return {f"left_{organ}", f"right_{organ}"}
+
+
+def _joined(segmentation: Segmentation, masks: dict[Key, list[Key]]) -> Segmentation:
+    """The masks by their new keys, each the union of its parts; an organ with the tumour besides."""
+    result = Segmentation(segmentation.shape, segmentation.affine, ignored=segmentation.ignored)
+    for (task, name), own in masks.items():
+        parts = own + (masks.get((task, f"{name}_tumor"), []) if name in ORGANS_WITH_TUMOR else [])
+        if len(parts) == 1:
+            result.add(task, name, *segmentation.cropped(parts[0]))
+        else:
+            result.add(task, name, None, reduce(np.logical_or, (segmentation[part] for part in parts)))
+    return result
