@@ -54,6 +54,11 @@ class Model:
     folder: Path
     decision: nn.Module | None = None
 
+    def __repr__(self) -> str:
+        """Return name, version and tasks; the network would fill pages."""
+        manifest = self.manifest
+        return f"Model({manifest.name} {manifest.version}: {', '.join(task.name for task in manifest.tasks)})"
+
     @property
     def sha256(self) -> str:
         """Checksum of the weights: the identity of the model in reports."""

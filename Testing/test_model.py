@@ -60,6 +60,7 @@ def test_a_saved_model_is_loaded_unchanged(package: Path):
     assert loaded.keys() == weights.keys()
     assert all(torch.equal(loaded[name], weights[name]) for name in weights)
     assert not model.network.training
+    assert repr(model).startswith("Model(tiny 1.0.0: liver, kidney")
     assert not any(parameter.requires_grad for parameter in model.network.parameters())
     assert model.sha256 == model.manifest.files["weights.safetensors"].sha256
     assert (package / "LICENSE").read_text() == "A licence.\n"
