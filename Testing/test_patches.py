@@ -322,7 +322,9 @@ def train_with_a_killed_worker(data: CollectionCases, config: TrainingConfig) ->
         list(feed)
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # see the docstring
 def test_a_killed_data_worker_is_one_sentence(collection, tmp_path):
+    """PyTorch raises first in its signal handler, which may interrupt a finalizer; asked again it tells."""
     config = tiny_config(tmp_path, workers=1, phases=[{"iterations": 5000}])
     with pytest.raises(InputError, match=r"prepares data has ended or hangs \(.*\), .*; choose fewer"):
         train_with_a_killed_worker(patches(collection, 5000), config)
