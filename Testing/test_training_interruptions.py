@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,15 @@ TISSUE = {"weight": 0.5, "iterations": 2, "voxels": 200}
 
 def weights_of(output: Path) -> bytes:
     return (output / "package" / "weights.safetensors").read_bytes()
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """As in the processes that tests start; sums of other numbers of threads are rounded differently."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def start(
