@@ -1,6 +1,8 @@
 """The command line says before a run that memory will not suffice, and afterwards what was taken."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -22,18 +24,21 @@ def segment(tmp_path):
     given = ["segment", tmp_path / "ct.nii.gz", "-o", tmp_path / "out.seg.nrrd", "--model", package]
     given += ["--device", "cpu", "--report", tmp_path / "report.json"]
 
-    def run():
-        assert __main__.main(list(map(str, given))) == 0
+    def run(in_own_process=False):
+        command = list(map(str, given))
+        if in_own_process:
+            subprocess.run([sys.executable, "-m", "PartialSegLib", *command], check=True, timeout=120)
+        else:
+            assert __main__.main(command) == 0
         return json.loads((tmp_path / "report.json").read_text())["memory"]
 
     return run
 
 
-def test_the_report_compares_the_prediction_with_the_peak(segment, caplog):
-    memory = segment()
+def test_the_report_compares_the_prediction_with_the_peak(segment):
+    memory = segment(in_own_process=True)  # the peak of this one is that of earlier tests
     assert memory.keys() == {"predicted_bytes", "peak_bytes"}
     assert 0.5 * memory["peak_bytes"] < memory["predicted_bytes"] < 2 * memory["peak_bytes"]
-    assert not caplog.messages
 
 
 def test_too_little_memory_is_told_before_the_run_in_one_sentence(segment, monkeypatch, caplog):
