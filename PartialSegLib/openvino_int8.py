@@ -67,18 +67,17 @@ def _input_ranges(
 
 def _quantize(convolution: Any, lowest: float, highest: float) -> None:
     """Round what a convolution reads, and its kernel."""
-    from openvino import opset13 as operations
-
-    kernel = convolution.input_value(1)
-    weights = np.asarray(kernel.get_node().get_data(), np.float32)
+    weights = np.asarray(convolution.input_value(1).get_node().get_data(), np.float32)
     per_channel = (len(weights), *[1] * (weights.ndim - 1))
     largest = np.abs(weights).reshape(len(weights), -1).max(1).clip(_SMALLEST).reshape(per_channel)
-    for number, (value, low, high, levels) in enumerate(
-        (
-            (convolution.input_value(0), np.float32(lowest), np.float32(highest), 256),
-            (kernel, -largest, largest, 255),
-        )
-    ):
-        limits = [operations.constant(limit) for limit in (low, high, low, high)]
-        rounded = operations.fake_quantize(value, *limits, levels)
-        convolution.input(number).replace_source_output(rounded.output(0))
+    _round_input(convolution.input(0), np.float32(lowest), np.float32(highest), 256)
+    _round_input(convolution.input(1), -largest, largest, 255)
+
+
+def _round_input(place: Any, low: Any, high: Any, levels: int) -> None:
+    """Round what comes in at a place to equally spaced levels from low to high."""
+    from openvino import opset13 as operations
+
+    limits = [operations.constant(limit) for limit in (low, high, low, high)]
+    rounded = operations.fake_quantize(place.get_source_output(), *limits, levels)
+    place.replace_source_output(rounded.output(0))

@@ -57,9 +57,8 @@ def read_checkpoint(path: Path) -> Any:
     except MemoryError:  # the file may be sound
         raise
     except Exception as error:  # whatever a damaged file provokes inside torch
-        if (
-            isinstance(error, OSError) and error.errno != errno.EINVAL
-        ):  # so ends what is sought behind the end
+        sought_behind_the_end = getattr(error, "errno", None) == errno.EINVAL
+        if isinstance(error, OSError) and not sought_behind_the_end:
             reason = error.strerror or str(error)
             raise InputError(f"{path} cannot be read ({reason}); check its permissions.") from None
         if isinstance(error, RuntimeError) and "allocate" in str(error):
