@@ -13,6 +13,7 @@ from pathlib import Path
 from .dicom_series import CT_CLASSES, SECONDARY_CAPTURE, is_dicom, storage_class
 from .errors import InputError
 from .label_maps import FOLDER_TABLE, table_path
+from .sentences import first_few
 from .volume import IMAGE_SUFFIXES, image_suffix
 
 SUMMARY_FILE = "summary.csv"
@@ -69,8 +70,7 @@ def find_images(inputs: Iterable[str | Path], any_modality: bool = False) -> lis
 def _listed_others(folders: list[Path]) -> str:
     if not folders:
         return ""
-    names = [*map(str, folders[:_NUM_LISTED]), *(["…"] if len(folders) > _NUM_LISTED else [])]
-    return f" (no CT in {len(folders)} of the DICOM folders: {', '.join(names)})"
+    return f" (no CT in {len(folders)} of the DICOM folders: {first_few(folders, _NUM_LISTED)})"
 
 
 def _advice(folder: Path) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from .errors import InputError
 from .label_maps import FOLDER_TABLE
 from .label_names import comparable_set
+from .sentences import first_few
 from .structures import load_structures
 from .volume import IMAGE_SUFFIXES
 
@@ -51,19 +52,16 @@ def matched_cases(
     missing = sorted(references.keys() - names.keys())
     if not names:
         raise InputError(
-            f"{prediction} has no prediction for {_listed(missing)}; give each the name of its reference."
+            f"{prediction} has no prediction for {first_few(missing, _NUM_LISTED)}; "
+            "give each the name of its reference."
         )
     if missing:
         have = "1 reference has" if len(missing) == 1 else f"{len(missing)} references have"
         are = "is" if len(missing) == 1 else "are"
-        logger.warning("%s no prediction and %s left out: %s.", have, are, _listed(missing))
+        logger.warning("%s no prediction and %s left out: %s.", have, are, first_few(missing, _NUM_LISTED))
     if extra := sorted(predictions.keys() - set(names.values())):
-        logger.warning("Without a reference and left out: %s.", _listed(extra))
+        logger.warning("Without a reference and left out: %s.", first_few(extra, _NUM_LISTED))
     return [(case, predictions[names[case]], references[case]) for case in sorted(names)], missing
-
-
-def _listed(cases: list[str]) -> str:
-    return ", ".join([*cases[:_NUM_LISTED], *(["…"] if len(cases) > _NUM_LISTED else [])])
 
 
 def _segmentation_in(path: Path) -> Path:

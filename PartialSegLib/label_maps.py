@@ -19,6 +19,7 @@ from .nifti import write_nifti
 from .output_files import replacing
 from .packed_mask import PackedMask
 from .segmentation import Key, Segmentation
+from .sentences import first_few
 from .structures import ORGANS_WITH_TUMOR, load_structures, structure_or_tissue
 from .volume import IMAGE_SUFFIXES, Volume, read_volume
 
@@ -86,8 +87,8 @@ def write_mask_folder(path: Path, segmentation: Segmentation) -> None:
             write_nifti(folder / name, segmentation[key].view(np.uint8), segmentation.affine)
         _write_table(folder / FOLDER_TABLE, segmentation, names)
     if outdated:
-        names_of_some = ", ".join(outdated[:3]) + ("" if len(outdated) < 4 else ", …")
-        logger.warning("%s: masks of the earlier segmentation were removed: %s.", path, names_of_some)
+        some = first_few(outdated, 3)
+        logger.warning("%s: masks of the earlier segmentation were removed: %s.", path, some)
 
 
 def read_label_map(path: Path, labels: Mapping[str, tuple[int, ...]] | None = None) -> Segmentation:
