@@ -18,7 +18,7 @@ from .label_names import comparable_set
 from .nifti import write_nifti
 from .output_files import replacing
 from .packed_mask import PackedMask
-from .segmentation import Key, Segmentation
+from .segmentation import Key, Segmentation, writing_order
 from .sentences import first_few
 from .structures import ORGANS_WITH_TUMOR, load_structures, structure_or_tissue
 from .volume import IMAGE_SUFFIXES, Volume, read_volume
@@ -43,8 +43,10 @@ logger = logging.getLogger(__name__)
 def write_label_map(path: Path, segmentation: Segmentation) -> None:
     """Write one uint8 label map and NAME.labels.csv.
 
-    Where masks overlap the later one wins: organs first, then structures within an organ (vessels), then
-    lesions; within each group in the order of `segmentation.keys()`. Labels count from 1 in this order.
+    Where masks overlap the later one of `writing_order` wins: organs, then structures within an organ
+    (vessels), then lesions. Labels are `segmentation.label_values`, so those of a model are the same
+    whichever tasks were asked for; masks without them, or with values above 255, are numbered from 1 in this
+    order.
 
     Args:
         path: A .nii or .nii.gz file.
@@ -53,16 +55,26 @@ def write_label_map(path: Path, segmentation: Segmentation) -> None:
     Raises:
         InputError: When there are more than 255 masks or the files cannot be written.
     """
-    keys = sorted(segmentation, key=lambda key: segmentation.structure_of(key).overlap_rank)
-    if len(keys) > _LARGEST_LABEL:
-        raise InputError(f"{len(keys)} masks do not fit one label map; write a .seg.nrrd file or a folder.")
+    if len(segmentation) > _LARGEST_LABEL:
+        raise InputError(
+            f"{len(segmentation)} masks do not fit one label map; write a .seg.nrrd file or a folder."
+        )
+    values = _written_values(segmentation)
     labels = np.zeros(segmentation.shape, np.uint8)
-    for label, key in enumerate(keys, start=1):
+    for key, value in values.items():
         box, mask = segmentation.cropped(key)
-        labels[box][mask] = label
+        labels[box][mask] = value
     with replacing(path) as image, replacing(table_path(path)) as table:
         write_nifti(image, labels, segmentation.affine)
-        _write_table(table, segmentation, {key: str(label) for label, key in enumerate(keys, start=1)})
+        _write_table(table, segmentation, {key: str(value) for key, value in values.items()})
+
+
+def _written_values(segmentation: Segmentation) -> dict[Key, int]:
+    """The label of each mask, in the order in which they are written."""
+    keys, given = writing_order(segmentation), segmentation.label_values
+    if all(given.get(key, _LARGEST_LABEL + 1) <= _LARGEST_LABEL for key in keys):
+        return {key: given[key] for key in keys}
+    return {key: label for label, key in enumerate(keys, start=1)}
 
 
 def write_mask_folder(path: Path, segmentation: Segmentation) -> None:
@@ -234,14 +246,16 @@ def _values_of_table(path: Path) -> Values:
 def _given_back(path: Path, values: Values, volume: Volume) -> Values:
     """Add to each mask the labels that were written over it; warn of what cannot be given back."""
     voxel_ml = abs(float(np.linalg.det(volume.affine[:3, :3]))) / 1000
+    order = list(values)  # that of writing
     numbers = set(itertools.chain(*values.values()))
     label_ml = {number: float(np.count_nonzero(volume.array == number)) * voxel_ml for number in numbers}
     written_ml = _volumes_of_table(table_path(path))
     result, lost = {}, []
-    for key in values:
-        result[key] = own = _own_values(key, values, label_ml, written_ml.get(key))
+    for place, key in enumerate(order):
+        later = {other: values[other] for other in order[place + 1 :]}
+        result[key] = own = _own_values(key, values, later, label_ml, written_ml.get(key))
         missing_ml = written_ml.get(key, 0.0) - sum(label_ml[number] for number in own)
-        later_ml = sum(label_ml[number] for number in numbers - {*own} if number > max(values[key]))
+        later_ml = sum(label_ml[number] for number in {*itertools.chain(*later.values())} - {*own})
         if max(_ROUNDING_ML, _LOST_SHARE * written_ml.get(key, 0.0)) < missing_ml < later_ml + _ROUNDING_ML:
             lost.append(f"{missing_ml:.3g} ml of {key[1]} ({key[0]})")
     if lost:
@@ -253,7 +267,7 @@ def _given_back(path: Path, values: Values, volume: Volume) -> Values:
 
 
 def _own_values(
-    key: Key, values: Values, label_ml: dict[int, float], written_ml: float | None
+    key: Key, values: Values, later: Values, label_ml: dict[int, float], written_ml: float | None
 ) -> tuple[int, ...]:
     """The labels of a mask: its own, an organ's tumours, and what brings it to its volume in the table.
 
@@ -263,8 +277,8 @@ def _own_values(
     tumors = [values[other] for other in values if other[1] == f"{key[1]}_tumor"]
     own = dict.fromkeys(itertools.chain(values[key], *(tumors if key[1] in ORGANS_WITH_TUMOR else [])))
     structure = structure_or_tissue(key[1])
-    for other in values if written_ml is not None else ():
-        added = [number for number in values[other] if number > max(values[key]) and number not in own]
+    for other in later if written_ml is not None else ():
+        added = [number for number in later[other] if number not in own]
         missing_ml = (written_ml or 0.0) - sum(label_ml[number] for number in own)
         excess_ml = sum(label_ml[number] for number in added) - missing_ml
         region = structure_or_tissue(other[1]).region

@@ -3,7 +3,7 @@
 import itertools
 import os
 from collections import Counter
-from collections.abc import ItemsView, Iterator, Mapping, ValuesView
+from collections.abc import ItemsView, Iterable, Iterator, Mapping, ValuesView
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -41,6 +41,8 @@ class Segmentation:
         affine: (4, 4) from array index order (k, j, i, 1) to RAS mm, as in `Volume`.
         provenance: Where the masks come from (model, versions, settings), as plain JSON; travels into files.
         ignored: Where a label map says nothing, by nnU-Net's label "ignore"; None for nowhere. Not written.
+        label_values: The value that masks get in a label map, see `label_values`; without that of every mask
+            they are numbered.
 
     Raises:
         InputError: When the affine places no rectangular grid.
@@ -50,6 +52,7 @@ class Segmentation:
     affine: np.ndarray
     provenance: dict[str, Any] = field(default_factory=dict)
     ignored: PackedMask | None = None
+    label_values: Mapping[Key, int] = field(default_factory=dict, repr=False)
     _masks: dict[Key, PackedMask] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -214,6 +217,14 @@ class Segmentation:
         raise InputError(f"The segmentation has no {name}; it holds {choices}.")
 
 
+def writing_order(keys: Iterable[Key]) -> list[Key]:
+    """Return masks as they are written into a label map, where the later one wins.
+
+    Organs come first, then structures within an organ (vessels), then lesions; equals stay as they were.
+    """
+    return sorted(keys, key=lambda key: structure_or_tissue(key[1]).overlap_rank)
+
+
 def write_segmentation(path: str | Path, segmentation: Segmentation) -> None:
     """Write a segmentation on the grid of its image; equal input gives equal bytes.
 
@@ -221,7 +232,7 @@ def write_segmentation(path: str | Path, segmentation: Segmentation) -> None:
         path: What is written depends on its suffix.
             NAME.seg.nrrd is written as Slicer does: segments may overlap, with names, colours and SNOMED CT
             codes. NAME.nii.gz and NAME.nii become one label map with NAME.labels.csv beside it, where vessels
-            within organs are written over organs, and lesions over both. Any other name, unless it is that of
+            within organs are written over organs, and lesions over both; see `label_maps.write_label_map`. Any other name, unless it is that of
             another kind of file, becomes a folder with one STRUCTURE.nii.gz for each mask, and labels.csv; a
             text that ends with "/" always does.
         segmentation: What to write.

@@ -16,6 +16,7 @@ from .coarse_findings import CoarseFindings, uncertain_parts
 from .devices import choose_device, choose_precision, explained_memory_errors
 from .errors import InputError
 from .image_channel import check_one_ct
+from .label_values import label_values
 from .mask_restoration import Kept, KeptWinners, restore_masks, winners_are_enough
 from .memory_estimate import MemoryEstimate, MemoryEstimator
 from .model import Model, as_model
@@ -211,6 +212,7 @@ class InferenceSession:
             prepared = selected.image.prepared
             provenance = self._provenance(selected.selection, region, requests, views)
             segmentation = Segmentation(prepared.input_shape, prepared.affine, provenance)
+            segmentation.label_values = label_values(self.model.manifest)
             with self._scoring.stage("restore"):
                 for request in requests:
                     view, scores = views[request.number], kept.pop(request.number, None)

@@ -80,25 +80,29 @@ def _memory_row(case: str, theirs: float | None, ours: float | None) -> Row:
 def region_rows(plan: Plan, figures: Figures) -> Iterator[Row]:
     """One task, where the bundled model says where to look; nnU-Net does not mirror."""
     for case in plan.cases:
-        for key, selection in region_keys(case).items():
-            seconds = figures.median(f"{case}: nnU-Net, one task", "total"), figures.median(key, "total")
-            visited, planned = figures.median(key, "patches"), figures.median(key, "patches planned")
-            remark = f"{visited:.0f} of {planned:.0f} patches" if visited is not None else ""
-            how = "region selection" + (", patches planned anew" if selection == "fast" else "")
-            yield faster(f"nnU-Net, one task ({plan.organ}), {how}: {case}", 10, *seconds, remark)
+        seconds = figures.median(f"{case}: nnU-Net, one task", "total")
+        yield from _region_rows(figures, f"nnU-Net, one task ({plan.organ})", seconds, case, "one task")
+
+
+def _region_rows(figures: Figures, name: str, theirs: float | None, case: str, what: str) -> Iterator[Row]:
+    """Ours with region selection in both ways, and how many patches each of them visits."""
+    for key, selection in region_keys(case, what).items():
+        visited, planned = figures.median(key, "patches"), figures.median(key, "patches planned")
+        remark = "" if visited is None else f"{visited:.0f} of {planned:.0f} patches"
+        how = "region selection" + (", patches planned anew" if selection == "fast" else "")
+        yield faster(f"{name}, {how}: {case}", 10, theirs, figures.median(key, "total"), remark)
 
 
 def dodnet_rows(plan: Plan, figures: Figures) -> Iterator[Row]:
     """DoDNet in MONAI's loop, and evaluated as its authors do, against ours."""
     case, *others = plan.cases
     loop, ours = f"{case}: MONAI, DoDNet", f"{case}: ours, DoDNet"
-    chosen = f"{ours}, region selection"
     theirs = figures.median(loop, "total")
     name = "MONAI's sliding window, DoDNet, one task"
     yield faster(f"{name}, nothing skipped: {case}", 3, theirs, figures.median(ours, "total"))
     rounded = figures.median(f"{ours}, 8 bits", "total")
     yield faster(f"{name}, ours rounded to 8 bits: {case}", 3, theirs, rounded)
-    yield faster(f"{name}, region selection: {case}", 10, theirs, figures.median(chosen, "total"))
+    yield from _region_rows(figures, name, theirs, case, "DoDNet")
     for other in others:
         seconds = _extrapolated(figures, loop, ours, f"{other}: ours, DoDNet, patches to visit")
         remark = "extrapolated from seconds of a patch"

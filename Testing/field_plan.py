@@ -19,9 +19,14 @@ THOROUGH = {"selection": "off", "mirror": False}
 ROUNDED = {"engine": "openvino-int8"}
 
 
-def region_keys(case: str) -> dict[str, str]:
-    """The measurements of region selection on a CT: patches of the whole image's grid, or planned anew."""
-    key = f"{case}: ours, one task, region selection"
+def region_keys(case: str, what: str = "one task") -> dict[str, str]:
+    """The measurements of region selection on a CT: patches of the whole image's grid, or planned anew.
+
+    Args:
+        case: the CT.
+        what: is segmented: "one task" of STU-Net, or of "DoDNet".
+    """
+    key = f"{case}: ours, {what}, region selection"
     return {key: "auto", f"{key}, fast": "fast"}
 
 
@@ -122,7 +127,9 @@ class Plan:
         key = f"{case}: ours, DoDNet, 8 bits, seven tasks"
         found.append(self._ours(key, case, self.dodnet, options=ROUNDED))
         region = {"region_from": self.model, **task}
-        found.append(self._ours(f"{case}: ours, DoDNet, region selection", case, self.dodnet, **region))
+        for name, selection in region_keys(case, "DoDNet").items():
+            options = {"selection": selection}
+            found.append(self._ours(name, case, self.dodnet, options=options, **region))
         mirrored = {**THOROUGH, "mirror": True}
         key = f"{case}: ours, DoDNet, mirrored"
         short = is_short(f"{case}: ours, DoDNet")

@@ -1,0 +1,95 @@
+"""The labels of a model's masks in label maps, which do not depend on the tasks asked for."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from PartialSegLib.importers.dodnet import mots_manifest
+from PartialSegLib.label_values import label_values
+from PartialSegLib.manifest import Inference, Manifest
+from PartialSegLib.segmentation import Segmentation, read_segmentation, write_segmentation
+from PartialSegLib.task import Task
+from PartialSegLib.volume import read_volume
+
+SHAPE = (4, 5, 6)
+
+
+def softmax_manifest(*tasks: Task) -> Manifest:
+    inference = Inference((16, 16, 16), activation="softmax")
+    return dataclasses.replace(mots_manifest({}), inference=inference, tasks=tasks)
+
+
+def test_labels_count_over_all_tasks_in_the_order_of_writing() -> None:
+    values = label_values(mots_manifest({}))
+
+    organs = [("liver", "liver"), ("kidney", "kidney"), ("pancreas", "pancreas"), ("spleen", "spleen")]
+    assert [values[key] for key in organs] == [1, 2, 3, 4]
+    assert values["hepatic vessel", "hepatic_vessel"] == 5
+    assert list(values.values()) == list(range(1, len(values) + 1))
+    assert list(values)[-1][1].endswith("_tumor")
+
+
+def test_one_softmax_keeps_the_labels_of_its_data_set() -> None:
+    task = Task("abdomen", {"liver_tumor": 2, "liver": 1, "spleen": 3})
+
+    assert label_values(softmax_manifest(task)) == {
+        ("abdomen", "liver_tumor"): 2,
+        ("abdomen", "liver"): 1,
+        ("abdomen", "spleen"): 3,
+    }
+
+
+def test_the_channels_of_several_softmax_tasks_are_no_labels() -> None:
+    tasks = Task("liver", {"liver": 1, "liver_tumor": 2}), Task("spleen", {"spleen": 1})
+
+    values = label_values(softmax_manifest(*tasks))
+
+    assert values == {("liver", "liver"): 1, ("spleen", "spleen"): 2, ("liver", "liver_tumor"): 3}
+
+
+def found(*masks: tuple[str, str, int]) -> Segmentation:
+    """Each mask one column longer than the one before, on top of each other."""
+    segmentation = Segmentation(SHAPE, np.eye(4))
+    for task, structure, columns in masks:
+        mask = np.zeros(SHAPE, bool)
+        mask[1:3, 1:3, :columns] = True
+        segmentation.add(task, structure, None, mask)
+    return segmentation
+
+
+def test_a_label_map_of_some_tasks_has_the_labels_of_that_of_all(tmp_path: Path) -> None:
+    segmentation = found(("spleen", "spleen", 3))
+    segmentation.label_values = label_values(mots_manifest({}))
+    write_segmentation(tmp_path / "spleen.nii.gz", segmentation)
+
+    assert set(np.unique(read_volume(tmp_path / "spleen.nii.gz").array)) == {0, 4}
+    assert read_segmentation(tmp_path / "spleen.nii.gz").voxel_count("spleen") == 12
+
+
+def test_a_tumour_with_a_smaller_label_than_its_organ_is_written_over_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    segmentation = found(("abdomen", "liver_tumor", 2), ("abdomen", "liver", 4))
+    segmentation.label_values = {("abdomen", "liver_tumor"): 1, ("abdomen", "liver"): 7}
+    write_segmentation(tmp_path / "liver.nii.gz", segmentation)
+    labels = read_volume(tmp_path / "liver.nii.gz").array
+    back = read_segmentation(tmp_path / "liver.nii.gz")
+
+    assert (np.count_nonzero(labels == 1), np.count_nonzero(labels == 7)) == (8, 8)
+    assert all(np.array_equal(back[key], segmentation[key]) for key in segmentation)
+    assert not caplog.messages
+
+
+@pytest.mark.parametrize("largest", [None, 256])
+def test_without_all_values_or_with_too_large_ones_masks_are_numbered(
+    tmp_path: Path, largest: int | None
+) -> None:
+    segmentation = found(("", "spleen", 3), ("", "liver", 2))
+    segmentation.label_values = {("", "spleen"): 9} | ({("", "liver"): largest} if largest else {})
+    write_segmentation(tmp_path / "two.nii.gz", segmentation)
+
+    assert set(np.unique(read_volume(tmp_path / "two.nii.gz").array)) == {0, 1, 2}
