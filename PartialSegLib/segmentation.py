@@ -232,9 +232,9 @@ def write_segmentation(path: str | Path, segmentation: Segmentation) -> None:
         path: What is written depends on its suffix.
             NAME.seg.nrrd is written as Slicer does: segments may overlap, with names, colours and SNOMED CT
             codes. NAME.nii.gz and NAME.nii become one label map with NAME.labels.csv beside it, where vessels
-            within organs are written over organs, and lesions over both; see `label_maps.write_label_map`. Any other name, unless it is that of
-            another kind of file, becomes a folder with one STRUCTURE.nii.gz for each mask, and labels.csv; a
-            text that ends with "/" always does.
+            within organs are written over organs, and lesions over both; see `label_maps.write_label_map`.
+            Any other name, unless it is that of another kind of file, becomes a folder with one
+            STRUCTURE.nii.gz for each mask, and labels.csv; a text that ends with "/" always does.
         segmentation: What to write.
 
     Raises:

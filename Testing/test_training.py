@@ -13,18 +13,21 @@ import numpy as np
 import pytest
 import torch
 from collection_on_disk import DATA_SETS, write_collection_files
-from training_runs import losses_of, tiny_config
+from training_runs import losses_of, tiny_config, tiny_values
 
 import PartialSegLib
+from PartialSegLib.__main__ import main as partialseg
 from PartialSegLib.errors import InputError
 from PartialSegLib.manifest import Task, read_manifest
 from PartialSegLib.networks import NETWORKS
 from PartialSegLib.phantom import Tissue
 from PartialSegLib.training import train
+from PartialSegLib.training.__main__ import main
 from PartialSegLib.training.atlas import with_varied_organs
 from PartialSegLib.training.cases import SyntheticCases, deform_atlas, task_labels
 from PartialSegLib.training.collection import write_collection
 from PartialSegLib.training.data import training_collection
+from PartialSegLib.training.loop import run_folder
 from PartialSegLib.training.run import Run
 from PartialSegLib.training.tissue_head import TissueHead, sample_voxels
 from PartialSegLib.training.train import make_manifest, save_package
@@ -166,7 +169,7 @@ def test_a_package_names_the_data_of_the_run_not_those_of_the_recipe(tmp_path: P
     manifest = make_manifest(config)
     weights = NETWORKS["DoDNet"](**manifest.network.arguments).state_dict()
     used = training_collection(config, manifest)
-    save_package(config, manifest, used, weights, tmp_path / "package")
+    save_package(config, manifest, used, weights, 6, tmp_path / "package")
     data = (
         "livers (2 cases, source: a hospital, licence: CC0-1.0); "
         "spleens (1 case, source: not stated, licence: not stated)"
@@ -179,6 +182,34 @@ def test_a_package_names_the_data_of_the_run_not_those_of_the_recipe(tmp_path: P
     }
     license_text = (tmp_path / "package" / "LICENSE").read_text(encoding="utf-8")
     assert f"Trained on: {data}, starting from the weights of mots\n" in license_text
+
+
+def test_the_checkpoint_of_a_run_at_work_becomes_a_package(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tiny_config(tmp_path, phases=[{"iterations": 3}])
+    package = train(config)
+    checkpoint = (tmp_path / "checkpoint.pt").read_bytes()
+    longer = [str(tmp_path / "config.json"), "phases[0].iterations=1000"]
+
+    with run_folder(str(tmp_path), leads=True):  # as a run that is at work
+        assert partialseg(["train", *longer, "--package-now"]) == 0
+
+    written = tmp_path / "package-step-3"
+    assert capsys.readouterr().out == f"{written}\n"
+    assert read_manifest(written).training == {"steps": 3}
+    assert (written / "weights.safetensors").read_bytes() == (package / "weights.safetensors").read_bytes()
+    assert (tmp_path / "checkpoint.pt").read_bytes() == checkpoint
+
+
+def test_without_a_checkpoint_there_is_no_package(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(tiny_values(tmp_path / "run")))
+
+    assert main([str(path), "--package-now"]) == 2
+    advice = "train first, or give the config.json of another run"
+    assert capsys.readouterr().err == f"{tmp_path / 'run'} holds no checkpoint.pt yet; {advice}.\n"
+    assert not (tmp_path / "run").exists()
 
 
 def test_synthetic_images_can_be_left_unvalidated(tmp_path: Path) -> None:

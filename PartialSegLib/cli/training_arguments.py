@@ -14,6 +14,8 @@ def add_config_arguments(command: ArgumentParser) -> None:
 
 
 def add_training_arguments(command: ArgumentParser) -> None:
-    """These, and where to train."""
+    """These, and where to train, or that nothing is trained."""
     add_config_arguments(command)
     command.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (%(default)s)")
+    text = "train nothing: write what the last checkpoint holds as OUTPUT/package-step-N; the run may go on"
+    command.add_argument("--package-now", action="store_true", help=text)

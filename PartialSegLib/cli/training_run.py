@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import logging
 from argparse import Namespace
+from pathlib import Path
 
-from ..training import read_config, train
+from ..training import package_checkpoint, read_config, train
 from .terminal import write_line
 
 
 def train_model(options: Namespace) -> None:
-    """Train as a configuration says, or go on with a run, and say where the package is."""
+    """Do what `run_training` does, and say where the package is."""
     logging.getLogger("PartialSegLib").setLevel(logging.INFO)
-    write_line(str(train(read_config(options.config, options.change), options.device)))
+    write_line(str(run_training(options)))
+
+
+def run_training(options: Namespace) -> Path:
+    """Train as a configuration says, go on with a run, or package its checkpoint; return the package."""
+    config = read_config(options.config, options.change)
+    return package_checkpoint(config) if options.package_now else train(config, options.device)

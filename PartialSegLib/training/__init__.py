@@ -2,6 +2,6 @@
 
 from .config import TrainingConfig
 from .config_files import read_config
-from .train import train
+from .train import package_checkpoint, train
 
-__all__ = ["TrainingConfig", "read_config", "train"]
+__all__ = ["TrainingConfig", "package_checkpoint", "read_config", "train"]

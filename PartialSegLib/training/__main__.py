@@ -7,10 +7,9 @@ import logging
 import sys
 
 from ..cli.training_arguments import add_training_arguments
-from .config_files import read_config
+from ..cli.training_run import run_training
 from .exit_codes import exit_code_of
 from .stop_signals import INTERRUPTED
-from .train import train
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -19,10 +18,7 @@ def main(arguments: list[str] | None = None) -> int:
     add_training_arguments(parser)
     options = parser.parse_intermixed_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    return exit_code_of(
-        lambda: train(read_config(options.config, options.change), options.device),
-        INTERRUPTED,
-    )
+    return exit_code_of(lambda: run_training(options), INTERRUPTED)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ def training_record(
     Args:
         stated: what the recipe says; its data count only where there is no collection.
         collection: what was trained on; None for cases made on the fly.
-        steps: of the whole run.
+        steps: that were taken.
         starts_from: the package whose weights the run began with.
     """
     record = {**stated, "steps": steps}

@@ -44,7 +44,7 @@ from .run import Run
 from .run_log import RunLog
 from .run_report import write_report
 from .validation import PICTURE_FILE, describe_validation, validate
-from .workers import Workers, joined_workers
+from .workers import ALONE, Workers, joined_workers
 
 logger = logging.getLogger(__name__)
 
@@ -118,10 +118,35 @@ def _train(config: TrainingConfig, manifest: Manifest, output: Path, workers: Wo
         with compilation, memory, explained_data_workers():
             run_steps(run, feed, log, output, config.checkpoint_every, config.validate_every, validation)
     if workers.leads:
-        save_package(config, manifest, used, run.weights, output / PACKAGE_FOLDER)
+        save_package(config, manifest, used, run.weights, run.step, output / PACKAGE_FOLDER)
         write_report(output, config, manifest, describe_validation(watched))
     workers.wait()
     return output / PACKAGE_FOLDER
+
+
+def package_checkpoint(config: TrainingConfig) -> Path:
+    """Write a package of what the last checkpoint of a run holds; return its folder, OUTPUT/package-step-N.
+
+    Nothing else in the folder changes, so the run may be at work meanwhile.
+
+    Args:
+        config: of the run, such as the `config.json` in its folder.
+
+    Raises:
+        InputError: there is no checkpoint, it is of a run with other settings or cases, or the package cannot
+            be written.
+    """
+    manifest, output = make_manifest(config), Path(config.output)
+    if not (output / CHECKPOINT_FILE).is_file():
+        raise InputError(
+            f"{output} holds no {CHECKPOINT_FILE} yet; train first, or give the config.json of another run."
+        )
+    used = training_collection(config, manifest)
+    run = Run(config, manifest.network.arguments, ALONE, used.digest() if used else None)
+    run.resume(output / CHECKPOINT_FILE)
+    folder = output / f"{PACKAGE_FOLDER}-step-{run.step}"
+    save_package(config, manifest, used, run.weights, run.step, folder)
+    return folder
 
 
 def _validate(run: Run, cases: Dataset[Cases] | None, manifest: Manifest, log: RunLog, output: Path) -> None:
@@ -191,11 +216,21 @@ def save_package(
     manifest: Manifest,
     used: Collection | None,
     weights: dict[str, torch.Tensor],
+    steps: int,
     folder: Path,
 ) -> None:
-    """Write weights as a model package that says what they were trained on, see `training_collection`."""
+    """Write weights as a model package that says what they were trained on, and for how many steps.
+
+    Args:
+        config: of the run.
+        manifest: of the package.
+        used: the cases of the run, see `training_collection`.
+        weights: by name.
+        steps: that were taken.
+        folder: becomes the package.
+    """
     start = config.transfer.package if config.transfer else None
-    record = training_record(manifest.training, used, config.iterations, start)
+    record = training_record(manifest.training, used, steps, start)
     manifest = replace(manifest, training=record)
     dtype = torch.float16 if config.store_float16 else None
     save_model(folder, manifest, weights, license_text(manifest), dtype)
