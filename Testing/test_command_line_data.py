@@ -134,6 +134,17 @@ def test_faults_are_written_as_one_table_and_exit_with_2(data, tmp_path):
     assert read_collection(tmp_path / "all.json").cases == ()
 
 
+def test_the_folds_of_nnunet_are_given_by_their_file(data, tmp_path):
+    folder, output, folds = folders.lits(tmp_path), tmp_path / "c.json", tmp_path / "splits_final.json"
+    folds.write_text('[{"train": ["0"], "val": ["28"]}]')
+    code, _, err = data("lits", folder, "-o", output, "--folds", folds)
+    assert (code, "say which one with --fold K" in err, output.exists()) == (2, True, False)
+    code, _, err = data("lits", folder, "-o", output, "--folds", folds, "--fold", "0", "--exclude", "0")
+    assert (code, err) == (0, "")
+    split = {case.name: case.split for case in read_collection(output).cases}
+    assert split == {"lits-28": "validation"}
+
+
 def test_a_label_map_without_foreground_alone_does_not_fail_the_check(data, tmp_path):
     folder, output = folders.lits(tmp_path), tmp_path / "c.json"
     folders.save_pair(folder / "volume-1.nii", folder / "segmentation-1.nii", folders.TO_LEFT_BACK, 0)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import json
 from collections import Counter
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from PartialSegLib.training.data_sets.protocols import PROTOCOLS
 from PartialSegLib.training.data_sets.recipe import find_parts, part_rows, recipe_collection
 from PartialSegLib.training.data_sets.splits import (
     with_listed_splits,
+    with_nnunet_fold,
     with_test_cases,
     with_validation_fold,
 )
@@ -340,6 +342,45 @@ def test_cases_are_split_by_lists(tmp_path):
             with_listed_splits(cases, lists)
     with pytest.raises(InputError, match="the list cannot be read"):
         with_listed_splits(cases, {"test": tmp_path / "none.txt"})
+
+
+def nnunet_folds(path, *folds):
+    path.write_text(json.dumps([{"train": train, "val": val} for train, val in folds]))
+    return path
+
+
+def test_folds_of_nnunet_are_taken_and_the_cases_that_they_do_not_name_left_out(tmp_path, caplog):
+    cases = (*cases_named(4), Case("lits-9", "lits", "9.nii"), Case("lits-t", "lits", "t", "t", split="test"))
+    path = nnunet_folds(tmp_path / "splits_final.json", (["1", "2"], ["0"]), (["0", "2", "3"], ["1"]))
+
+    split = {case.name: case.split for case in with_nnunet_fold(cases, path, 0)}
+
+    assert split == {
+        **{"lits-0": "validation", "lits-1": "training", "lits-2": "training"},
+        **{"lits-9": "training", "lits-t": "test"},
+    }
+    assert caplog.messages == [f"{path}: labelled cases that fold 0 does not name are left out: lits-3."]
+    assert len(with_nnunet_fold(cases, path, 1)) == 6
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ('[{"train": ["0", "1"], "val": ["2"]}]', "has no fold 1; choose one from 0 to 0"),
+        ('[{}, {"train": ["0", "1"], "val": ["2"]}]', r"expected a list of folds \{.*splits_final.json"),
+        ('[{"train": ["0"], "val": "12"}]', "expected a list of folds"),
+        ("{", "expected a list of folds"),
+        ("[]", "expected a list of folds"),
+        ('[{"train": [], "val": []}, {"train": ["0", "7"], "val": ["1"]}]', "'7' does not name one case"),
+        ('[{"train": [], "val": []}, {"train": ["0", "1"], "val": ["1"]}]', "lits-1 is in both parts"),
+    ],
+)
+def test_what_are_no_folds_of_nnunet_is_refused(tmp_path, text, sentence):
+    (tmp_path / "splits.json").write_text(text)
+    with pytest.raises(InputError, match=sentence):
+        with_nnunet_fold(cases_named(3), tmp_path / "splits.json", 1)
+    with pytest.raises(InputError, match="the folds cannot be read"):
+        with_nnunet_fold(cases_named(3), tmp_path / "none.json", 0)
 
 
 def test_joined_paths_are_relative_inside_the_folder_only(tmp_path):

@@ -27,7 +27,13 @@ from ..training.data_sets.mask_merging import merge_cases
 from ..training.data_sets.phantom_mots import PhantomMots, make_phantom_mots
 from ..training.data_sets.protocols import PROTOCOLS
 from ..training.data_sets.recipe import find_parts, part_rows, recipe_collection
-from ..training.data_sets.splits import Split, with_listed_splits, with_validation_fold, without_cases
+from ..training.data_sets.splits import (
+    Split,
+    with_listed_splits,
+    with_nnunet_fold,
+    with_validation_fold,
+    without_cases,
+)
 from ..training.data_sets.totalsegmentator import (
     mask_names,
     totalsegmentator_cases,
@@ -230,7 +236,11 @@ def _write(options: Namespace, collections: Sequence[Collection], excluded: Sequ
     cases = collection.cases
     if options.list:
         cases = with_listed_splits(cases, _lists(options.list))
-    if options.fold is not None:
+    if options.folds is not None and options.fold is None:
+        raise InputError(f"--folds {options.folds}: say which one with --fold K.")
+    if options.folds is not None:
+        cases = with_nnunet_fold(cases, options.folds, options.fold)
+    elif options.fold is not None:
         cases = with_validation_fold(cases, options.fold, options.seed)
     _write_joined(options.output, dataclasses.replace(collection, cases=cases), excluded)
 

@@ -134,8 +134,10 @@ def _output_arguments(command: ArgumentParser) -> None:
 def _split_arguments(command: ArgumentParser) -> None:
     text = "a file with one case a line for training, validation or test; repeat for each"
     command.add_argument("--list", action="append", metavar="SPLIT=FILE", help=text)
-    text = "validate on this one of five folds, 0 to 4 (none)"
+    text = "validate on this fold, 0 to 4 of five (none)"
     command.add_argument("--fold", type=int, metavar="K", help=text)
+    text = "take the folds from nnU-Net's splits_final.json instead of drawing them"
+    command.add_argument("--folds", type=Path, metavar="FILE", help=text)
     command.add_argument("--seed", type=int, default=0, help="of splits drawn at random (%(default)s)")
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import logging
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,6 +14,7 @@ from zlib import crc32
 import numpy as np
 
 from ...errors import InputError
+from ...sentences import first_few
 from ...volume import IMAGE_SUFFIXES, image_suffix
 from ..collection import Case
 from .case_files import stem
@@ -20,6 +23,8 @@ Split = Literal["training", "validation", "test"]
 
 FOLDS = 5
 TEST_STREAM, FOLD_STREAM = 0, 1
+
+logger = logging.getLogger(__name__)
 
 
 def with_test_cases(cases: tuple[Case, ...], count: int, seed: int) -> tuple[Case, ...]:
@@ -96,6 +101,42 @@ def with_listed_splits(cases: tuple[Case, ...], lists: Mapping[Split, Path]) -> 
     return tuple(dataclasses.replace(case, split=chosen[case.name]) for case in cases)
 
 
+def with_nnunet_fold(cases: tuple[Case, ...], path: Path, fold: int) -> tuple[Case, ...]:
+    """Split the labelled training cases as one of the folds that nnU-Net has written.
+
+    Those that are in neither part of the fold are left out, as nnU-Net does, and a warning says so.
+
+    Args:
+        cases: of any data sets; those for testing, and those without labels, stay as they are.
+        path: nnU-Net's splits_final.json, a list of folds {"train": [name, …], "val": [name, …]}.
+        fold: number of the fold, from 0 on.
+
+    Raises:
+        InputError: the file is no such list or has no such fold, a name is of no case or of several, or one
+            is in both parts of the fold.
+    """
+    folds = _nnunet_folds(path)
+    if not 0 <= fold < len(folds):
+        raise InputError(f"{path} has no fold {fold}; choose one from 0 to {len(folds) - 1}.")
+    names = _names_of(cases)
+    training, validation = ({_required(name, names, path) for name in part} for part in folds[fold])
+    if both := sorted(training & validation):
+        raise InputError(f"{path}: {both[0]} is in both parts of fold {fold}; keep it in one.")
+    left_out = {
+        case.name
+        for case in cases
+        if case.split == "training" and case.label is not None and case.name not in training | validation
+    }
+    if left_out:
+        some = first_few(sorted(left_out), 3)
+        logger.warning("%s: labelled cases that fold %d does not name are left out: %s.", path, fold, some)
+    return tuple(
+        dataclasses.replace(case, split="validation") if case.name in validation else case
+        for case in cases
+        if case.name not in left_out
+    )
+
+
 def without_cases(cases: tuple[Case, ...], excluded: Sequence[str]) -> tuple[Case, ...]:
     """All cases but some.
 
@@ -148,6 +189,27 @@ def _required(line: str, names: Mapping[str, list[str]], where: Path | str) -> s
             "is its data set's and its file's, as in lits-0."
         )
     return name
+
+
+def _nnunet_folds(path: Path) -> list[tuple[list[str], list[str]]]:
+    """Training and validation cases of each fold."""
+    try:
+        contents = json.loads(path.expanduser().read_text(encoding="utf-8"))
+        folds = [(fold["train"], fold["val"]) for fold in contents]
+    except OSError as error:
+        raise InputError(f"{path}: the folds cannot be read ({error.strerror}); check the path.") from None
+    except (ValueError, TypeError, KeyError):
+        folds = []
+    if not folds or not all(_are_names(part) for fold in folds for part in fold):
+        raise InputError(
+            f'{path}: expected a list of folds {{"train": [names], "val": [names]}}, as in the '
+            "splits_final.json that nnU-Net leaves beside the preprocessed cases."
+        )
+    return folds
+
+
+def _are_names(part: object) -> bool:
+    return isinstance(part, list) and all(isinstance(name, str) for name in part)
 
 
 def _bare(line: str) -> str:
