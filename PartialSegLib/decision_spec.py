@@ -29,6 +29,8 @@ class DecisionSpec:
         every: 1 judges every slice, 2 every second one, and so on; a slice between two that are judged gets
             the higher score of these.
         dilation: how many slices on either side of a kept one are kept too.
+        automatic: whether the selection "auto" asks the network; if not, only "exact" and "fast" do. For
+            models whose patches are so tall that leaving out slices alone saves hardly any.
         figures: free record of how it was trained and what it reached.
     """
 
@@ -39,6 +41,7 @@ class DecisionSpec:
     input_size: int = 64
     every: int = 1
     dilation: int = 1
+    automatic: bool = True
     figures: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

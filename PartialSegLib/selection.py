@@ -67,7 +67,8 @@ class Selection:
             return cls(mode)
         coarse = CoarsePass(region_from) if isinstance(region_from, Model) else region_from
         if mode == "auto":
-            mode = "off" if model.decision is None else "exact"
+            spec = model.manifest.decision
+            mode = "exact" if model.decision is not None and spec is not None and spec.automatic else "off"
         return cls(mode, skip_air, coarse)
 
     def describe(self) -> dict[str, Any]:

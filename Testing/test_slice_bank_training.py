@@ -575,3 +575,5 @@ def test_what_is_wrong_with_a_configuration_is_named(
 def test_the_command_line_says_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(tmp_path / "missing.json")]) == 2
     assert capsys.readouterr().err.startswith("No training configuration")
+    assert main(["med-danet", f"output={tmp_path / 'run'}", "--device", "cpu", "batch_size=0"]) == 2
+    assert "batch_size: expected 2 or more slices, got 0" in capsys.readouterr().err

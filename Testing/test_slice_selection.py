@@ -32,6 +32,7 @@ from PartialSegLib.package_installation import install_package
 from PartialSegLib.patch_blending import KeptScores
 from PartialSegLib.report import build_report
 from PartialSegLib.segmentation import read_segmentation, write_segmentation
+from PartialSegLib.selection import Selection
 from PartialSegLib.session import InferenceSession
 from PartialSegLib.slice_selection import (
     keep_slices,
@@ -313,6 +314,13 @@ def test_a_package_with_decision_network_selects_unless_told_otherwise(model, vo
     assert_same(
         session_with(model, volume).predict(), session_with(model, volume, selection="exact").predict()
     )
+
+
+@pytest.mark.parametrize(("selection", "asked"), [("auto", False), ("exact", True), ("fast", True)])
+def test_a_package_may_wait_to_be_asked_for_its_decision_network(model, selection, asked):
+    spec = dataclasses.replace(model.manifest.decision, automatic=False)
+    waiting = dataclasses.replace(model, manifest=dataclasses.replace(model.manifest, decision=spec))
+    assert (Selection.for_model(waiting, selection, False, None).mode != "off") == asked
 
 
 def test_an_unknown_selection_is_refused(model):

@@ -18,7 +18,6 @@ from PartialSegLib.model import load_model
 from PartialSegLib.phantom import make_phantom
 from PartialSegLib.preprocessing import preprocess
 from PartialSegLib.slice_selection import keep_slices, slice_scores
-from PartialSegLib.training.config_files import RECIPES
 from PartialSegLib.training.slice_selector.__main__ import main
 from PartialSegLib.training.slice_selector.batches import draw_batch
 from PartialSegLib.training.slice_selector.calibration import choose_thresholds, selection_figures
@@ -287,11 +286,11 @@ def test_a_wrong_configuration_is_answered_with_a_sentence(text, sentence, tmp_p
 
 
 def test_a_missing_configuration_is_answered_with_a_sentence(tmp_path):
-    with pytest.raises(InputError, match="No configuration at"):
+    with pytest.raises(InputError, match="No training configuration at"):
         read_slice_selector_config(tmp_path / "none.json")
 
 
 def test_the_configuration_of_the_bundled_package_is_sound():
-    config = read_slice_selector_config(RECIPES / "slice-selector.json")
-    assert config.package == "trunk-7tasks"
+    config = read_slice_selector_config("slice-selector", ["seed=3"])
+    assert (config.package, config.seed) == ("trunk-7tasks", 3)
     assert json.loads(json.dumps(config.arguments)) == config.arguments

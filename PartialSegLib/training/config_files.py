@@ -10,11 +10,13 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ..errors import InputError
 from ..json_fields import from_json, require, suggestion
 from .config import TrainingConfig
+
+T = TypeVar("T")
 
 RECIPES = Path(__file__).parent / "configs"
 OTHER_LOOPS = {
@@ -37,15 +39,34 @@ def read_config(path: Path | str, changes: Sequence[str] = ()) -> TrainingConfig
     """
     path = _located(str(path))
     if path.stem in OTHER_LOOPS and path.resolve().parent == RECIPES.resolve():
-        raise InputError(f"{path.stem} is not trained by this command; start {OTHER_LOOPS[path.stem]} {path}")
-    values = _merged_file(path, ())
+        raise InputError(
+            f"{path.stem} is not trained by this command; start {OTHER_LOOPS[path.stem]} {path.stem}"
+        )
+    recipes = sorted({recipe.stem for recipe in RECIPES.glob("*.json")} - OTHER_LOOPS.keys())
+    return read_settings(TrainingConfig, path, changes, recipes)
+
+
+def read_settings(kind: type[T], path: Path | str, changes: Sequence[str], recipes: Sequence[str]) -> T:
+    """Read a configuration of any of the three loops.
+
+    Args:
+        kind: its dataclass.
+        path: JSON file, or the name of a recipe.
+        changes: as for `read_config`.
+        recipes: names of those of this loop.
+
+    Raises:
+        InputError: a file is missing or is not JSON, or a field is unknown, missing or wrong.
+    """
+    path = _located(str(path))
+    values = _merged_file(path, recipes)
     for change in changes:
         key, equals, text = change.partition("=")
         if not equals:
             raise InputError(f"{change!r} is no setting; expected KEY=VALUE, as in seed=3.")
         values = _changed(values, key.replace("[", ".[").split("."), _plain_value(text), key)
     try:
-        return from_json(TrainingConfig, values)
+        return from_json(kind, values)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
 
@@ -70,10 +91,9 @@ def _located(name: str, folder: Path = Path()) -> Path:
     return recipe if Path(name).name == name and not path.is_file() and recipe.exists() else path
 
 
-def _merged_file(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
+def _merged_file(path: Path, recipes: Sequence[str], seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     """The values of a file on top of those of the file that it extends."""
-    names = sorted({recipe.stem for recipe in RECIPES.glob("*.json")} - OTHER_LOOPS.keys())
-    advice = f"{suggestion(path.stem, names)}, or give the path of a JSON file"
+    advice = f"{suggestion(path.stem, recipes)}, or give the path of a JSON file"
     values = read_json(path, f"No training configuration at {path}; {advice}.")
     if not isinstance(values, dict):
         raise InputError(f"{path} holds {type(values).__name__}, not an object of settings; correct it.")
@@ -83,7 +103,7 @@ def _merged_file(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     if path.resolve() in seen:
         raise InputError(f"{path} extends itself; remove one of the 'extends'.")
     require(isinstance(base, str), f"{path}: extends: expected the name of a configuration, got {base}.")
-    merged = _merged_file(_located(base, path.parent), (*seen, path.resolve()))
+    merged = _merged_file(_located(base, path.parent), recipes, (*seen, path.resolve()))
     _merge(merged, values)
     return merged
 

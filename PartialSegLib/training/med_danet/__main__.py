@@ -7,6 +7,7 @@ import logging
 import sys
 from collections.abc import Sequence
 
+from ...cli.training_arguments import add_config_arguments
 from ..exit_codes import exit_code_of
 from ..stop_signals import INTERRUPTED
 from .config import read_slice_bank_config
@@ -16,12 +17,14 @@ from .training import train_slice_bank
 def main(arguments: Sequence[str] | None = None) -> int:
     """Train as the configuration says, and return the exit code, see `exit_code_of`."""
     parser = argparse.ArgumentParser("python -m PartialSegLib.training.med_danet")
-    parser.add_argument("config", help="JSON file of a SliceBankConfig")
+    add_config_arguments(parser, "med-danet")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (%(default)s)")
-    options = parser.parse_args(arguments)
+    options = parser.parse_intermixed_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     return exit_code_of(
-        lambda: train_slice_bank(read_slice_bank_config(options.config), device=options.device),
+        lambda: train_slice_bank(
+            read_slice_bank_config(options.config, options.change), device=options.device
+        ),
         INTERRUPTED,
     )
 

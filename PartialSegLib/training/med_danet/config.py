@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from ...errors import InputError
 from ...json_fields import expand_home, from_json, require, require_at_least, to_json
 from ...manifest import Inference, Manifest, Preprocessing
-from ..config_files import read_json
+from ..config_files import read_settings
 from ..optimization import Phase
 
 
@@ -190,18 +190,9 @@ class SliceBankConfig:
         return (min(max(how.pad_value, how.clip[0]), how.clip[1]) - how.subtract) / how.divide
 
 
-def read_slice_bank_config(path: Path | str) -> SliceBankConfig:
-    """Read a configuration; relative paths in it stay relative to the working directory.
-
-    Raises:
-        InputError: the file is missing, is not JSON, or a field is unknown, missing or wrong.
-    """
-    missing = f"No training configuration at {path}; give the path of a JSON file."
-    values = read_json(Path(path), missing)
-    try:
-        return from_json(SliceBankConfig, values)
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from None
+def read_slice_bank_config(path: Path | str, changes: Sequence[str] = ()) -> SliceBankConfig:
+    """Read a configuration as `config_files.read_config` does: a file or the recipe "med-danet"."""
+    return read_settings(SliceBankConfig, path, changes, ["med-danet"])
 
 
 def slice_bank_manifest(config: SliceBankConfig) -> Manifest:

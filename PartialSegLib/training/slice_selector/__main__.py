@@ -6,6 +6,7 @@ import argparse
 import logging
 import sys
 
+from ...cli.training_arguments import add_config_arguments
 from ..exit_codes import exit_code_of
 from ..stop_signals import INTERRUPTED
 from .config import read_slice_selector_config
@@ -17,15 +18,17 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser("python -m PartialSegLib.training.slice_selector")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     command = commands.add_parser("train", help="train the decision network of a package")
-    command.add_argument("config", help="JSON file of a SliceSelectorConfig")
+    add_config_arguments(command, "slice-selector")
     command = commands.add_parser("add", help="copy the decision network of a package to another one")
     command.add_argument("selector_package", help="name or folder of a package with a decision network")
     command.add_argument("package", help="name or folder of the package that gets it")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     if options.command == "train":
-        config = options.config
-        return exit_code_of(lambda: train_slice_selector(read_slice_selector_config(config)), INTERRUPTED)
+        config, changes = options.config, options.change
+        return exit_code_of(
+            lambda: train_slice_selector(read_slice_selector_config(config, changes)), INTERRUPTED
+        )
     return exit_code_of(lambda: add_slice_selector(options.selector_package, options.package))
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ...decision_spec import DecisionSpec
-from ...errors import InputError
-from ...json_fields import expand_home, from_json, require, require_at_least
-from ..config_files import read_json
+from ...json_fields import expand_home, require, require_at_least
+from ..config_files import read_settings
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class SliceSelectorConfig:
     Attributes:
         output: folder of the run; the finished package is `package/` in it.
         package: name or folder of the package that gets the decision network.
-        offsets, input_size, arguments, every, dilation: see `DecisionSpec`.
+        offsets, input_size, arguments, every, dilation, automatic: see `DecisionSpec`.
         images, calibration_images, held_out_images: how many trunks to train on, to choose thresholds on, and
             to report on.
         atlas: label map of `training.atlas`; None trains on phantoms alone.
@@ -42,6 +42,7 @@ class SliceSelectorConfig:
     arguments: dict[str, Any] = field(default_factory=dict)
     every: int = 2
     dilation: int = 2
+    automatic: bool = True
     images: int = 200
     calibration_images: int = 160
     held_out_images: int = 24
@@ -75,18 +76,11 @@ class SliceSelectorConfig:
             input_size=self.input_size,
             every=self.every,
             dilation=self.dilation,
+            automatic=self.automatic,
             figures=figures or {},
         )
 
 
-def read_slice_selector_config(path: Path | str) -> SliceSelectorConfig:
-    """Read a configuration from JSON; relative paths in it stay relative to the working directory.
-
-    Raises:
-        InputError: the file is missing, is not JSON, or has a wrong field.
-    """
-    values = read_json(Path(path), f"No configuration at {path}; give the path of a JSON file.")
-    try:
-        return from_json(SliceSelectorConfig, values)
-    except InputError as error:
-        raise InputError(f"{path}: {error}.") from None
+def read_slice_selector_config(path: Path | str, changes: Sequence[str] = ()) -> SliceSelectorConfig:
+    """Read a configuration as `config_files.read_config` does: a file or the recipe "slice-selector"."""
+    return read_settings(SliceSelectorConfig, path, changes, ["slice-selector"])
