@@ -8,7 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 from small_packages import write_package, zip_package
+
+settings.register_profile("busy machine", deadline=None)
+settings.load_profile("busy machine")
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -21,6 +25,14 @@ def no_waiting_for_the_disk():
     """Files of tests need not outlive a power cut; waiting for the disk takes up to 50 ms for each."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def no_models_of_the_user(tmp_path_factory):
+    """Tests neither see nor change what the user has installed."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PARTIALSEG_MODEL_DIR", str(tmp_path_factory.mktemp("user") / "models"))
         yield
 
 

@@ -97,7 +97,7 @@ def test_a_voxel_moves_to_where_the_matrix_says(name, seed):
     np.testing.assert_allclose(image[:, *voxel], transform.matrix @ offset, atol=0.3)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 10_000), st.sampled_from(sorted(set(ALWAYS) - {"cubic", "cubic scaled"})))
 def test_corners_are_read_not_invented(seed, name):
     transform = draw_spatial_transform(ALWAYS[name], np.random.default_rng(seed))

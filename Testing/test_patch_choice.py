@@ -73,7 +73,7 @@ def plain_greedy(patches, uncertain, effort):
     return [patches[number] for number in sorted(chosen)]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 10**6), st.sampled_from([0.0, 0.25, 0.5, 0.7]), st.sampled_from([0.02, 0.3]))
 def test_the_choice_is_the_greedy_one_and_a_lower_effort_does_part_of_it(seed, overlap, density):
     rng = np.random.default_rng(seed)

@@ -126,7 +126,7 @@ def test_what_can_lie_nowhere_is_refused():
         plan_merging(DataSet("b", "b", {**data_set.structures, "kidney": (1,)}), ["kidney_tumor"])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.data())
 def test_original_labels_always_win(data):
     names = data.draw(st.permutations(STRUCTURES))

@@ -242,7 +242,7 @@ def test_tasks_asked_for_together_share_the_patches_of_the_fast_plan(model, volu
     assert session.patches_encoded <= session_with(model, volume).patches_planned
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     st.lists(st.booleans(), min_size=1, max_size=90),
     st.sampled_from([(0, 16), (1, 12), (2, 8)]),
