@@ -17,9 +17,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from .batch_images import SUMMARY_FILE, case_names, find_images, results_in
-from .batch_request import BatchRequest, Key
+from .batch_request import BatchRequest
 from .errors import InputError
 from .output_files import locked, replacing
+from .segmentation import Key
 
 REQUEST_FILE = "batch.json"
 LOCK_FILE = ".summary.lock"

@@ -14,7 +14,7 @@ from .dicom_series import CT_CLASSES, SECONDARY_CAPTURE, is_dicom, storage_class
 from .errors import InputError
 from .label_maps import FOLDER_TABLE, table_path
 from .sentences import first_few
-from .volume import IMAGE_SUFFIXES, image_suffix
+from .volume import IMAGE_SUFFIXES, image_stem, image_suffix
 
 SUMMARY_FILE = "summary.csv"
 """In the output folder of a batch."""
@@ -214,8 +214,7 @@ def _numbered(names: list[str]) -> list[str]:
 
 
 def _stem(image: Path) -> str:
-    suffix = "" if image.is_dir() else image_suffix(image)
-    return image.name[: len(image.name) - len(suffix)]
+    return image.name if image.is_dir() else image_stem(image)
 
 
 def _last_parts(folder: Path, number: int) -> tuple[str, ...]:

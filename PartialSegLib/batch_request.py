@@ -11,6 +11,7 @@ from typing import Any
 from .errors import InputError
 from .manifest import Manifest, read_manifest
 from .packages import find_package
+from .segmentation import Key
 from .task_request import request_tasks
 
 OUTPUT_FORMATS = (".seg.nrrd", ".nii.gz", "folder")
@@ -19,9 +20,6 @@ _SETTINGS = ("overlap", "mirror", "selection", "skip_air", "engine")
 _WORDS = {
     "model_version": "model", "weights_sha256": "model", "segments": "structures", "output_format": "format",
 }  # fmt: skip
-
-Key = tuple[str, str]
-"""(task, structure)."""
 
 
 @dataclass(frozen=True)

@@ -53,6 +53,15 @@ def box_around(first: Box, second: Box) -> Box:
     return z, y, x
 
 
+def widened(box: Box, margins: Sequence[int], shape: Sequence[int]) -> Box:
+    """A box with a margin (z, y, x) on both sides of each axis, as far as a volume of that shape reaches."""
+    z, y, x = (
+        slice(max(0, extent.start - margin), min(size, extent.stop + margin))
+        for extent, margin, size in zip(box, margins, shape, strict=True)
+    )
+    return z, y, x
+
+
 def index_within(outer: Box, inner: Box) -> Box:
     """A box as an index into the one that holds it; an empty one may lie anywhere."""
     if is_empty(inner):

@@ -12,10 +12,11 @@ from .label_maps import FOLDER_TABLE
 from .label_names import comparable_set
 from .sentences import first_few
 from .structures import load_structures
-from .volume import IMAGE_SUFFIXES
+from .volume import IMAGE_SUFFIXES, image_stem, image_suffix
 
 LABELS_AND_IMAGES = (("segmentation-", "volume-"), ("label", "img"))
 """How the names of label maps and of their images begin in LiTS and BTCV."""
+_SUFFIXES = (".seg.nrrd", ".seg.nhdr", *IMAGE_SUFFIXES)
 _NUM_LISTED = 10
 
 logger = logging.getLogger(__name__)
@@ -81,13 +82,12 @@ def _is_folder_of_cases(path: Path) -> bool:
 
 def _cases(folder: Path) -> dict[str, Path]:
     """Segmentations by their names without suffix; what macOS packs along (.hidden, __MACOSX) is none."""
-    suffixes = (".seg.nrrd", ".seg.nhdr", *IMAGE_SUFFIXES)
     cases: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
-        suffix = next((suffix for suffix in suffixes if path.name.lower().endswith(suffix)), "")
-        if path.name.startswith((".", "__MACOSX")) or not (suffix or path.is_dir()):
+        is_case = image_suffix(path, _SUFFIXES) or path.is_dir()
+        if path.name.startswith((".", "__MACOSX")) or not is_case:
             continue
-        case = path.name[: len(path.name) - len(suffix)]
+        case = image_stem(path, _SUFFIXES)
         if case in cases:
             raise InputError(f"{folder} holds {cases[case].name} and {path.name} of one case; keep one.")
         cases[case] = path

@@ -1,4 +1,4 @@
-"""Masks that can be compared: one name each, an organ with its tumour, two sides as a whole organ."""
+"""Masks made comparable: one name each, an organ with its tumour, two sides as one organ, axes turned."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ from functools import reduce
 
 import numpy as np
 
+from .boxes import EMPTY_BOX, Box, box_around, box_shape, index_within
 from .label_names import comparable_names, comparable_set
+from .packed_mask import PackedMask
 from .segmentation import Key, Segmentation
 from .structures import ORGANS_WITH_TUMOR, load_structures
+from .volume import Volume, reorient
 
 
 def comparable_masks(
@@ -45,6 +48,46 @@ def not_compared(names: Iterable[str], common: set[str]) -> set[str]:
     return {name for name in names if name not in common | sides and not _sides(name) <= common}
 
 
+def reoriented(segmentation: Segmentation, orientation: str) -> Segmentation:
+    """Permute and flip the axes of all masks, as `reorient` does those of a volume; cropped as they are.
+
+    Raises:
+        InputError: the orientation is not one of the 48 codes.
+    """
+    grid = reorient(grid_of(segmentation), orientation)
+    result = Segmentation(grid.shape, grid.affine, segmentation.provenance)
+    result.label_values = segmentation.label_values
+    for key in segmentation:
+        result.add(*key, *_turned(segmentation.packed(key), segmentation.affine, grid))
+    if segmentation.ignored is not None:
+        result.ignored = PackedMask(*_turned(segmentation.ignored, segmentation.affine, grid))
+    return result
+
+
+def grid_of(segmentation: Segmentation) -> Volume:
+    """The grid of a segmentation as a volume of no content, which takes no memory."""
+    return Volume(np.broadcast_to(np.False_, segmentation.shape), segmentation.affine)
+
+
+def mask_within(box: Box, packed: PackedMask) -> np.ndarray:
+    """A mask (z, y, x) in a box of the image that holds it."""
+    mask = np.zeros(box_shape(box), bool)
+    mask[index_within(box, packed.box)] = packed.unpack()
+    return mask
+
+
+def _turned(packed: PackedMask, affine: np.ndarray, grid: Volume) -> tuple[Box, np.ndarray]:
+    """Where a mask lies on a turned grid, and the mask in that box."""
+    if not packed.voxel_count:
+        return EMPTY_BOX, np.zeros((0, 0, 0), bool)
+    affine = affine.copy()
+    affine[:3, 3] += affine[:3, :3] @ [extent.start for extent in packed.box]
+    part = reorient(Volume(packed.unpack(), affine), grid.orientation)
+    start = np.rint(np.linalg.solve(grid.affine, part.affine[:, 3])[:3]).astype(int).tolist()
+    z, y, x = (slice(first, first + size) for first, size in zip(start, part.shape, strict=True))
+    return (z, y, x), part.array
+
+
 def _renamed(segmentation: Segmentation) -> dict[Key, list[Key]]:
     """The masks by their new names, each with the key of what it is made of."""
     names = comparable_names(structure for _, structure in segmentation)
@@ -70,9 +113,8 @@ def _joined(segmentation: Segmentation, masks: dict[Key, list[Key]]) -> Segmenta
     """The masks by their new keys, each the union of its parts; an organ with the tumour besides."""
     result = Segmentation(segmentation.shape, segmentation.affine, ignored=segmentation.ignored)
     for (task, name), own in masks.items():
-        parts = own + (masks.get((task, f"{name}_tumor"), []) if name in ORGANS_WITH_TUMOR else [])
-        if len(parts) == 1:
-            result.add(task, name, *segmentation.cropped(parts[0]))
-        else:
-            result.add(task, name, None, reduce(np.logical_or, (segmentation[part] for part in parts)))
+        keys = own + (masks.get((task, f"{name}_tumor"), []) if name in ORGANS_WITH_TUMOR else [])
+        parts = [segmentation.packed(key) for key in keys]
+        box = reduce(box_around, (part.box for part in parts))
+        result.add(task, name, box, reduce(np.logical_or, (mask_within(box, part) for part in parts)))
     return result

@@ -19,14 +19,14 @@ from pathlib import Path
 
 import numpy as np
 
-from .boxes import EMPTY_BOX
-from .comparable_masks import comparable_masks, not_compared
+from .boxes import EMPTY_BOX, box_around
+from .comparable_masks import comparable_masks, grid_of, mask_within, not_compared, reoriented
 from .errors import InputError
 from .label_names import comparable_set
 from .output_files import replacing
 from .segmentation import Key, Segmentation
 from .surface_distance import surface_distances
-from .volume import Volume, reorient
+from .volume import reorient
 
 TOLERANCE_MM = 3.0
 """Default tolerance of the normalized surface distance, the one TotalSegmentator reports with."""
@@ -140,24 +140,23 @@ def _scores(
     case: str,
 ) -> list[Score]:
     """What `evaluate` returns, of segmentations that are comparable."""
-    grid, other = (Volume(np.broadcast_to(np.False_, s.shape), s.affine) for s in (prediction, reference))
-    is_turned = not grid.same_geometry(other)
-    if is_turned and not grid.same_geometry(reorient(other, grid.orientation)):
-        raise InputError(
-            f"{case or 'The prediction'} and its reference lie on different grids ({prediction.shape} and "
-            f"{reference.shape} voxels, or another affine); evaluate on the grid of the image."
-        )
-
-    def in_place(mask: np.ndarray) -> np.ndarray:
-        return reorient(other.with_array(mask), grid.orientation).array if is_turned else mask
-
-    is_scored = None if reference.ignored is None else ~in_place(reference.ignored.filled(reference.shape))
-    voxel_ml = math.prod(grid.spacing) / 1000
+    grid, other = grid_of(prediction), grid_of(reference)
+    if not grid.same_geometry(other):
+        if not grid.same_geometry(reorient(other, grid.orientation)):
+            raise InputError(
+                f"{case or 'The prediction'} and its reference lie on different grids ({prediction.shape} "
+                f"and {reference.shape} voxels, or another affine); evaluate on the grid of the image."
+            )
+        reference = reoriented(reference, grid.orientation)
+    is_scored = None if reference.ignored is None else ~reference.ignored.filled(reference.shape)
+    voxel_ml = grid.voxel_volume / 1000
     scores = []
     for key, reference_key in _matching_keys(prediction, reference, structures):
-        a, b = prediction[key], in_place(reference[reference_key])
+        masks = prediction.packed(key), reference.packed(reference_key)
+        box = box_around(masks[0].box, masks[1].box)
+        a, b = (mask_within(box, mask) for mask in masks)
         if is_scored is not None:
-            a, b = a & is_scored, b & is_scored
+            a, b = a & is_scored[box], b & is_scored[box]
         surfaces = surface_distances(a, b, grid.spacing)
         volumes = np.count_nonzero(a) * voxel_ml, np.count_nonzero(b) * voxel_ml
         measures = dice(a, b), surfaces.fraction_within(tolerance_mm), surfaces.percentile(0.95)

@@ -29,6 +29,12 @@ def describe_failure(error: Exception) -> tuple[str, str, str]:
     return "InternalError", message, "Try again; if it happens once more, report it with the log."
 
 
+def sentence(error: Exception) -> str:
+    """What is told of a failure in one line: message and advice."""
+    _, message, advice = describe_failure(error)
+    return f"{message} {advice}".strip()
+
+
 def is_fault_of_ours(error: Exception) -> bool:
     """Whether a traceback belongs into the log."""
     return not isinstance(error, _EXPECTED)

@@ -7,7 +7,6 @@ import json
 import math
 import os
 import types
-from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -16,17 +15,6 @@ from .errors import InputError
 T = TypeVar("T")
 
 PLAIN_TYPES = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
-
-
-def suggestion(name: str, choices: Mapping[str, Any] | list[str]) -> str:
-    """End of a sentence on an unknown name: the closest of the choices, or all of them when none is close.
-
-    It has neither full stop nor question mark, since callers go on in their own ways.
-    """
-    if not choices:
-        return "there is none to choose from"
-    close = get_close_matches(name, list(choices), n=1)
-    return f"perhaps you meant {close[0]}" if close else f"choose from {', '.join(choices)}"
 
 
 def require(condition: bool, message: str) -> None:

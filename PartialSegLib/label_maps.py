@@ -2,26 +2,26 @@
 
 import contextlib
 import csv
-import io
 import itertools
-import json
 import logging
 import os
 from collections.abc import Mapping
+from functools import reduce
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from .boxes import EMPTY_BOX, Box, box_around
 from .errors import InputError
 from .label_names import comparable_set
+from .label_tables import read_dataset_labels, read_table
 from .nifti import write_nifti
 from .output_files import replacing
 from .packed_mask import PackedMask
 from .segmentation import Key, Segmentation, writing_order
 from .sentences import first_few
 from .structures import ORGANS_WITH_TUMOR, load_structures, structure_or_tissue
-from .volume import IMAGE_SUFFIXES, Volume, read_volume
+from .volume import Volume, image_stem, image_suffix, read_volume
 
 _COLUMNS = ("label", "task", "structure", "name", "volume_ml", "color", "snomed_type", "snomed_region")
 FOLDER_TABLE = "labels.csv"
@@ -125,20 +125,48 @@ def read_label_map(path: Path, labels: Mapping[str, tuple[int, ...]] | None = No
     if values is None:
         segmentation.add(*key_of_name(path), None, _as_mask(path, volume))
         return segmentation
+    named = set(itertools.chain(*values.values()))
+    counts = _voxel_counts(volume.array, named)
     if source == table_path(path):
-        values = _given_back(path, values, volume)
-    unnamed = volume.array != 0
+        voxel_ml = volume.voxel_volume / 1000
+        label_ml = {number: voxels * voxel_ml for number, voxels in counts.items()}
+        values = _given_back(path, values, label_ml)
+    boxes, whole = _label_boxes(volume.array), np.s_[0:z, 0:y, 0:x]
     for key, numbers in values.items():
-        mask = np.logical_or.reduce([volume.array == number for number in numbers])
-        unnamed &= ~mask
+        places = (boxes.get(number, whole) for number in numbers if counts[number])
+        box = reduce(box_around, places, EMPTY_BOX)
+        mask = np.logical_or.reduce([volume.array[box] == number for number in numbers])
         if key[1].lower() == "ignore":
-            segmentation.ignored = PackedMask(np.s_[0:z, 0:y, 0:x], mask)
+            segmentation.ignored = PackedMask(box, mask)
         else:
-            segmentation.add(*key, None, mask)
-    if source and unnamed.any():
-        left_out = ", ".join(f"{value:g}" for value in np.unique(volume.array[unnamed])[:10])
+            segmentation.add(*key, box, mask)
+    if source and (unnamed := sorted(counts.keys() - named - {0})):
+        left_out = ", ".join(f"{value:g}" for value in unnamed[:10])
         logger.warning("%s: labels that %s does not name were left out: %s.", path, source.name, left_out)
     return segmentation
+
+
+def _voxel_counts(array: np.ndarray, named: set[int]) -> dict[float, int]:
+    """How many voxels have each value that is in a map or named."""
+    counts: dict[float, int] = dict.fromkeys(named, 0)
+    if array.dtype == np.int16:
+        lowest, voxels = np.iinfo(np.int16).min, np.zeros(1 << 16, np.int64)
+        for plane in array:
+            voxels += np.bincount(plane.ravel().astype(np.intp) - lowest, minlength=len(voxels))
+        return counts | {int(index) + lowest: int(voxels[index]) for index in np.flatnonzero(voxels)}
+    others = array[~np.isin(array, np.array(list(named), array.dtype))]
+    counts |= zip(*(part.tolist() for part in np.unique(others, return_counts=True)), strict=True)
+    return counts | {number: int(np.count_nonzero(array == number)) for number in named}
+
+
+def _label_boxes(array: np.ndarray) -> dict[int, Box]:
+    """Where the labels above 0 of a map of whole numbers lie, found in one pass."""
+    if array.dtype != np.int16:
+        return {}
+    from scipy import ndimage  # when a map is read, not whenever Slicer starts
+
+    boxes = enumerate(ndimage.find_objects(array), start=1)
+    return {label: (box[0], box[1], box[2]) for label, box in boxes if box}
 
 
 def read_mask_folder(path: Path) -> Segmentation:
@@ -149,13 +177,11 @@ def read_mask_folder(path: Path) -> Segmentation:
     """
     if (path / FOLDER_TABLE).exists():
         files = {
-            (row["task"], row["structure"]): path / row["label"] for row in _read_table(path / FOLDER_TABLE)
+            (row["task"], row["structure"]): path / row["label"] for row in read_table(path / FOLDER_TABLE)
         }
     else:
         images = sorted(
-            child
-            for child in path.iterdir()
-            if child.name.lower().endswith(IMAGE_SUFFIXES) and not child.name.startswith(".")
+            child for child in path.iterdir() if image_suffix(child) and not child.name.startswith(".")
         )
         files = {key_of_name(image): image for image in images}
         if twins := [image.name for image in images if image not in files.values()]:
@@ -179,24 +205,19 @@ def _listed_masks(folder: Path) -> list[str]:
     """Names of the masks in a folder that a table of ours lists."""
     rows: list[dict[str, str]] = []
     with contextlib.suppress(OSError, InputError, csv.Error):
-        rows = _read_table(folder / FOLDER_TABLE)
+        rows = read_table(folder / FOLDER_TABLE)
     masks = (folder / row["label"] for row in rows if row["label"].endswith(".nii.gz"))
     return [mask.name for mask in masks if mask.parent == folder and mask.is_file()]
 
 
 def table_path(path: Path) -> Path:
     """Return where the table of a label map lies: NAME.labels.csv beside it."""
-    return path.with_name(f"{_stem(path)}.labels.csv")
-
-
-def _stem(path: Path) -> str:
-    suffix = next((suffix for suffix in IMAGE_SUFFIXES if path.name.lower().endswith(suffix)), path.suffix)
-    return path.name[: len(path.name) - len(suffix)]
+    return path.with_name(f"{image_stem(path)}.labels.csv")
 
 
 def key_of_name(path: Path) -> Key:
     """Return (task, structure) of a mask by its file's name: STRUCTURE.nii.gz or TASK-STRUCTURE.nii.gz."""
-    task, _, structure = _stem(path).rpartition("-")
+    task, _, structure = image_stem(path).rpartition("-")
     return task, structure
 
 
@@ -221,19 +242,24 @@ def _named_values(
     if table_path(path).exists():
         return table_path(path), _values_of_table(table_path(path))
     if labels is not None:
-        return None, {("", structure): values for structure, values in labels.items()}
+        return None, _values_of(labels)
     own, *above = Path(os.path.abspath(path)).parents[: 1 + _FOLDERS_ABOVE]
     near = [own, *(above[:1] if own.name.startswith("labels") else [])]
     is_mask = not load_structures().keys().isdisjoint(comparable_set([key_of_name(path)[1]]))
     for folder in (*near, *(() if is_mask else above)):
         file = folder / _DATASET_FILE
-        if file.is_file() and (values := _values_of_dataset(file, folder in near)) is not None:
-            return file, values
+        if file.is_file() and (named := read_dataset_labels(file, folder in near)) is not None:
+            return file, _values_of(named)
     return None, None
 
 
+def _values_of(labels: Mapping[str, tuple[int, ...]]) -> Values:
+    """Labels that no task has found."""
+    return {("", structure): values for structure, values in labels.items()}
+
+
 def _values_of_table(path: Path) -> Values:
-    rows = _read_table(path)
+    rows = read_table(path)
     if wrong := [row["label"] for row in rows if not row["label"].isdecimal()]:
         raise InputError(f"{path}: '{wrong[0]}' is no label; give whole numbers.")
     values: Values = {}
@@ -243,12 +269,9 @@ def _values_of_table(path: Path) -> Values:
     return values
 
 
-def _given_back(path: Path, values: Values, volume: Volume) -> Values:
+def _given_back(path: Path, values: Values, label_ml: Mapping[float, float]) -> Values:
     """Add to each mask the labels that were written over it; warn of what cannot be given back."""
-    voxel_ml = abs(float(np.linalg.det(volume.affine[:3, :3]))) / 1000
     order = list(values)  # that of writing
-    numbers = set(itertools.chain(*values.values()))
-    label_ml = {number: float(np.count_nonzero(volume.array == number)) * voxel_ml for number in numbers}
     written_ml = _volumes_of_table(table_path(path))
     result, lost = {}, []
     for place, key in enumerate(order):
@@ -267,7 +290,7 @@ def _given_back(path: Path, values: Values, volume: Volume) -> Values:
 
 
 def _own_values(
-    key: Key, values: Values, later: Values, label_ml: dict[int, float], written_ml: float | None
+    key: Key, values: Values, later: Values, label_ml: Mapping[float, float], written_ml: float | None
 ) -> tuple[int, ...]:
     """The labels of a mask: its own, an organ's tumours, and what brings it to its volume in the table.
 
@@ -292,70 +315,20 @@ def _own_values(
 def _volumes_of_table(path: Path) -> dict[Key, float]:
     """Of each mask before others were written over it, ml; without those that are not given."""
     volumes: dict[Key, float] = {}
-    for row in _read_table(path):
+    for row in read_table(path):
         with contextlib.suppress(ValueError):
             volumes[row["task"], row["structure"]] = float((row.get("volume_ml") or "").replace(",", "."))
     return volumes
 
 
-def _values_of_dataset(path: Path, is_near: bool) -> Values | None:
-    """What a dataset.json names; nothing where it is that of something else, or far and not nnU-Net's."""
-    try:
-        contents = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        if not is_near:
-            return None
-        raise InputError(f"{path} cannot be read as JSON ({error}); copy it again, or remove it.") from None
-    if not isinstance(contents, dict) or not isinstance(contents.get("labels"), dict):
-        return None
-    if not is_near and not ("numTraining" in contents and {"channel_names", "modality"} & contents.keys()):
-        return None
-    return {("", name): values for name, values in labels_of(contents, path).items()}
-
-
-def labels_of(contents: dict[str, Any], path: Path) -> dict[str, tuple[int, ...]]:
-    """Labels and their values without the background, as a dataset.json names them.
-
-    The Decathlon and nnU-Net version 1 write {"1": "liver"}, version 2 {"liver": 1} or, for regions,
-    {"liver": [1, 2]}.
-
-    Raises:
-        InputError: When a value is not a whole number.
-    """
-    labels: dict[str, tuple[int, ...]] = {}
-    try:
-        for key, value in contents["labels"].items():
-            is_number = isinstance(value, int | list)
-            name, values = (str(key), value) if is_number else (str(value), int(key))
-            numbers = tuple(int(number) for number in (values if isinstance(values, list) else [values]))
-            if numbers not in ((), (0,)) and name.lower() != "background":
-                labels[name] = numbers
-    except (TypeError, ValueError):
-        raise InputError(
-            f"{path}: expected labels as name: value or value: name, got {contents['labels']}."
-        ) from None
-    return labels
-
-
-def _read_table(path: Path) -> list[dict[str, str]]:
-    """Rows of a table, also of one that Excel has saved in its own way."""
-    contents = path.read_bytes()
-    try:
-        text = contents.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        text = contents.decode("cp1252", errors="replace")
-    delimiter = max(",;\t", key=text.partition("\n")[0].count)
-    rows = list(csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter))
-    rows = [row for row in rows if any(row.values())]
-    if any(not row.get("label") or not row.get("structure") or row.get("task") is None for row in rows):
-        raise InputError(
-            f"{path}: A label table needs the columns label, task and structure; write it again."
-        )
-    return rows
+def holds_mask(volume: Volume) -> bool:
+    """Say whether all voxels are 0 or 1, as those of one mask."""
+    array = volume.array
+    return array.dtype == np.int16 and bool(array.min() >= 0 and array.max() <= 1)
 
 
 def _as_mask(path: Path, volume: Volume) -> np.ndarray:
-    if volume.array.dtype != np.int16 or volume.array.min() < 0 or volume.array.max() > 1:
+    if not holds_mask(volume):
         raise InputError(
             f"{path}: A mask holds 0 and 1 only; a label map needs its NAME.labels.csv beside it, a "
             "dataset.json, or --labels."

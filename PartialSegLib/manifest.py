@@ -11,7 +11,7 @@ import json
 import re
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypeVar
 
 from .decision_spec import DecisionSpec
 from .errors import InputError
@@ -45,6 +45,8 @@ DECISION_FILE = "decision.safetensors"
 LICENSE_FILE = "LICENSE"
 AXIS_OF_LETTER = {"L": 0, "R": 0, "P": 1, "A": 1, "I": 2, "S": 2}
 
+Intensities = TypeVar("Intensities", bound=Any)  # an array or a tensor
+
 
 @dataclass(frozen=True)
 class FileEntry:
@@ -55,9 +57,8 @@ class FileEntry:
 
     def __post_init__(self) -> None:
         """Refuse values that no package can mean."""
-        require(
-            re.fullmatch("[0-9a-f]{64}", self.sha256) is not None, "sha256: expected 64 hexadecimal digits"
-        )
+        is_checksum = re.fullmatch("[0-9a-f]{64}", self.sha256) is not None
+        require(is_checksum, "sha256: expected 64 hexadecimal digits")
         require(self.bytes >= 0, f"bytes: expected a size, got {self.bytes}")
 
 
@@ -144,6 +145,10 @@ class Preprocessing:
     def image_channels(self) -> tuple[ImageChannel, ...]:
         """The channels of the image, also where it is one CT."""
         return ONE_CT if self.channels is None else self.channels
+
+    def scaled(self, hounsfield: Intensities) -> Intensities:
+        """Clipped and scaled HU, an array or a tensor like the one given, which stays as it is."""
+        return (hounsfield.clip(*self.clip) - self.subtract) / self.divide
 
 
 @dataclass(frozen=True)
@@ -237,9 +242,8 @@ class Manifest:
         )
         require(bool(self.tasks), "tasks: expected at least one task, got none")
         names = [task.name for task in self.tasks]
-        require(
-            len(set(names)) == len(names), f"tasks: every task needs its own name, got {', '.join(names)}"
-        )
+        differ = len(set(names)) == len(names)
+        require(differ, f"tasks: every task needs its own name, got {', '.join(names)}")
         for structure in self.uncoded:
             require(
                 re.fullmatch("[a-z0-9][a-z0-9_]*", structure) is not None,
@@ -300,10 +304,8 @@ def manifest_from_json(value: Any) -> Manifest:
         raise InputError(f'format: expected "{FORMAT}"; this is not the manifest of a model package')
     version = value.get("format_version")
     if isinstance(version, int) and version > FORMAT_VERSION:
-        raise InputError(
-            f"format_version: made by a newer PartialSeg (format {version}, this one reads "
-            f"{FORMAT_VERSION}); update PartialSeg"
-        )
+        made = f"made by a newer PartialSeg (format {version}, this one reads {FORMAT_VERSION})"
+        raise InputError(f"format_version: {made}; update PartialSeg")
     return from_json(Manifest, value)
 
 
@@ -317,13 +319,11 @@ def read_manifest(folder: str | Path) -> Manifest:
     try:
         contents = path.read_bytes()
     except FileNotFoundError:
-        raise InputError(
-            f"{folder} is not a model package: it has no {MANIFEST_FILE}; check the path"
-        ) from None
+        lacks = f"it has no {MANIFEST_FILE}"
+        raise InputError(f"{folder} is not a model package: {lacks}; check the path") from None
     except OSError as error:
-        raise InputError(
-            f"{path} cannot be read ({error.strerror}); check the path and its permissions"
-        ) from None
+        advice = "check the path and its permissions"
+        raise InputError(f"{path} cannot be read ({error.strerror}); {advice}") from None
     return parse_manifest(contents, path)
 
 

@@ -92,6 +92,18 @@ def winners_are_enough(inference: Inference, task: Task) -> bool:
     return inference.decides_by_winner and not task.network_steps
 
 
+def keeps_winners(inference: Inference, task: Task, passes: int, scores_are_wanted: bool = False) -> bool:
+    """Whether winners are kept instead of scores, see `KeptWinners`: where nothing else needs scores.
+
+    Args:
+        inference: of the model.
+        task: whose scores they are.
+        passes: how often the image is gone through; the winner of a mean is known after the last one only.
+        scores_are_wanted: whether somebody looks at the scores themselves, as a coarse model's are.
+    """
+    return passes == 1 and not scores_are_wanted and winners_are_enough(inference, task)
+
+
 Kept = KeptScores | KeptWinners
 
 

@@ -11,7 +11,7 @@ import torch
 from .devices import free_memory
 from .feature_cache import FeatureCache
 from .manifest import Manifest
-from .mask_restoration import winners_are_enough
+from .mask_restoration import keeps_winners
 from .model import Model
 from .network_runner import NetworkRunner
 from .patch_memory import measure_patch_memory
@@ -25,7 +25,7 @@ from .volume import Volume
 
 LIBRARIES_BYTES = 350 << 20  # Python and PyTorch, where the system does not tell what they take
 CHECK_BYTES, CROP_BYTES = 6, 13  # per voxel, to look for NaN; for the body: components and their sizes
-CLEANING_BYTES, WINNER_BYTES = 19, 9  # per voxel of a mask: components and scores; of a softmax: indices
+CLEANING_BYTES, WINNER_BYTES = 19, 20  # per voxel of a mask: components, scores; of a softmax: the best two
 UNION_BYTES = 14  # per voxel of structures taken as one on the image's grid: mask, components, their sizes
 LARGEST_BOX, USUAL_BOX = 1 / 4, 1 / 16  # what the box of a structure fills of an image of the trunk
 UNION_BOX = 1 / 2  # and that of several
@@ -85,7 +85,7 @@ class MemoryEstimate:
             self,
             image=self.image + coarse.image,
             engine=self.engine + coarse.engine,
-            activations=max(self.activations, coarse.scores + coarse.activations),
+            activations=max(self.activations, coarse.scores + max(coarse.activations, coarse.masks)),
             masks=self.masks + coarse.masks,
         )
 
@@ -121,18 +121,18 @@ class MemoryEstimator:
         self,
         volume: Volume,
         requests: Sequence[TaskRequest],
-        crop_to_body: bool,
         cache_bytes: int | None,
         is_loaded: bool,
+        scores_are_wanted: bool = False,
     ) -> MemoryEstimate:
         """Predict the run for a volume; cropping it to the body and skipping patches makes it less.
 
         Args:
             volume: only shape, affine and voxel type are looked at.
             requests: tasks and structures.
-            crop_to_body: whether the image will be cropped.
             cache_bytes: budget for features; None for what `choose_cache_bytes` is likely to choose.
             is_loaded: whether the voxels are in memory already.
+            scores_are_wanted: whether scores are kept even where winners would be enough.
         """
         inference, preprocessing = self._manifest.inference, self._manifest.preprocessing
         shape = network_shape(volume, preprocessing)
@@ -146,12 +146,12 @@ class MemoryEstimator:
             weights=self._weights,
             volume=volume.array.nbytes,
             image=4 * (prod(padded) + any(missing) * prod(shape)),
-            preparation=(CROP_BYTES if crop_to_body else CHECK_BYTES) * prod(shape),
+            preparation=(CROP_BYTES if preprocessing.crop_to_body else CHECK_BYTES) * prod(shape),
             engine=self._patch.engine,
             features=0,
             activations=self._patch.activations,
-            scores=self._score_bytes(padded, volume.array.size, requests),
-            masks=self._mask_bytes(volume.array.size, prod(padded), requests),
+            scores=self._score_bytes(padded, volume.array.size, requests, scores_are_wanted),
+            masks=self._mask_bytes(volume.array.size, prod(padded), requests, scores_are_wanted),
             views=self._view_bytes(volume.array.size, prod(padded), requests),
         )
         rest = estimate.image + estimate.besides_features
@@ -170,7 +170,11 @@ class MemoryEstimator:
         return self._budget(len(image.patches), rest)
 
     def choose_scores_device(
-        self, image: SessionImage, requests: Sequence[TaskRequest], cache: FeatureCache
+        self,
+        image: SessionImage,
+        requests: Sequence[TaskRequest],
+        cache: FeatureCache,
+        scores_are_wanted: bool = False,
     ) -> torch.device:
         """Where to collect scores: on the device, unless it has no room for them beside features.
 
@@ -178,10 +182,11 @@ class MemoryEstimator:
             image: whose scores they are.
             requests: tasks that are scored in one pass.
             cache: of the features.
+            scores_are_wanted: whether scores are kept even where winners would be enough.
         """
         if self._device.type != "cuda":
             return self._device
-        needed = self._image_bytes(image, requests)
+        needed = self._image_bytes(image, requests, scores_are_wanted)
         needed += min(cache.budget_bytes, self._feature_bytes(len(image.patches))) - cache.used_bytes
         free = free_memory(self._device)
         fits = free is None or needed <= free
@@ -195,11 +200,14 @@ class MemoryEstimator:
     def _feature_bytes(self, patches: int) -> int:
         return self._patch.features * patches * self._num_flips
 
-    def _image_bytes(self, image: SessionImage, requests: Sequence[TaskRequest]) -> int:
+    def _image_bytes(
+        self, image: SessionImage, requests: Sequence[TaskRequest], scores_are_wanted: bool = False
+    ) -> int:
         """What visiting patches and making masks takes beside features."""
         shape, voxels = image.tensor.shape, prod(image.prepared.input_shape)
-        working = max(self._patch.activations, self._mask_bytes(voxels, prod(shape), requests))
-        return self._score_bytes(shape, voxels, requests) + working
+        masks = self._mask_bytes(voxels, prod(shape), requests, scores_are_wanted)
+        scores = self._score_bytes(shape, voxels, requests, scores_are_wanted)
+        return scores + max(self._patch.activations, masks)
 
     def _view_bytes(self, input_voxels: int, network_voxels: int, requests: Sequence[TaskRequest]) -> int:
         """What says where tasks look, and the coarse masks that may be taken for theirs."""
@@ -211,30 +219,44 @@ class MemoryEstimator:
         structures = sum(len(request.task.structures) for request in requests) if coarse else 0
         return round(arrays * network_voxels + structures * USUAL_BOX * input_voxels)
 
-    def _score_bytes(self, shape: Sequence[int], input_voxels: int, requests: Sequence[TaskRequest]) -> int:
+    def _score_bytes(
+        self,
+        shape: Sequence[int],
+        input_voxels: int,
+        requests: Sequence[TaskRequest],
+        scores_are_wanted: bool,
+    ) -> int:
         """What is collected of tasks for an image (D, H, W): sums, the division of one's, and what is kept.
 
-        That is the means of the whole image, or the winners on the input grid and the means of a patch depth.
+        That is the means of the whole image, or the winners on the input grid and the means of a patch depth,
+        as they come and behind those that are still needed.
         """
         planes = self._manifest.inference.patch_size[0] * shape[1] * shape[2]
         channels = [num_score_channels(request, self._manifest) for request in requests]
         collected = 4 * (sum(channels) + len(channels) + max(channels, default=0)) * planes
         for request, number in zip(requests, channels, strict=True):
-            if self._keeps_winners(request):
-                collected += input_voxels * (1 if number < 256 else 2) + 2 * number * planes
+            if self._keeps_winners(request, scores_are_wanted):
+                collected += input_voxels * (1 if number < 256 else 2) + 4 * number * planes
             else:
                 collected += 2 * number * prod(shape)
         return collected
 
-    def _keeps_winners(self, request: TaskRequest) -> bool:
-        passes = 1 if self._manifest.inference.mirroring == "patches" else self._num_flips
-        return passes == 1 and winners_are_enough(self._manifest.inference, request.task)
+    def _keeps_winners(self, request: TaskRequest, scores_are_wanted: bool) -> bool:
+        inference = self._manifest.inference
+        passes = 1 if inference.mirroring == "patches" else self._num_flips
+        return keeps_winners(inference, request.task, passes, scores_are_wanted)
 
-    def _mask_bytes(self, input_voxels: int, network_voxels: int, requests: Sequence[TaskRequest]) -> int:
+    def _mask_bytes(
+        self,
+        input_voxels: int,
+        network_voxels: int,
+        requests: Sequence[TaskRequest],
+        scores_are_wanted: bool,
+    ) -> int:
         """What masks take: finished ones, packed and cropped to their boxes, and the one in work."""
         finished = sum(len(request.structures) for request in requests) * USUAL_BOX * input_voxels / 8
         in_work = LARGEST_BOX * 2 * input_voxels
-        if not all(self._keeps_winners(request) for request in requests):
+        if not all(self._keeps_winners(request, scores_are_wanted) for request in requests):
             in_work += LARGEST_BOX * CLEANING_BYTES * network_voxels
             if self._manifest.inference.decides_by_winner:
                 in_work = max(in_work, input_voxels + WINNER_BYTES * network_voxels)

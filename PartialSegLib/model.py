@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 
 from .errors import InputError
-from .json_fields import suggestion
 from .manifest import (
     DECISION_FILE,
     LICENSE_FILE,
@@ -33,6 +32,7 @@ from .networks.decision_network import DecisionNetwork
 from .output_files import replacing
 from .package_files import check_file, refuse_to_overwrite
 from .packages import find_package
+from .sentences import suggestion
 
 _UNBUILDABLE = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 """What the constructor of a network may raise when a manifest gives it arguments that make no sense."""
@@ -50,7 +50,7 @@ class Model:
     """
 
     manifest: Manifest
-    network: nn.Module
+    network: PartialLabelNetwork
     folder: Path
     decision: nn.Module | None = None
 

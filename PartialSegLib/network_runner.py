@@ -17,9 +17,10 @@ from torch import Tensor
 from .calibration import calibration_patches
 from .errors import InputError
 from .feature_cache import Features, all_finite
-from .json_fields import suggestion
 from .model import Model
+from .networks import PartialLabelNetwork
 from .openvino_engine import OpenVinoEncoder, openvino_is_installed
+from .sentences import suggestion
 from .task import Task
 
 INT8_ENGINE = "openvino-int8"
@@ -82,9 +83,9 @@ class NetworkRunner:
         self.inference = model.manifest.inference
         self._manifest = model.manifest
         self._is_int8 = engine == INT8_ENGINE
-        self.network: Any = copy.deepcopy(model.network).to(device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
-        if hasattr(self.network, "fold_weights"):  # filters that are the same for every patch
-            self.network.fold_weights()
+        network = copy.deepcopy(model.network)
+        self.network: PartialLabelNetwork = network.to(device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+        self.network.fold_weights()
         self._openvino: OpenVinoEncoder | None = None
         self._tries_openvino = self._wants_openvino(engine)
         if engine in OPENVINO_ENGINES:

@@ -7,17 +7,21 @@ row on top look as radiologists expect them.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, reduce
+from math import ceil
 
 import numpy as np
 from scipy import ndimage
 
+from .body import BODY_THRESHOLD_HU, largest_object
+from .boxes import Box, bounding_box, box_around, widened
+from .comparable_masks import reoriented
 from .segmentation import Key, Segmentation
 from .surface_view import Body
 from .volume import Volume, reorient
 
 ORIENTATION = "IPL"
-BODY_ABOVE_HU, BONE_ABOVE_HU = -300, 220
+BONE_ABOVE_HU = 220
 COARSE_MM = 2.5
 MARGIN_MM = 12.0
 SKIN_COLOR, BONE_COLOR = (0.62, 0.70, 0.78), (0.93, 0.90, 0.82)
@@ -31,7 +35,7 @@ class Finding:
         name: for the legend.
         color: red, green, blue; 0 to 1.
         volume_ml: 0 when nothing was found.
-        start: index of the first voxel of the cropped mask (z, y, x).
+        box: where the cropped mask lies in the image (z, y, x).
         mask: cropped boolean mask (z, y, x).
         is_inner: whether it lies within an organ, as lesions and vessels do.
     """
@@ -39,17 +43,21 @@ class Finding:
     name: str
     color: tuple[float, float, float]
     volume_ml: float
-    start: np.ndarray
+    box: Box
     mask: np.ndarray
     is_inner: bool
+
+    @property
+    def start(self) -> np.ndarray:
+        """Index of the first voxel of the cropped mask (z, y, x)."""
+        return np.array([extent.start for extent in self.box])
 
     def plane(self, axis: int, index: int, shape: tuple[int, ...]) -> np.ndarray:
         """Return one plane of the full mask of an image of this shape."""
         plane = np.zeros(np.delete(shape, axis), bool)
-        if 0 <= index - self.start[axis] < self.mask.shape[axis]:
-            start, size = np.delete(self.start, axis), np.delete(self.mask.shape, axis)
-            box = tuple(slice(s, s + n) for s, n in zip(start, size, strict=True))
-            plane[box] = self.mask.take(index - self.start[axis], axis)
+        if self.box[axis].start <= index < self.box[axis].stop:
+            inside = tuple(extent for number, extent in enumerate(self.box) if number != axis)
+            plane[inside] = self.mask.take(index - self.box[axis].start, axis)
         return plane
 
 
@@ -67,22 +75,21 @@ class Scene:
 
     def __init__(self, volume: Volume, segmentation: Segmentation) -> None:
         self.image = reorient(volume, ORIENTATION)
-        findings = [_finding(self.image, segmentation, key) for key in segmentation]
+        turned = reoriented(segmentation, ORIENTATION)
+        findings = [_finding(turned, key) for key in turned]
         self.findings = sorted(findings, key=lambda finding: finding.is_inner)
         self._coarse_steps = [max(1, round(COARSE_MM / spacing)) for spacing in self.image.spacing]
 
     @cached_property
-    def field_of_view(self) -> tuple[slice, slice, slice]:
+    def field_of_view(self) -> Box:
         """Box of voxels around the body and all findings."""
-        boxes = [(np.array(finding.start), finding.mask.shape) for finding in self._found]
-        body = ndimage.find_objects(self._coarse_body.astype(np.int8))[0]
-        margin = np.ceil(MARGIN_MM / np.array(self.image.spacing))
-        first = np.array([part.start for part in body]) * self._coarse_steps - margin
-        last = np.array([part.stop for part in body]) * self._coarse_steps + margin
-        first = np.min([first, *(start for start, _ in boxes)], axis=0).clip(0).astype(int)
-        last = np.max([last, *(start + shape for start, shape in boxes)], axis=0).astype(int)
-        z, y, x = (slice(a, min(b, n)) for a, b, n in zip(first, last, self.image.shape, strict=True))
-        return z, y, x
+        z, y, x = (
+            slice(extent.start * step, extent.stop * step)
+            for extent, step in zip(bounding_box(self._coarse_body), self._coarse_steps, strict=True)
+        )
+        margins = [ceil(MARGIN_MM / step) for step in self.image.spacing]
+        body = widened((z, y, x), margins, self.image.shape)
+        return reduce(box_around, (finding.box for finding in self._found), body)
 
     def best_index(self, axis: int) -> int:
         """Index of the plane across an axis that shows most, each finding relative to its largest area."""
@@ -117,12 +124,10 @@ class Scene:
     @cached_property
     def _coarse_body(self) -> np.ndarray:
         """The largest object denser than air, without the table; everything when there is none."""
-        dense = self._coarse_image > BODY_ABOVE_HU
-        opened = ndimage.binary_opening(dense, np.ones((1, 5, 5), bool))
-        labels, count = ndimage.label(opened)
-        if count == 0:
+        dense = self._coarse_image > BODY_THRESHOLD_HU
+        body = largest_object(ndimage.binary_opening(dense, np.ones((1, 5, 5), bool)))
+        if body is None:
             return np.ones_like(dense)
-        body = labels == np.bincount(labels.ravel())[1:].argmax() + 1
         return np.stack([ndimage.binary_fill_holes(plane) for plane in body])
 
     @cached_property
@@ -137,16 +142,10 @@ class Scene:
         return np.asarray((sizes > 30)[labels] & (labels > 0))
 
 
-def _finding(image: Volume, segmentation: Segmentation, key: Key) -> Finding:
-    box, mask = segmentation.cropped(key)
-    start = np.array([part.start for part in box])
-    if mask.size:
-        affine = segmentation.affine.copy()
-        affine[:3, 3] += affine[:3, :3] @ start
-        cropped = reorient(Volume(mask, affine), ORIENTATION)
-        mask = cropped.array
-        start = np.rint(np.linalg.solve(image.affine, cropped.affine[:, 3])[:3]).astype(int)
+def _finding(segmentation: Segmentation, key: Key) -> Finding:
+    """A mask of a segmentation in display orientation."""
     structure = segmentation.structure_of(key)
     red, green, blue = (channel / 255 for channel in structure.color)
     name, volume_ml = segmentation.display_name(key), segmentation.volume_ml(key)
-    return Finding(name, (red, green, blue), volume_ml, start, mask, structure.region is not None)
+    is_inner = structure.region is not None
+    return Finding(name, (red, green, blue), volume_ml, *segmentation.cropped(key), is_inner)

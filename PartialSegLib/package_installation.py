@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from .errors import InputError
-from .json_fields import suggestion
 from .manifest import MANIFEST_FILE, Manifest, parse_manifest, read_manifest
 from .package_files import check_contents, refuse_to_overwrite
 from .package_sources import PackageArchive, PackageFolder
 from .packages import BUNDLED_MODELS, model_folders
+from .sentences import suggestion
 
 __all__ = ["AlreadyInstalledError", "Progress", "delete_package", "install_package"]
 

@@ -7,8 +7,8 @@ import os
 from pathlib import Path
 
 from .errors import InputError
-from .json_fields import suggestion
 from .manifest import MANIFEST_FILE, Manifest, read_manifest
+from .sentences import suggestion
 
 MODEL_DIR_VARIABLE = "PARTIALSEG_MODEL_DIR"
 BUNDLED_MODELS = Path(__file__).parent / "models"

@@ -48,7 +48,7 @@ def measure_patch_memory(runner: NetworkRunner, manifest: Manifest) -> PatchMemo
         runner: of the model, on the device where it is to run.
         manifest: of the model.
     """
-    network: Any = runner.network
+    network = runner.network
     size = manifest.inference.patch_size
     small = [min(full, 2 * step) for full, step in zip(size, network.patch_multiple, strict=True)]
     scale = prod(size) / prod(small)

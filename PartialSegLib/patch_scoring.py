@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
+from itertools import combinations
 from time import perf_counter
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -29,6 +30,11 @@ Keeper = TypeVar("Keeper", bound=ScoreKeeper)
 
 Progress = Callable[[int, int], object]
 """Called with the patches done and the patches in total; may raise `Cancelled`."""
+
+
+def all_flips(axes: Sequence[int]) -> list[Flip]:
+    """All combinations of axes, none of them first."""
+    return [chosen for count in range(len(axes) + 1) for chosen in combinations(axes, count)]
 
 
 class PatchScoring:
@@ -85,35 +91,40 @@ class PatchScoring:
         self._decisions.clear()
         passes = self._passes(image, views)
         total, done = sum(len(plan) for _, plan in passes), 0
-        keepers: dict[int, Keeper] = {}
-        blenders: dict[int, PatchBlender] = {}
 
-        def start(number: int, channels: int) -> None:
-            keepers[number] = start_keeping(number, channels, len(passes))
-            shape = image.tensor.shape
-            blenders[number] = PatchBlender(shape, channels, self._weight, keepers[number], self._finish)
+        def start(number: int, channels: int) -> tuple[PatchBlender, Keeper]:
+            keeper = start_keeping(number, channels, len(passes))
+            return PatchBlender(image.tensor.shape, channels, self._weight, keeper, self._finish), keeper
 
+        blending = _Blending(start)
         for flips, plan in passes:
             for patch, numbers in plan:
                 wanted = {number: tasks[number] for number in numbers}
                 with self.stage("restore"):
-                    for number in blenders.keys() & wanted:
-                        blenders[number].hand_on(patch.start[0])
+                    blending.hand_on(wanted, patch.start[0])
                 for flip in flips:
-                    features = self._features(image, patch, flip)
-                    with self.stage("head"):
-                        for number, scores in zip(numbers, self.runner.score(features, wanted), strict=True):
-                            if number not in blenders:
-                                start(number, len(scores))
-                            if flip:
-                                scores = scores.flip([axis + 1 for axis in flip])
-                            blenders[number].add(patch, scores)
+                    self._visit(image, patch, flip, wanted, blending)
                 done += 1
                 on_progress(done, total)
             with self.stage("restore"):
-                for blender in blenders.values():
-                    blender.finish_pass()
-        return keepers
+                blending.finish_pass()
+        return blending.keepers
+
+    def _visit(
+        self,
+        image: SessionImage,
+        patch: Patch,
+        flip: Flip,
+        wanted: Mapping[int, Task],
+        blending: _Blending[Keeper],
+    ) -> None:
+        """Score a patch for some tasks, given by their numbers, and blend the scores as they come."""
+        features = self._features(image, patch, flip)
+        with self.stage("head"):
+            for number, scores in zip(wanted, self.runner.score(features, wanted), strict=True):
+                if flip:
+                    scores = scores.flip([axis + 1 for axis in flip])
+                blending.of(number, len(scores)).add(patch, scores)
 
     def _passes(
         self, image: SessionImage, views: Mapping[int, TaskView]
@@ -161,3 +172,35 @@ class PatchScoring:
         if decided is not None:
             self._decisions[patch.start, flip] = decided.cpu()
         return features
+
+
+class _Blending(Generic[Keeper]):
+    """What blends the scores of each task and what keeps them, made when the first scores of it come.
+
+    Args:
+        start: makes both, from the number of the task and the number of its channels.
+
+    Attributes:
+        keepers: by the numbers of the tasks.
+    """
+
+    def __init__(self, start: Callable[[int, int], tuple[PatchBlender, Keeper]]) -> None:
+        self._start = start
+        self._blenders: dict[int, PatchBlender] = {}
+        self.keepers: dict[int, Keeper] = {}
+
+    def of(self, number: int, channels: int) -> PatchBlender:
+        """The blender of a task."""
+        if number not in self._blenders:
+            self._blenders[number], self.keepers[number] = self._start(number, channels)
+        return self._blenders[number]
+
+    def hand_on(self, numbers: Iterable[int], start: int) -> None:
+        """Finish, for some tasks, the slices before `start`, which no further patch of theirs reaches."""
+        for number in self._blenders.keys() & numbers:
+            self._blenders[number].hand_on(start)
+
+    def finish_pass(self) -> None:
+        """Hand on all that is left of all tasks."""
+        for blender in self._blenders.values():
+            blender.finish_pass()

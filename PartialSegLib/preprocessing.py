@@ -12,11 +12,11 @@ from math import ceil
 
 import numpy as np
 import torch
-from scipy import ndimage
 from torch import Tensor
 
 from .affine import AXIS_LETTERS, closest_axes
-from .boxes import EMPTY_BOX, Box
+from .body import BODY_MARGIN_MM, BODY_THRESHOLD_HU, largest_object
+from .boxes import EMPTY_BOX, Box, bounding_box, widened
 from .errors import InputError
 from .manifest import Preprocessing
 from .resampling import (
@@ -30,8 +30,6 @@ from .resampling import (
 from .tensor_arrays import array_of, tensor_of
 from .volume import Volume
 
-BODY_THRESHOLD_HU = -300  # between air or lung and fat
-BODY_MARGIN_MM = 10.0
 ROUNDING_HU = 1e-3
 
 WEIGHTS = {
@@ -142,7 +140,7 @@ def preprocess(
         in_input_order.clamp_(*_intensity_range(volume, axes, preprocessing, device))
     crop = _body_box(hounsfield, preprocessing) if crop_to_body else _whole(sizes)
     tensor = _scale(hounsfield[crop].contiguous(), preprocessing)
-    background = float(_scale(torch.tensor(preprocessing.pad_value, dtype=torch.float32), preprocessing))
+    background = float(preprocessing.scaled(torch.tensor(preprocessing.pad_value, dtype=torch.float32)))
     return PreparedImage(tensor, axes, crop, volume.affine, background)
 
 
@@ -225,21 +223,15 @@ def _body_box(hounsfield: Tensor, preprocessing: Preprocessing) -> Box:
     threshold: float = BODY_THRESHOLD_HU
     if preprocessing.clip_first:  # where that has made air and fat equal, all above is denser than air
         threshold = max(threshold, preprocessing.clip[0] + ROUNDING_HU)
-    components, count = ndimage.label(array_of(hounsfield > threshold))
-    if count == 0:
+    body = largest_object(array_of(hounsfield > threshold))
+    if body is None:
         return _whole(list(hounsfield.shape))
-    largest = int(np.bincount(components.ravel())[1:].argmax())
-    box = ndimage.find_objects(components)[largest]
     margins = [ceil(BODY_MARGIN_MM / step) for step in preprocessing.spacing]
-    z, y, x = (
-        slice(max(0, extent.start - margin), min(size, extent.stop + margin))
-        for extent, margin, size in zip(box, margins, hounsfield.shape, strict=True)
-    )
-    return z, y, x
+    return widened(bounding_box(body), margins, hounsfield.shape)
 
 
 def _scale(hounsfield: Tensor, preprocessing: Preprocessing) -> Tensor:
-    """Clip and scale intensities in place."""
+    """The same as `Preprocessing.scaled`, in place: a whole image is not held twice."""
     return hounsfield.clamp_(*preprocessing.clip).sub_(preprocessing.subtract).div_(preprocessing.divide)
 
 

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from .errors import InputError
-from .json_fields import from_json, require, suggestion
+from .json_fields import from_json, require
+from .sentences import suggestion
 
 LINE_LIMIT = 1 << 20
 """Longest line in bytes; arrays travel in files."""

@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
-from .boxes import Box
+from .body import BODY_MARGIN_MM, BODY_THRESHOLD_HU, largest_object
+from .boxes import placed_in, widened
 from .errors import InputError
 from .manifest import Preprocessing
 from .model import Model
-from .preprocessing import BODY_MARGIN_MM, BODY_THRESHOLD_HU, PreparedImage
+from .preprocessing import PreparedImage
 from .segmentation import Key, Segmentation
 from .structures import structure_or_tissue
 from .tensor_arrays import array_of
@@ -116,7 +117,8 @@ def marked_voxels(
         place, mask = found.cropped(key)
         components, count = ndimage.label(mask, _ALL_NEIGHBORS)
         for part in ndimage.find_objects(components) if count else ():
-            kept[prepared.network_box(_widened(place, part, margins, found.shape))] = True
+            box = widened(placed_in(place, part), margins, found.shape)
+            kept[prepared.network_box(box)] = True
     return kept
 
 
@@ -136,10 +138,9 @@ def body_voxels(prepared: PreparedImage, preprocessing: Preprocessing) -> np.nda
     # where clipping has made air and fat equal, anything above the clip is denser than air
     hounsfield = max(BODY_THRESHOLD_HU, preprocessing.clip[0])
     dense = prepared.tensor > (hounsfield - preprocessing.subtract) / preprocessing.divide + 1e-6
-    components, count = ndimage.label(array_of(dense))
-    if count == 0:
-        return np.ones(components.shape, bool)
-    body = components == int(np.bincount(components.ravel())[1:].argmax()) + 1
+    body = largest_object(array_of(dense))
+    if body is None:
+        return np.ones(tuple(dense.shape), bool)
     margins = [ceil(BODY_MARGIN_MM / step) for step in preprocessing.spacing]
     kept = np.zeros_like(body)
     for plane, filled in zip(body, kept, strict=True):
@@ -151,12 +152,3 @@ def body_voxels(prepared: PreparedImage, preprocessing: Preprocessing) -> np.nda
             ] = True
     widened = ndimage.maximum_filter1d(kept.view(np.uint8), 2 * margins[0] + 1, axis=0, mode="constant")
     return widened.astype(bool)
-
-
-def _widened(place: Box, part: tuple[slice, ...], margins: list[int], shape: tuple[int, int, int]) -> Box:
-    """A box within a place, widened, on a grid of that shape."""
-    z, y, x = (
-        slice(max(0, outer.start + inner.start - margin), min(size, outer.start + inner.stop + margin))
-        for outer, inner, margin, size in zip(place, part, margins, shape, strict=True)
-    )
-    return z, y, x

@@ -11,13 +11,13 @@ import numpy as np
 
 from .coarse_findings import CoarseFindings, MarkedRegion, mark_region
 from .errors import InputError
-from .json_fields import suggestion
 from .manifest import Manifest
 from .mask_restoration import winners_are_enough
 from .model import Model
 from .patch_choice import choose_patches, covered_voxels
 from .region import Region
 from .region_selection import CoarsePass, body_voxels, check_effort
+from .sentences import suggestion
 from .session_image import SessionImage
 from .slice_selection import FAST_CONTEXT_MM, keep_slices, plan_on_slabs, reduce_slices, slice_scores
 from .sliding_window import Patch

@@ -1,10 +1,22 @@
-"""How sentences for people list many things."""
+"""What many sentences for people have in common: long lists, and advice where a name is unknown."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from difflib import get_close_matches
 
 
 def first_few(names: Sequence[object], most: int) -> str:
     """The first names, and "…" where there are more, as in "a, b, c, …"."""
     return ", ".join([*map(str, names[:most]), *(["…"] if len(names) > most else [])])
+
+
+def suggestion(name: str, choices: Collection[str]) -> str:
+    """End of a sentence on an unknown name: the closest of the choices, or all of them when none is close.
+
+    It has neither full stop nor question mark, since callers go on in their own ways.
+    """
+    if not choices:
+        return "there is none to choose from"
+    close = get_close_matches(name, list(choices), n=1)
+    return f"perhaps you meant {close[0]}" if close else f"choose from {', '.join(choices)}"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Sequence
 from functools import cached_property, partial
-from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +16,12 @@ from .devices import choose_device, choose_precision, explained_memory_errors
 from .errors import InputError
 from .image_channel import check_one_ct
 from .label_values import label_values
-from .mask_restoration import Kept, KeptWinners, restore_masks, winners_are_enough
+from .mask_restoration import Kept, KeptWinners, keeps_winners, restore_masks
 from .memory_estimate import MemoryEstimate, MemoryEstimator
 from .model import Model, as_model
 from .network_runner import NetworkRunner
 from .patch_blending import KeptScores
-from .patch_scoring import PatchScoring, Progress
+from .patch_scoring import PatchScoring, Progress, all_flips
 from .region import Region
 from .region_selection import CoarsePass
 from .restoration import Restored
@@ -61,12 +60,14 @@ class InferenceSession:
             others. "fast": patches are planned on the slices that any of the tasks asked for together keeps,
             and around the regions of `region_from`, which needs fewer of them and changes scores a little;
             for a single structure that is the fastest. "off": everything, also what the two
-            options below would skip. "auto": exact where the package has a decision network, else all slices.
+            options below would skip. "auto": exact where the package's decision network is to be asked by
+            itself (`DecisionSpec.automatic`), else all slices.
         skip_air: find nothing in air and table around the body, and do not visit patches of these alone;
             scores in the body stay the same to the bit. Not with "exact", which leaves air as it is.
         region_from: a coarse model or its name, or `CoarsePass` with settings, that says where the tasks have
-            anything to do: only patches that touch these regions are visited, and masks are empty outside.
-            With an effort below 1 some of these patches are left to the coarse model.
+            anything to do: only patches that touch these regions are visited, and masks are empty outside. A
+            task of which it finds nothing, or whose structures it does not know, looks everywhere. With an
+            effort below 1 some of these patches are left to the coarse model.
 
     Raises:
         InputError: unknown model, device, precision, engine or selection, an engine that cannot run the
@@ -109,7 +110,7 @@ class InferenceSession:
             self._coarse = InferenceSession(
                 coarse.model, device, cache_bytes=0, precision=precision, engine=engine
             )
-        flips = _subsets(inference.mirror_axes if mirror else ())
+        flips = all_flips(inference.mirror_axes if mirror else ())
         self._cache_bytes = cache_bytes
         with explained_memory_errors(self.device):
             self._runner = NetworkRunner(model, self.device, choose_precision(self.device, precision), engine)
@@ -194,57 +195,59 @@ class InferenceSession:
         selected = self._require_selected().with_effort(effort)
         requests = request_tasks(self.model.manifest, tasks, structures)
         region = None if roi is None else Region.from_limits(roi)
-        return self._segment(selected, requests, region, on_progress)
+        with explained_memory_errors(self.device), torch.inference_mode():
+            views, kept = self._blended(selected, requests, region, on_progress)
+            return self._restored(selected, requests, region, views, kept)
 
-    def _segment(
+    def _blended(
         self,
         selected: SelectedImage,
         requests: list[TaskRequest],
         region: Region | None,
         on_progress: Progress,
-        uncertain: dict[Key, Restored] | None = None,
-    ) -> Segmentation:
-        """Visit, blend and restore; `uncertain` gets where the scores are uncertain, if it is given."""
-        with explained_memory_errors(self.device), torch.inference_mode():
-            find = None if self._coarse is None else partial(self._find_coarsely, self._coarse, on_progress)
-            views = selected.views(requests, region, find)
-            kept = self._blend(selected.image, requests, views, uncertain is not None, on_progress)
-            prepared = selected.image.prepared
-            provenance = self._provenance(selected.selection, region, requests, views)
-            segmentation = Segmentation(prepared.input_shape, prepared.affine, provenance)
-            segmentation.label_values = label_values(self.model.manifest)
-            with self._scoring.stage("restore"):
-                for request in requests:
-                    view, scores = views[request.number], kept.pop(request.number, None)
-                    if uncertain is not None and isinstance(scores, KeptScores):
-                        where = request.task, self.model.manifest.inference, selected.image
-                        uncertain |= uncertain_parts(scores.scores, view.kept, *where)
-                    masks = restore_masks(selected.image, self._runner, request, scores, view)
-                    for structure, (box, mask) in masks:
-                        if region is not None:
-                            region.clear_outside(mask, box, segmentation.affine)
-                        segmentation.add(request.task.name, structure, box, mask)
-        return segmentation
-
-    def _blend(
-        self,
-        image: SessionImage,
-        requests: list[TaskRequest],
-        views: dict[int, TaskView],
-        scores_are_wanted: bool,
-        on_progress: Progress,
-    ) -> dict[int, Kept]:
-        """Visit the patches of all tasks; keep the winners alone where these are enough."""
+        scores_are_wanted: bool = False,
+    ) -> tuple[dict[int, TaskView], dict[int, Kept]]:
+        """What each task looks at, and its blended scores, or the winners alone where these are enough."""
+        find = None if self._coarse is None else partial(self._find_coarsely, self._coarse, on_progress)
+        views = selected.views(requests, region, find)
         tasks = {request.number: request.task for request in requests}
-        scores_device = self._choose_scores_device(image, requests)
+        image, scores_device = selected.image, self.device
+        if self.device.type == "cuda":
+            scores_device = self._memory.choose_scores_device(
+                image, requests, self._scoring.cache, scores_are_wanted
+            )
 
         def start_keeping(number: int, channels: int, passes: int) -> Kept:
             task = tasks[number]
-            if passes > 1 or scores_are_wanted or not winners_are_enough(self._runner.inference, task):
-                return KeptScores(image.tensor.shape, channels, scores_device, passes)
-            return KeptWinners(image, task, channels, views[number].kept, self.device)
+            if keeps_winners(self._runner.inference, task, passes, scores_are_wanted):
+                return KeptWinners(image, task, channels, views[number].kept, self.device)
+            return KeptScores(image.tensor.shape, channels, scores_device, passes)
 
-        return self._scoring.blend(image, tasks, views, start_keeping, on_progress)
+        return views, self._scoring.blend(image, tasks, views, start_keeping, on_progress)
+
+    def _restored(
+        self,
+        selected: SelectedImage,
+        requests: list[TaskRequest],
+        region: Region | None,
+        views: dict[int, TaskView],
+        kept: dict[int, Kept],
+    ) -> Segmentation:
+        """The masks on the grid of the volume; what is kept of a task is given up with its last mask."""
+        prepared = selected.image.prepared
+        of_tasks = {task.name: views[number] for number, task, _ in requests}
+        provenance = self._provenance(selected.selection, region, of_tasks)
+        segmentation = Segmentation(prepared.input_shape, prepared.affine, provenance)
+        segmentation.label_values = label_values(self.model.manifest)
+        with self._scoring.stage("restore"):
+            for request in requests:
+                view, scores = views[request.number], kept.pop(request.number, None)
+                masks = restore_masks(selected.image, self._runner, request, scores, view)
+                for structure, (box, mask) in masks:
+                    if region is not None:
+                        region.clear_outside(mask, box, segmentation.affine)
+                    segmentation.add(request.task.name, structure, box, mask)
+        return segmentation
 
     def estimate_memory(
         self,
@@ -266,11 +269,13 @@ class InferenceSession:
             InputError: unknown task or structure.
         """
         requests = request_tasks(self.model.manifest, tasks, structures)
-        crop = self.model.manifest.preprocessing.crop_to_body
-        estimate = self._memory.estimate(volume, requests, crop, self._cache_bytes, is_loaded)
+        estimate = self._memory.estimate(volume, requests, self._cache_bytes, is_loaded)
         if self._coarse is None:
             return estimate
-        return estimate.with_coarse(self._coarse.estimate_memory(volume, is_loaded=is_loaded))
+        requests = request_tasks(self._coarse.model.manifest, None, None)
+        return estimate.with_coarse(
+            self._coarse._memory.estimate(volume, requests, 0, is_loaded, scores_are_wanted=True)
+        )
 
     @cached_property
     def _memory(self) -> MemoryEstimator:
@@ -303,9 +308,6 @@ class InferenceSession:
             raise InputError("The session has no image; call set_image(volume) first.")
         return self._selected
 
-    def _require_image(self) -> SessionImage:
-        return self._require_selected().image
-
     def _find_coarsely(self, coarse: InferenceSession, on_progress: Progress) -> CoarseFindings:
         """What the coarse model finds in the image; computed once, with all its tasks."""
         if self._found_coarsely is None:
@@ -316,23 +318,21 @@ class InferenceSession:
 
     def _find_all(self, on_progress: Progress) -> CoarseFindings:
         """Segment the image with all tasks, and note where their scores are uncertain."""
-        selected = self._require_selected()
+        selected, inference = self._require_selected(), self._runner.inference
         requests = request_tasks(self.model.manifest, None, None)
         uncertain: dict[Key, Restored] = {}
-        masks = self._segment(selected, requests, None, on_progress, uncertain)
+        with explained_memory_errors(self.device), torch.inference_mode():
+            views, kept = self._blended(selected, requests, None, on_progress, scores_are_wanted=True)
+            with self._scoring.stage("restore"):
+                for number, task, _ in requests:
+                    if isinstance(scores := kept.get(number), KeptScores):
+                        where = views[number].kept, task, inference, selected.image
+                        uncertain |= uncertain_parts(scores.scores, *where)
+            masks = self._restored(selected, requests, None, views, kept)
         return CoarseFindings(masks, uncertain, selected.image.prepared)
 
-    def _choose_scores_device(self, image: SessionImage, requests: list[TaskRequest]) -> torch.device:
-        if self.device.type != "cuda":
-            return self.device
-        return self._memory.choose_scores_device(image, requests, self._scoring.cache)
-
     def _provenance(
-        self,
-        selection: Selection,
-        region: Region | None,
-        requests: list[TaskRequest],
-        views: dict[int, TaskView],
+        self, selection: Selection, region: Region | None, views: dict[str, TaskView]
     ) -> dict[str, Any]:
         manifest = self.model.manifest
         return {
@@ -346,14 +346,6 @@ class InferenceSession:
             "engine": self._runner.engine,
             "device": self.device.type,
             "roi": region and [list(bound) for bound in region.bounds],
-            "selection": selection.describe()
-            | describe_visits(
-                {task.name: views[number] for number, task, _ in requests}, self.patches_planned
-            ),
+            "selection": selection.describe() | describe_visits(views, self.patches_planned),
             **self._scoring.describe_decisions(),
         }
-
-
-def _subsets(axes: Sequence[int]) -> list[tuple[int, ...]]:
-    """All combinations of axes, none of them first."""
-    return [chosen for count in range(len(axes) + 1) for chosen in combinations(axes, count)]

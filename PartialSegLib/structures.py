@@ -6,9 +6,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from .errors import InputError
-from .json_fields import suggestion
-
 _TYPE_CONTEXT = "Segmentation category and type - 3D Slicer General Anatomy list"
 _REGION_CONTEXT = "Anatomic codes - DICOM master list"
 _MORPHOLOGICALLY_ALTERED = "49755003"
@@ -74,18 +71,6 @@ def load_structures() -> dict[str, Structure]:
     """Return all known structures by id, in the order of structures.json."""
     text = Path(__file__).with_name("structures.json").read_text(encoding="utf-8")
     return {id: _structure(id, fields) for id, fields in json.loads(text).items()}
-
-
-def structure_named(id: str) -> Structure:
-    """Return the structure of that id.
-
-    Raises:
-        InputError: When there is none; the message names the closest ones.
-    """
-    structures = load_structures()
-    if id not in structures:
-        raise InputError(f"There is no structure '{id}'; {suggestion(id, structures)}.")
-    return structures[id]
 
 
 def structure_or_tissue(id: str) -> Structure:

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from .json_fields import require, suggestion
+from .json_fields import require
+from .sentences import suggestion
 
 NEEDED_FIELD = {
     "include": "other",

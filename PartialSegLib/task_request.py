@@ -6,8 +6,8 @@ from collections.abc import Collection, Iterable, Iterator
 from typing import NamedTuple
 
 from .errors import InputError
-from .json_fields import suggestion
 from .manifest import Manifest
+from .sentences import suggestion
 from .task import Task
 
 

@@ -1,7 +1,8 @@
 """A volume: voxels with their place on the patient; reading, writing and turning it."""
 
 import itertools
-from collections.abc import Iterator
+import logging
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,8 @@ _AIR_BELOW = -200
 _SOFT_TISSUE = (-200, 300)
 _SMALLEST_SOFT_TISSUE_FRACTION = 0.01
 _PLAUSIBLE_EXTENT_MM = (20, 3000)
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,6 +167,30 @@ def read_volume(path: str | Path, *, any_modality: bool = False, series: str | N
     with explained_reading_errors(path):
         array, affine = _read(path, any_modality, series)
         return Volume(compact(array), affine)
+
+
+def read_ct(
+    path: str | Path, *, is_forced: bool = False, series: str | None = None, advice: str = ""
+) -> Volume:
+    """Read an image that should be a CT in HU, of the size of a patient.
+
+    Args:
+        path: Image file or DICOM folder, as in `read_volume`.
+        is_forced: Whether an image that does not look like one will do, with a warning, and a DICOM series of
+            another modality.
+        series: Which of several DICOM series to read, as in `read_volume`.
+        advice: How it is taken all the same, as in "add --force to segment it all the same".
+
+    Raises:
+        InputError: When it cannot be read, or does not look like one and is not forced.
+    """
+    volume = read_volume(path, any_modality=is_forced, series=series)
+    doubt = find_doubt(volume)
+    if doubt and not is_forced:
+        raise InputError(f"{path}: {doubt}{advice and f', or {advice}'}.")
+    if doubt:
+        logger.warning("%s: %s.", path, doubt)
+    return volume
 
 
 def as_volume(given: Volume | str | Path) -> Volume:
@@ -308,6 +335,11 @@ def _read(path: Path, any_modality: bool, series: str | None) -> tuple[np.ndarra
             return read_itk_image(path)
 
 
-def image_suffix(path: Path) -> str:
+def image_suffix(path: Path, suffixes: Sequence[str] = IMAGE_SUFFIXES) -> str:
     """Which of the image suffixes a name ends with, or nothing."""
-    return next((suffix for suffix in IMAGE_SUFFIXES if path.name.lower().endswith(suffix)), "")
+    return next((suffix for suffix in suffixes if path.name.lower().endswith(suffix)), "")
+
+
+def image_stem(path: Path, suffixes: Sequence[str] = IMAGE_SUFFIXES) -> str:
+    """A file's name without its image suffix: "liver_0" of liver_0.nii.gz."""
+    return path.name[: len(path.name) - len(image_suffix(path, suffixes))]

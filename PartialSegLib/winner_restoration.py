@@ -137,22 +137,6 @@ class WinnerRestoration:
         self._box = box_around(self._box, place)
 
 
-def restore_winners(scores: Tensor, prepared: PreparedImage, channels: Sequence[int]) -> Iterator[Restored]:
-    """The same where all scores are there at once.
-
-    Args:
-        scores: (C, D, H, W), of the shape of `prepared.tensor`.
-        prepared: what `preprocess` returned.
-        channels: those whose masks are wanted; if these are all, channel 0 is what is left over.
-
-    Returns:
-        For each channel the box on the input grid (z, y, x) and the boolean mask within it.
-    """
-    winners = WinnerRestoration(prepared, len(scores), channels, scores.device)
-    winners.add(scores)
-    return winners.masks(channels)
-
-
 @dataclass(frozen=True, eq=False)
 class _Rival:
     """A channel that exceeds the background in places, and its way back to the input grid.

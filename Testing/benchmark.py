@@ -119,7 +119,7 @@ def monai_masks(
 
     session = PartialSegLib.InferenceSession(model, "cpu", precision="float32", selection="off")
     timed(record, "preprocess", lambda: session.set_image(volume))
-    prepared = session._require_image().prepared
+    prepared = session._require_selected().image.prepared
     inference, network = model.manifest.inference, model.network
     tensor = pad_to_patch(prepared.tensor, inference.patch_size, prepared.background)
     record["patches"] = 0

@@ -66,8 +66,8 @@ def runs(scene, model, images, tmp_path, worker_client):
 
     told = Listener()
 
-    def make(tasks="liver", **options):
-        batch = makeBatch(images, tmp_path / "out", tasks, None, model, ".seg.nrrd")
+    def make(tasks="liver", paths=images, **options):
+        batch = makeBatch(paths, tmp_path / "out", tasks, None, model, ".seg.nrrd")
         return BatchRun(batch, {**model, **options}, told.listener, client=worker_client)
 
     make.told = told
@@ -143,6 +143,22 @@ def test_a_missing_device_stops_the_batch(runs):
     finish(run)
     assert runs.told.cases == []
     assert "cuda:7" in runs.told.ends[0]
+
+
+def test_a_name_that_another_run_has_given_to_another_image_stops_the_batch(runs, images):
+    (images / "other").mkdir()
+    write_volume(images / "other" / "c.nrrd", read_volume(images / "b.nrrd"))
+    first, second = runs(), runs(paths=images / "other")  # the folder of the results is empty for both
+    first.start()
+    finish(first)
+    written = (first.batch.folder / "c.seg.nrrd").read_bytes()
+    second.start()
+    finish(second)
+    assert runs.told.ends[0] == ""
+    assert f"The case c in {first.batch.folder} is {images / 'c.mha'}" in runs.told.ends[1]
+    assert len(runs.told.cases) == 3
+    assert (first.batch.folder / "c.seg.nrrd").read_bytes() == written
+    assert rows_of(first.batch)["c"]["image"] == str(images / "c.mha")
 
 
 def test_the_console_call_segments_files_and_goes_on(dialogs, scene, model, images, tmp_path):

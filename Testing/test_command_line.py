@@ -15,8 +15,18 @@ import pytest
 from full_disk import full_disk
 from small_packages import zip_package
 from tiny_model import TASKS, write_tiny_model
+from unprivileged import run_unprivileged
 
-from PartialSegLib import InputError, Volume, __main__, read_segmentation, read_volume, write_volume
+from PartialSegLib import (
+    InputError,
+    Segmentation,
+    Volume,
+    __main__,
+    read_segmentation,
+    read_volume,
+    write_segmentation,
+    write_volume,
+)
 from PartialSegLib.manifest import Preprocessing
 
 ROOT = Path(__file__).parents[1]
@@ -27,7 +37,7 @@ AFFINE = np.array([[0, 0, -4.0, 40], [0, 4.0, 0, -30], [5.0, 0, 0, 100], [0, 0, 
 def package(tmp_path_factory):
     preprocessing = Preprocessing("SAR", (5.0, 4.0, 4.0), (-325, 325), 0, 325)
     folder = tmp_path_factory.mktemp("models") / "tiny"
-    return write_tiny_model(folder, TASKS, preprocessing, training={"data": "none"})
+    return write_tiny_model(folder, TASKS, preprocessing, mirror_axes=(2,), training={"data": "none"})
 
 
 @pytest.fixture(scope="module")
@@ -108,6 +118,21 @@ def test_tasks_and_structures_are_chosen(tmp_path, package, ct, run, options, fo
     assert read_segmentation(tmp_path / "out").keys() == found
 
 
+def test_overlap_and_mirroring_are_those_asked_for(tmp_path, package, ct, run):
+    out, patches = tmp_path / "out.seg.nrrd", {}
+    for options in ("", "--overlap 0", "--overlap 0.75", "--mirror"):
+        assert run("segment", ct, "-o", out, "--model", package, *options.split()).returncode == 0
+        result = read_segmentation(out)
+        done = result.provenance["overlap"], result.provenance["mirror"]
+        patches[done] = (
+            result.provenance["selection"]["patches"]["of"],
+            result.voxel_count(("liver", "liver")),
+        )
+    assert [count for count, _ in patches.values()] == [12, 8, 24, 12]
+    assert list(patches) == [(0.5, False), (0, False), (0.75, False), (0.5, True)]
+    assert len({voxels for _, voxels in patches.values()}) == 4
+
+
 def test_a_person_learns_where_the_file_is_and_what_was_not_found(tmp_path, package, run, monkeypatch):
     array = np.full((20, 24, 26), -1000, np.int16)
     array[8:14, 8:16, 8:18] = 40
@@ -123,12 +148,13 @@ def test_a_person_learns_where_the_file_is_and_what_was_not_found(tmp_path, pack
 
 
 def test_nothing_is_found_outside_the_region_of_interest(tmp_path, package, ct, run):
-    box = (-40, -10, -20, 20, 110, 150)
+    box = np.array([(-40, -10), (-20, 20), (110, 150)])
     out = tmp_path / "out.nii.gz"
-    assert run("segment", ct, "-o", out, "--model", package, "--roi", *box).returncode == 0
-    labels = read_volume(out).array
-    _, _, x = np.nonzero(labels)
-    assert (AFFINE[0, 2] * x + AFFINE[0, 3] <= -10).all()
+    assert run("segment", ct, "-o", out, "--model", package, "--roi", *box.ravel()).returncode == 0
+    voxels = np.argwhere(read_volume(out).array)
+    places = voxels @ AFFINE[:3, :3].T + AFFINE[:3, 3]
+    assert (places.min(axis=0) >= box[:, 0]).all()
+    assert (places.max(axis=0) <= box[:, 1]).all()
 
 
 @pytest.mark.parametrize(
@@ -257,12 +283,11 @@ def test_an_output_below_a_file_is_refused_before_the_work(tmp_path, package, ct
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may write anywhere")
 def test_a_read_only_folder_is_refused(tmp_path, package, ct):
     tmp_path.chmod(0o500)
-    assert_one_sentence(
-        partialseg("segment", ct, "-o", tmp_path / "x.nii.gz", "--model", package), 2, "Nothing can"
-    )
+    given = ["segment", ct, "-o", tmp_path / "x.nii.gz", "--model", package]
+    run = run_unprivileged(sys.executable, "-m", "PartialSegLib", *map(str, given))
+    assert_one_sentence(run, 2, "Nothing can")
 
 
 @pytest.mark.parametrize("name", ["out.seg.nrrd", "out.nii.gz", "out"])
@@ -425,6 +450,28 @@ def test_evaluate_scores_files_and_folders(tmp_path, package, ct, run, caplog):
     assert_one_sentence(
         run("evaluate", *folders, "--tolerance", "-1"), 2, "distance in mm, such as 3, not -1"
     )
+
+
+def test_evaluate_heeds_its_tolerance_and_what_shall_be_empty(tmp_path, run):
+    predicted, expected = (Segmentation((8, 12, 12), AFFINE) for _ in range(2))
+    for row, segmentation in enumerate((predicted, expected), start=3):
+        mask = np.zeros(segmentation.shape, bool)
+        mask[2:6, row : row + 5, 3:8] = True  # 4 mm apart
+        segmentation.add("liver", "liver", None, mask)
+    predicted.add("liver", "liver_tumor", None, mask)
+    files = [tmp_path / "p.seg.nrrd", tmp_path / "r.seg.nrrd"]
+    for file, segmentation in zip(files, (predicted, expected), strict=True):
+        write_segmentation(file, segmentation)
+
+    def scores(*options):
+        assert run("evaluate", *files, "-o", tmp_path / "s.json", *options).returncode == 0
+        return json.loads((tmp_path / "s.json").read_text())
+
+    for options, tolerance, agrees in (((), 3, False), (("--tolerance", 4), 4, True)):
+        (liver,) = scores(*options)
+        assert (liver["structure"], liver["tolerance_mm"], liver["nsd"] == 1) == ("liver", tolerance, agrees)
+    found = {score["structure"]: score["dice"] for score in scores("--absent-is-empty")}
+    assert found == {"liver": liver["dice"], "liver_tumor": 0}
 
 
 def test_evaluate_scores_what_can_be_scored_and_names_the_rest(tmp_path, run, caplog):

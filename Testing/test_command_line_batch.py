@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -27,7 +28,8 @@ def package(tmp_path_factory):
     folder = tmp_path_factory.mktemp("models") / "tiny"
     steps = (PostprocessingStep("drop_small", "spleen", voxels=10**6),)
     tasks = (TASKS[0], replace(TASKS[1], postprocessing=steps))
-    return write_tiny_model(folder, tasks, Preprocessing("SAR", (5.0, 4.0, 4.0), (-325, 325), divide=325))
+    preprocessing = Preprocessing("SAR", (5.0, 4.0, 4.0), (-325, 325), divide=325)
+    return write_tiny_model(folder, tasks, preprocessing, mirror_axes=(2,))
 
 
 @pytest.fixture(scope="module")
@@ -65,22 +67,26 @@ def test_all_images_are_segmented_and_a_second_call_has_nothing_to_do(package, i
 
 def test_what_may_be_left_out_is_part_of_the_batch(package, coarse, images, tmp_path, capsys):
     arguments = (images / "a.nii.gz", "-o", tmp_path / "out", "--model", package, "--region-from", coarse)
-    arguments += ("--skip-air", "--effort", 0.25, "--engine", "torch")
+    arguments += ("--skip-air", "--overlap", 0.75, "--mirror", "--effort", 0.25, "--engine", "torch")
     assert batch(capsys, *arguments)[0] == 0
     provenance = read_segmentation(tmp_path / "out" / "a.seg.nrrd").provenance
     region_from = provenance["selection"]["region_from"]
     assert (region_from["model"], region_from["effort"]) == ("coarse", 0.25)
     assert (provenance["selection"]["skip_air"], provenance["engine"]) == (True, "torch")
+    assert (provenance["overlap"], provenance["mirror"]) == (0.75, True)
     settings = json.loads((tmp_path / "out" / "batch.json").read_text(encoding="utf-8"))["settings"]
     identity = {name: region_from[name] for name in ("model", "model_version", "weights_sha256", "effort")}
     assert settings == {
-        "overlap": None, "mirror": False, "selection": "auto", "skip_air": True, "engine": "torch",
+        "overlap": 0.75, "mirror": True, "selection": "auto", "skip_air": True, "engine": "torch",
         "region_from": identity,
     }  # fmt: skip
     for changed in (arguments[:-2], (*arguments, "--effort", 0.5), (*arguments, "--selection", "off")):
         code, _, err = batch(capsys, *changed)
         assert code == 2
         assert "another batch" in err
+    assert batch(capsys, *arguments, "--effort", 0.5, "--overwrite")[0] == 0
+    begun_anew = read_segmentation(tmp_path / "out" / "a.seg.nrrd").provenance["selection"]
+    assert begun_anew["region_from"]["effort"] == 0.5
 
 
 def test_a_bad_image_fails_alone(package, images, tmp_path, capsys):
@@ -111,10 +117,10 @@ def test_an_image_of_the_same_name_never_replaces_another(package, images, tmp_p
 def test_cases_with_dots_in_their_names_become_folders(package, images, tmp_path, capsys):
     (images / "a.nii.gz").rename(images / "1.2.840.nii.gz")
     (images / "b.nii.gz").rename(images / "c.nrrd.nii.gz")
-    arguments = (images, "-o", tmp_path / "out", "--model", package, "--format", "folder", "--task", "spleen")
-    assert batch(capsys, *arguments)[0] == 0
-    folders = [path.parent.name for path in sorted((tmp_path / "out").glob("*/spleen.nii.gz"))]
-    assert folders == ["1.2.840", "c", "c.nrrd"]
+    arguments = (images, "-o", tmp_path / "out", "--model", package, "--format", "folder")
+    assert batch(capsys, *arguments, "--structure", "liver tumor")[0] == 0
+    masks = [str(path.relative_to(tmp_path / "out")) for path in sorted((tmp_path / "out").glob("*/*.gz"))]
+    assert masks == [f"{case}/liver_tumor.nii.gz" for case in ("1.2.840", "c", "c.nrrd")]
 
 
 def test_a_line_is_written_at_once(monkeypatch):
@@ -157,7 +163,9 @@ def test_wrong_usage_has_its_exit_code(package, images, tmp_path, capsys, option
     assert not (tmp_path / "out").exists()
 
 
-def test_an_interrupted_batch_leaves_whole_files_and_goes_on(package, images, tmp_path):
+def test_an_interrupted_batch_leaves_whole_files_and_goes_on(package, images, tmp_path, capsys):
+    for number in range(60):  # it is not quicker than the signal
+        shutil.copy(images / "a.nii.gz", images / f"more-{number}.nii.gz")
     command = [sys.executable, "-m", "PartialSegLib", "batch", images, "-o", tmp_path / "out"]
     command += ["--model", package, "--device", "cpu"]
     process = subprocess.Popen(list(map(str, command)), stderr=subprocess.PIPE, stdout=subprocess.PIPE)
@@ -166,10 +174,10 @@ def test_an_interrupted_batch_leaves_whole_files_and_goes_on(package, images, tm
         assert process.poll() is None
         time.sleep(0.002)
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=60)
-    assert process.returncode in (130, 0)  # 0 when it was quicker than the signal
+    _, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (130, b"Interrupted; unfinished output was removed.\n")
     assert not list((tmp_path / "out").glob(".*"))
-    again = subprocess.run(list(map(str, command)), capture_output=True, text=True)
-    assert again.returncode == 0
-    assert "were done before" in again.stdout
-    assert len(list((tmp_path / "out").glob("*.seg.nrrd"))) == 3
+    three = [images / f"{name}.nii.gz" for name in "abc"]
+    code, out, _ = batch(capsys, *three, "-o", tmp_path / "out", "--model", package)
+    assert (code, "of 3 cases were done before" in out) == (0, True)
+    assert {path.name[0] for path in (tmp_path / "out").glob("?.seg.nrrd")} == set("abc")

@@ -27,11 +27,7 @@ def package(tmp_path_factory):
     """A model whose predictions can be mirrored."""
     folder = tmp_path_factory.mktemp("models") / "tiny"
     preprocessing = Preprocessing("SAR", (5.0, 4.0, 4.0), (-325, 325), divide=325)
-    write_tiny_model(folder, TASKS, preprocessing, gain=20)
-    manifest = json.loads((folder / "model.json").read_text())
-    manifest["inference"]["mirror_axes"] = [2]
-    (folder / "model.json").write_text(json.dumps(manifest))
-    return folder
+    return write_tiny_model(folder, TASKS, preprocessing, gain=20, mirror_axes=(2,))
 
 
 @pytest.fixture
@@ -211,6 +207,17 @@ def test_bad_cases_fail_alone_and_keep_their_labels(run, source, tmp_path):
     assert run()[1].splitlines()[:2] == ["1 of 3 cases were done before.", "1 of 2: b, done"]
 
 
+def test_a_doubtful_image_needs_force_and_is_warned_of(run, source, caplog):
+    image = source.parent / "a.nii.gz"
+    write_volume(image, Volume(np.full(SHAPE, 7, np.int16), AFFINE))
+    code, out, _ = run("--structure", "spleen")
+    assert code == 2
+    assert f"{image}: The image is constant" in out
+    assert "; give a CT in HU, or accept it with --force." in out
+    assert run("--structure", "spleen", "--force")[0] == 0
+    assert any(text.startswith(f"{image}: The image is constant") for text in caplog.messages)
+
+
 def test_a_label_map_holds_whole_numbers(run, source):
     write_volume(source.parent / "a-label.nii.gz", Volume(np.full(SHAPE, 0.5, np.float32), AFFINE))
     code, out, _ = run("--structure", "spleen")
@@ -296,6 +303,9 @@ def test_a_case_name_must_be_a_file_name(run, source):
 
 
 def test_an_interrupted_run_leaves_whole_files_and_goes_on(package, source, tmp_path):
+    collection = read_collection(source)
+    more = (replace(collection.cases[2], name=f"more-{number}") for number in range(30))
+    write_collection(source, replace(collection, cases=(*collection.cases, *more)))
     output = tmp_path / "out" / "new.json"
     command = [sys.executable, "-m", "PartialSegLib", "pseudo-label", source, "-o", output]
     command = list(map(str, [*command, "--model", package, "--device", "cpu"]))
@@ -304,8 +314,8 @@ def test_an_interrupted_run_leaves_whole_files_and_goes_on(package, source, tmp_
         assert process.poll() is None
         time.sleep(0.002)
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=60)
-    assert process.returncode in (130, 0)  # 0 when it was quicker than the signal
+    _, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (130, b"Interrupted; unfinished output was removed.\n")
     assert not [path for path in output.parent.rglob("*") if path.name.startswith(".")]
     assert __main__.main(command[3:]) == 0
     assert [case.data_set for case in read_collection(output).cases].count("tumors") == 1

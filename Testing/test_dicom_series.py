@@ -7,9 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK
+from tiny_model import TASKS, write_tiny_model
 
 from PartialSegLib.__main__ import main
 from PartialSegLib.errors import InputError
+from PartialSegLib.manifest import Preprocessing
 from PartialSegLib.volume import read_volume
 
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
@@ -125,6 +127,10 @@ def test_one_of_several_series_is_chosen_by_uid_or_description(tmp_path, wanted,
     assert read_volume(folder, series=wanted).spacing[0] == pytest.approx(2.5)
     assert main(["info", str(folder), "--series", wanted]) == 0
     assert "2.5 mm" in capsys.readouterr().out
+    package = write_tiny_model(tmp_path / "tiny", TASKS, Preprocessing("SAR", (5, 4, 4), (-325, 325)))
+    out, given = tmp_path / "out.nii.gz", ["--model", str(package), "--series", wanted, "--force"]
+    assert main(["segment", str(folder), "-o", str(out), *given]) == 0
+    assert read_volume(out).spacing[0] == pytest.approx(2.5)
     for ambiguous, count in (("abdomen", 2), ("late", 0)):
         with pytest.raises(InputError, match=rf"'{ambiguous}' is .* of {count} series.*'abdomen arterial'"):
             read_volume(folder, series=ambiguous)

@@ -114,7 +114,7 @@ def test_masks_meet_on_the_grid_of_the_image(volume, spacing, orientation):
     roughly = session.predict("liver", effort=0)["liver"]
     assert ((found == closely) | (found == roughly)).all()
     assert session.patches_encoded > patch_counts(session.predict("liver"))["visited"] == 1
-    visited = covered(session)[session._require_image().place]
+    visited = covered(session)[session._require_selected().image.place]
     if orientation == "RAI":
         visited = visited[::-1, ::-1, ::-1].transpose(2, 1, 0)
     ends = [(min(along) * spacing / 4, (max(along) + 1) * spacing / 4) for along in np.nonzero(visited)]

@@ -109,6 +109,22 @@ def test_labels_that_the_table_lacks_are_told(tmp_path, caplog):
     assert "labels that map.labels.csv does not name were left out: 7." in caplog.text
 
 
+@pytest.mark.parametrize(("kind", "left_out"), [(np.int16, []), (np.float32, ["0.5."])])
+def test_labels_are_found_whatever_their_numbers(tmp_path, caplog, kind, left_out):
+    labels = np.random.default_rng(0).choice([-300, -4, 0, 1, 2, 30000], (5, 6, 7)).astype(kind)
+    if kind is np.float32:
+        labels[4, 5] = 40000, 40000, 0.5, 1, 1, 1, 1  # beyond what int16 holds
+    write_volume(tmp_path / "map.nii.gz", Volume(labels, np.eye(4)))
+    values = {"odd": (1,), "zero": (0, 2), "below": (-4,), "large": (30000, 40000), "absent": (9, 70000)}
+    contents = {"labels": {name: list(numbers) for name, numbers in values.items()} | {"ignore": -300}}
+    (tmp_path / "dataset.json").write_text(json.dumps(contents))
+    segmentation = read_segmentation(tmp_path / "map.nii.gz")
+    for name, numbers in values.items():
+        assert np.array_equal(segmentation[name], np.isin(labels, numbers)), name
+    assert np.array_equal(segmentation.ignored.filled(labels.shape), labels == -300)
+    assert [text.rpartition("left out: ")[2] for text in caplog.messages] == left_out
+
+
 def test_a_dataset_json_names_the_labels_beside_it_or_below(tmp_path):
     write_volume(tmp_path / "labelsTr" / "x.nii.gz", Volume(LIVER * 2 + ~LIVER, np.eye(4)))
     (tmp_path / "dataset.json").write_text(

@@ -104,6 +104,12 @@ def test_geometry_and_preprocessing_know_no_networks():
         assert "networks" not in inner_imports(path), path
 
 
+def test_only_the_commands_of_training_know_the_command_line():
+    for path in MODULES:
+        if name_of(path) == "training" and path.name != "__main__.py":
+            assert "cli" not in inner_imports(path), path
+
+
 def test_only_importers_read_pickled_files_and_only_model_reads_weights():
     for path in MODULES:
         source = path.read_text(encoding="utf-8")

@@ -9,16 +9,17 @@ from math import prod
 import numpy as np
 import pytest
 import torch
-from bright_model import bright_model
+from bright_model import NEVER, bright_model
 from small_networks import SMALL_NETWORKS, small_model
 
 from PartialSegLib import memory_estimate
 from PartialSegLib.feature_cache import FeatureCache, feature_tensors
-from PartialSegLib.manifest import Task
+from PartialSegLib.manifest import PostprocessingStep, Task
 from PartialSegLib.memory_estimate import MemoryEstimate, MemoryEstimator
 from PartialSegLib.network_runner import NetworkRunner
 from PartialSegLib.networks.convolution import left_to_pytorch
 from PartialSegLib.networks.living_memory import count_living_bytes
+from PartialSegLib.patch_blending import KeptScores
 from PartialSegLib.patch_memory import TORCH_SHARE, measure_patch_memory
 from PartialSegLib.region_selection import CoarsePass
 from PartialSegLib.session import InferenceSession
@@ -140,6 +141,64 @@ def test_many_tasks_look_at_many_places():
     assert estimate.to_come > estimate.views > session_with(fine).estimate_memory(volume).views == 0
 
 
+def held(function, *there):
+    """What a function returns, and the most bytes of tensors and arrays that it holds besides those there."""
+    tracemalloc.start()
+    result, tensors = count_living_bytes(lambda *_: function(), *there)
+    arrays = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return result, tensors + arrays
+
+
+@pytest.mark.parametrize("steps", [(), (PostprocessingStep("keep_largest", "liver", count=1),)], ids=len)
+@pytest.mark.parametrize("activation", ["sigmoid", "softmax"])
+def test_scores_and_masks_take_about_what_is_predicted(activation, steps):
+    """One structure fills a quarter of the image, as of the trunk; three are not there."""
+    names = ("liver", "kidney", "spleen", "pancreas")
+    channels = {name: number + (activation == "softmax") for number, name in enumerate(names)}
+    model = bright_model(
+        Task("organs", channels, postprocessing=steps),
+        spacing=2, thresholds=(100, NEVER, NEVER, NEVER), activation=activation, overlap=0,
+    )  # fmt: skip
+    array = np.full((48, 96, 96), -200, np.int16)
+    array[:, :40, :40] = array[:, 44:48, 44:48] = 320
+    volume = Volume(array, np.array([[0, 0, -2.0, 0], [0, -2, 0, 0], [4, 0, 0, 0], [0, 0, 0, 1]]))
+    session = session_with(model, volume, cache_bytes=0)
+    selected, requests = session._require_selected(), request_tasks(model.manifest, None, None)
+    given = selected, requests, None
+    (views, kept), scores = held(lambda: session._blended(*given, lambda *_: None), selected.image.tensor)
+    there = [one.scores for one in kept.values() if isinstance(one, KeptScores)]
+    found, masks = held(lambda: session._restored(*given, views, kept), *there)
+    assert found.voxel_count(("organs", "liver")) >= 48 * 40 * 40
+    estimate = session.estimate_memory(volume)
+    assert scores == pytest.approx(estimate.scores, rel=0.25)
+    assert 0.5 * estimate.masks < masks < 1.6 * estimate.masks
+
+
+def test_the_scores_of_a_coarse_model_count_even_where_winners_would_be_enough(monkeypatch):
+    """It keeps them, on the grid of the whole image, to say where it is uncertain."""
+    volume = Volume(np.zeros((160, 32, 32), np.int16), AFFINE)
+    organs = Task("organs", {"liver": 1, "kidney": 2, "spleen": 3})
+    coarse = bright_model(organs, spacing=2, thresholds=(-100, 0, 100), activation="softmax")
+    alone = session_with(coarse, volume, cache_bytes=0).estimate_memory(volume)
+    session = session_with(bright_model(spacing=4), volume, region_from=coarse, cache_bytes=0)
+    estimate = session.estimate_memory(volume)
+    looks_first = session._coarse
+    selected, requests = looks_first._require_selected(), request_tasks(coarse.manifest, None, None)
+    with torch.inference_mode():
+        kept = looks_first._blended(selected, requests, None, lambda *_: None, scores_are_wanted=True)[1]
+    nbytes = sum(one.scores.nbytes for one in kept.values())
+    assert nbytes == 2 * 4 * prod(selected.image.tensor.shape)
+    assert alone.scores < nbytes < estimate.activations
+    asked, estimator = [], looks_first._memory
+    monkeypatch.setattr(memory_estimate, "free_memory", lambda device: asked[-1])
+    estimator._device = torch.device("cuda")
+    given = selected.image, requests, FeatureCache(0)
+    asked.append(estimator._image_bytes(*given[:2]))
+    assert estimator.choose_scores_device(*given).type == "cuda"
+    assert estimator.choose_scores_device(*given, scores_are_wanted=True).type == "cpu"
+
+
 def test_no_task_takes_no_scores(model, volume):
     session = session_with(model, volume)
     assert session.estimate_memory(volume, tasks=[]).scores == 0
@@ -169,18 +228,20 @@ def test_the_prediction_for_the_bundled_model_comes_within_30_percent():
     code = """
 import json, numpy as np
 from PartialSegLib import InferenceSession, Volume, load_model
-from PartialSegLib.system_memory import peak_memory
+from PartialSegLib.system_memory import peak_memory, resident_memory
 array = np.random.default_rng(0).integers(-1000, 300, (80, 180, 180), dtype=np.int16)
 session = InferenceSession(load_model("trunk-7tasks"), "cpu", 0, engine="torch")
 volume = Volume(array, np.diag([1.8, 1.8, 2.6, 1.0])[:, [2, 1, 0, 3]])
-predicted = session.estimate_memory(volume).peak
+predicted = session.estimate_memory(volume)
+before = resident_memory()
 session.set_image(volume)
 session.predict()
-print(json.dumps([predicted, peak_memory()]))
+print(json.dumps([predicted.peak, peak_memory(), predicted.to_come, peak_memory() - before]))
 """
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    predicted, peak = json.loads(run.stdout)
+    predicted, peak, to_come, came = json.loads(run.stdout)
     assert predicted == pytest.approx(peak, rel=0.3)
+    assert to_come == pytest.approx(came, rel=0.3)
 
 
 @pytest.mark.parametrize("free", FREE)
@@ -198,7 +259,7 @@ def test_a_budget_that_is_not_given_follows_what_is_free(model, volume, free, mo
 
 def test_half_of_what_is_left_is_taken_at_most_what_all_features_need(model, volume, monkeypatch):
     estimator = estimator_of(model)
-    image = session_with(model, volume)._require_image()
+    image = session_with(model, volume)._require_selected().image
     everything = 2 * 8 * 2 * prod(PATCH)
 
     def chosen(free):
@@ -214,7 +275,7 @@ def test_half_of_what_is_left_is_taken_at_most_what_all_features_need(model, vol
 def test_scores_leave_a_graphics_card_that_has_no_room_for_them(model, volume, monkeypatch):
     estimator = estimator_of(model)
     estimator._device = torch.device("cuda")
-    image = session_with(model, volume)._require_image()
+    image = session_with(model, volume)._require_selected().image
     requests = request_tasks(model.manifest, None, None)
 
     def chosen(free, budget):
@@ -229,6 +290,6 @@ def test_scores_leave_a_graphics_card_that_has_no_room_for_them(model, volume, m
 
 def test_on_the_processor_scores_stay_where_they_are(model, volume):
     estimator = estimator_of(model)
-    image = session_with(model, volume)._require_image()
+    image = session_with(model, volume)._require_selected().image
     requests = request_tasks(model.manifest, None, None)
     assert estimator.choose_scores_device(image, requests, FeatureCache(0)).type == "cpu"

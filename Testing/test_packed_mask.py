@@ -6,8 +6,17 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import ndimage
 
-from PartialSegLib.boxes import EMPTY_BOX, bounding_box, box_around, common_box, index_within, placed_in
+from PartialSegLib.boxes import (
+    EMPTY_BOX,
+    bounding_box,
+    box_around,
+    common_box,
+    index_within,
+    placed_in,
+    widened,
+)
 from PartialSegLib.packed_mask import PackedMask
 
 BOX = (slice(4, 9), slice(2, 13), slice(0, 7))
@@ -77,6 +86,14 @@ def test_what_boxes_share_and_what_is_around_them(first, second):
     np.testing.assert_array_equal(filled(first)[first][index_within(first, shared)], both[shared])
     if both.any():
         assert placed_in(first, index_within(first, shared)) == shared
+
+
+@given(BOXES, st.tuples(*[st.integers(0, 9)] * 3))
+def test_a_box_is_widened_as_far_as_the_volume_reaches(box, margins):
+    outside = np.pad(filled(box), 9)
+    for axis, margin in enumerate(margins):
+        outside = ndimage.maximum_filter1d(outside, 2 * margin + 1, axis, mode="constant")
+    np.testing.assert_array_equal(filled(widened(box, margins, (12, 12, 12))), outside[9:-9, 9:-9, 9:-9])
 
 
 @pytest.mark.parametrize("empty", [EMPTY_BOX, (slice(3, 3), slice(0, 4), slice(0, 4))])

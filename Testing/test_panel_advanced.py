@@ -8,6 +8,7 @@ from panel_steps import picture, segmentationNode, waitForEnd
 from scene_nodes import segmentIds
 from tiny_model import TASKS, write_tiny_model
 
+from PartialSegLib.errors import InputError
 from PartialSegLib.manifest import DecisionSpec, Preprocessing
 from PartialSegLib.model import save_decision
 from PartialSegLib.networks.decision_network import DecisionNetwork
@@ -165,6 +166,8 @@ def test_scripts_give_the_same_options_by_name(panel, volumeNode):
     assert (selection["region_from"]["model"], selection["region_from"]["effort"]) == ("coarse", 0.5)
     with pytest.raises(TypeError, match="devise"):
         panel.logic.segment(volumeNode, "liver", devise="cpu")
+    with pytest.raises(InputError, match=r"effort: expected 0 \(fast\) to 1 \(thorough\), got 50"):
+        panel.logic.segment(volumeNode, "liver", effort=50)
 
 
 def test_what_the_worker_refuses_is_one_sentence(panel, volumeNode, dialogs):

@@ -3,13 +3,14 @@
 import pythonqt
 import slicer
 from panel_steps import addPhantomNode, itemNamed
-from scene_nodes import nonLinearTransformNode
+from scene_nodes import nonLinearTransformNode, rigid, transformNode
+from small_packages import write_package
 
 from PartialSegSlicer import expectedTime
 from PartialSegSlicer.advancedSection import AdvancedSection
 
 
-def test_apply_follows_the_region_and_the_transform(widget, volumeNode):
+def test_apply_follows_the_region_and_the_transform(widget, volumeNode, dialogs):
     ui = widget.ui
     pythonqt.tick(ui.taskTree, itemNamed(widget, "spleen"))
     assert ui.applyButton.enabled
@@ -23,6 +24,22 @@ def test_apply_follows_the_region_and_the_transform(widget, volumeNode):
     assert "which is not linear" in ui.applyButton.toolTip
     volumeNode.SetAndObserveTransformNodeID(None)
     assert ui.applyButton.enabled
+    roiNode.SetAndObserveTransformNodeID(transformNode(rigid(shift=(0, 0, 0))).GetID())
+    dialogs.answer(False)
+    pythonqt.click(ui.applyButton)
+    assert "The region of interest R is rotated" in dialogs.shown[-1].text
+    assert not widget.panel.segmenter.isBusy
+
+
+def test_an_effort_that_no_slider_gives_is_told(widget, volumeNode, dialogs, models):
+    write_package(models / "tiny")
+    widget.panel.refreshModels()
+    parameters = widget.panel.parameters
+    parameters.effort, parameters.regionFrom = 500, "tiny"  # as a scene edited by hand may say
+    pythonqt.tick(widget.ui.taskTree, itemNamed(widget, "spleen"))
+    pythonqt.click(widget.ui.applyButton)
+    assert dialogs.texts("error") == ["effort: expected 0 (fast) to 1 (thorough), got 5.0"]
+    assert not widget.panel.segmenter.isBusy
 
 
 def test_a_warped_volume_leaves_the_panel_at_work(widget, volumeNode, monkeypatch):

@@ -187,6 +187,8 @@ def test_one_task_takes_every_data_set_and_several_only_their_own(collection):
         InputError, match=r"data set livers trains the task liver, .*; perhaps you meant livers"
     ):
         patches(collection, tasks=(replace(TASKS[0], name="livers"), TASKS[1]))
+    with pytest.raises(InputError, match="data set spleens trains the task spleen, which the model does not"):
+        patches(collection, tasks=TASKS[:1])
 
 
 def test_a_task_without_training_cases_is_named(collection):

@@ -1,6 +1,7 @@
 """The wire, line by line, without a process."""
 
 import json
+from dataclasses import asdict
 
 import pytest
 
@@ -15,6 +16,7 @@ from PartialSegLib.protocol import (
     Prediction,
     ProtocolError,
     Request,
+    SegmentFile,
     SetImage,
     decode,
     encode,
@@ -79,6 +81,19 @@ def test_tasks_structures_and_region_may_be_left_open():
     assert parse_request(line(id=0, method="predict", params={"tasks": None})).params == Predict(None)
     params = {"tasks": None, "effort": 0.25}
     assert parse_request(line(id=0, method="predict", params=params)).params == Predict(None, effort=0.25)
+
+
+@pytest.mark.parametrize(
+    ("method", "params"),
+    [
+        ("load_model", LoadModel("tiny", overlap=0.5, region_from="a/b")),
+        ("set_image", SetImage("image-2.npy", ((0.0, 0.0, -2.0, 50.0),) * 4)),
+        ("predict", Predict(("liver",), None, (0.0, 1.0, 2.5, 3.0, 4.0, 5.0), 0.25)),
+        ("segment_file", SegmentFile("/a é.nii", "/b.seg.nrrd", None, ("liver", "spleen/spleen"), True)),
+    ],
+)
+def test_a_request_arrives_as_it_was_made(method, params):
+    assert parse_request(line(id=4, method=method, params=asdict(params))) == Request(4, method, params)
 
 
 def test_a_cancel_needs_nothing_else():

@@ -12,7 +12,7 @@ from scipy.spatial.transform import Rotation
 
 from PartialSegLib.errors import InputError
 from PartialSegLib.segmentation import Segmentation, read_segmentation, write_segmentation
-from PartialSegLib.structures import structure_named, terminology_entry
+from PartialSegLib.structures import load_structures, terminology_entry
 from PartialSegLib.volume import read_volume
 
 SHAPE = (6, 7, 8)
@@ -164,7 +164,7 @@ def test_segments_carry_what_slicer_reads(tmp_path):
         }
         mask = layers[int(fields["Layer"])] == int(fields["LabelValue"])
         assert np.array_equal(mask.T, segmentation[key])
-        structure = structure_named(key[1])
+        structure = load_structures()[key[1]]
         assert fields["Name"] == segmentation.display_name(key)
         assert np.array(fields["Color"].split(), float) * 255 == pytest.approx(structure.color, abs=0.01)
         tags = dict(tag.partition(":")[::2] for tag in fields["Tags"].split("|") if tag)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import slicer
 import torch
+from full_disk import full_disk
 from scene_nodes import ctNode, expectedPoints, obliqueAffine, segmentationNode, segmentIds, segmentPoints
 from tiny_model import TASKS, write_tiny_model
 
@@ -19,7 +20,7 @@ from PartialSegLib.manifest import Preprocessing
 from PartialSegSlicer import workerClient
 from PartialSegSlicer.provenance import provenanceOf
 from PartialSegSlicer.segmenter import Request, Segmenter
-from PartialSegSlicer.workerClient import FoundSegment
+from PartialSegSlicer.workerJobs import ReceivedSegment
 
 TIMEOUT_SECONDS = 120
 PREPROCESSING = Preprocessing("SAR", (4, 4, 4), (-325, 325), divide=325)
@@ -97,7 +98,7 @@ def test_segments_lie_where_the_library_finds_them(scene, run, package, array):
     assert len(result.segmentIds) == 2
     for id, key in zip(result.segmentIds, expected, strict=True):
         box, mask = expected.cropped(key)
-        points = expectedPoints(affine, FoundSegment(*key, box, mask))
+        points = expectedPoints(affine, ReceivedSegment(*key, box, mask))
         np.testing.assert_allclose(segmentPoints(result.segmentationNode, id), points, atol=1e-3)
     segment = result.segmentationNode.GetSegmentation().GetSegment(result.segmentIds[0])
     assert provenanceOf(segment)["model"] == "tiny"
@@ -169,11 +170,26 @@ def test_what_the_worker_refuses_is_told_in_a_sentence(scene, run, array):
     assert len(namesOf(scene)) == len(before) + 1  # the volume
 
 
+def test_an_image_that_does_not_fit_on_the_disk_is_told_and_leaves_nothing(scene, run, array):
+    volumeNode = ctNode(array=array)
+    assert run(volumeNode).segmentIds
+    volumeNode.GetImageData().Modified()  # the image is sent again
+    with full_disk():
+        error = run(volumeNode)
+    assert error.kind == "InputError"
+    assert "could not be handed to the worker" in str(error)
+    assert "Free some disk space" in error.advice
+    assert len(list(run.segmenter.client._process.scratch.glob("image-*"))) == 1  # the first one
+    assert run(volumeNode).segmentIds
+
+
 def test_a_request_without_a_volume_or_a_task_is_refused_at_once(scene, run, array):
     with pytest.raises(InputError, match="No volume"):
         run.start(None)
     with pytest.raises(InputError, match="No task"):
         run.start(ctNode(array=array), [])
+    with pytest.raises(InputError, match="structures: expected at least one name"):
+        run.start(ctNode(array=array), structures=())
 
 
 @pytest.mark.parametrize("deleted", ["volume", "segmentation"])
@@ -252,8 +268,10 @@ def test_a_killed_worker_changes_nothing_and_the_next_click_succeeds(scene, run,
         run.start(volumeNode, segmentationNode=node)
         end = time.monotonic() + rng.uniform(0, 2 * warm)
         run.pollUntil(lambda end=end: time.monotonic() > end or run.answers)
-        if run.segmenter.client.pid is not None:  # a kill that came after the end of its run shows only now
-            os.kill(run.segmenter.client.pid, signal.SIGKILL)
+        process = run.segmenter.client._process
+        if process is not None:  # a kill that came after the end of its run shows only now
+            os.kill(process.pid, signal.SIGKILL)
+            run.pollUntil(lambda process=process: run.answers and not process.isRunning)
         run.pollUntil(lambda: run.answers)
         died += getattr(run.answers[0], "kind", "") == "WorkerDied"
         assert namesOf(scene) == before

@@ -1,6 +1,7 @@
 import copy
 import dataclasses
 import inspect
+import itertools
 import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -33,7 +34,7 @@ from PartialSegLib.volume import Volume, reorient, write_volume
 
 PATCH = (16, 16, 16)
 PATCHES = 8
-ARGUMENTS = {"num_tasks": 3, "widths": (16, 16, 16), "depths": (1, 1, 1)}
+ARGUMENTS = {"widths": (16, 16, 16), "depths": (1, 1, 1)}
 TASKS = (
     Task("liver", {"liver": 0, "liver_tumor": 1}),
     Task(
@@ -46,10 +47,10 @@ TASKS = (
 )
 
 
-@pytest.fixture(scope="module")
-def model():
-    torch.manual_seed(0)
-    network = DoDNet(**ARGUMENTS).eval().requires_grad_(False)
+def make_model(tasks=TASKS, seed=0, **changes):
+    torch.manual_seed(seed)
+    arguments = {**ARGUMENTS, "num_tasks": len(tasks), **changes}
+    network = DoDNet(**arguments).eval().requires_grad_(False)
     with torch.no_grad():
         network.controller.weight.mul_(20)
     manifest = Manifest(
@@ -57,13 +58,18 @@ def model():
         version="1",
         title="A tiny network",
         license="Apache-2.0",
-        network=NetworkSpec("DoDNet", ARGUMENTS),
+        network=NetworkSpec("DoDNet", arguments),
         preprocessing=Preprocessing("SPL", (4, 4, 4), (-325, 325), divide=325),
         inference=Inference(PATCH, 0.5, mirror_axes=(0, 2)),
-        tasks=TASKS,
+        tasks=tasks,
         files={"weights.safetensors": FileEntry("0" * 64, 0)},
     )
     return Model(manifest, network, Path("tiny"))
+
+
+@pytest.fixture(scope="module")
+def model():
+    return make_model()
 
 
 def with_inference(model, **changes):
@@ -134,6 +140,34 @@ def test_the_session_equals_the_plain_loop(model, volume):
         box, mask = restore(score, prepared, 0.5)
         expected[box] = mask
         assert np.count_nonzero(found[structure] != expected) <= 0.001 * expected.size
+
+
+def test_a_softmax_of_blended_logits_equals_the_plain_loop(volume):
+    """As nnU-Net and STU-Net do it: mean of logits over flips and patches, interpolation, highest channel."""
+    structures = {"liver": 1, "liver_tumor": 2}
+    inference = {"activation": "softmax", "blend": "logits", "patch_positions": "even"}
+    model = with_inference(
+        make_model((Task("liver", structures),), seed=23, num_structures=3),
+        **inference, padding="both sides", overlap=0.25,
+    )  # fmt: skip
+    volume = Volume(volume.array[:, :26], volume.affine @ np.diag([1, 1, 1.25, 1]))
+    prepared = preprocess(volume, model.manifest.preprocessing, torch.device("cpu"))
+    assert prepared.tensor.shape == (20, 13, 30)
+    image = torch.nn.functional.pad(prepared.tensor, (0, 0, 1, 2), value=prepared.background)
+    sums, weights = torch.zeros(3, 20, 16, 30), torch.zeros(20, 16, 30)
+    for z, x in itertools.product((0, 4), (0, 7, 14)):
+        place = slice(z, z + 16), slice(None), slice(x, x + 16)
+        for flip in ((), (0,), (2,), (0, 2)):
+            logits = model.network(image[place].flip(flip)[None, None], 0)[0]
+            sums[:, *place] += logits.flip([axis + 1 for axis in flip]) * gaussian_weight(PATCH)
+            weights[place] += gaussian_weight(PATCH)
+    logits = (sums / weights)[:, :, 1:14]
+    to_input = [axis.to_input(torch.device("cpu")) for axis in prepared.axes]
+    winners = torch.einsum("zi,yj,xk,cijk->czyx", *to_input, logits).argmax(dim=0).numpy()
+    found = session_with(model, volume, precision="float32", mirror=True).predict()
+    for structure, channel in structures.items():
+        assert (winners == channel).mean() > 0.05
+        assert np.count_nonzero(found[structure] != (winners == channel)) <= 0.001 * winners.size
 
 
 @pytest.mark.parametrize("cache_bytes", [0, 4 * 16**3 * 8 * 2 + 999, 1 << 30])
@@ -454,7 +488,7 @@ def test_padding_on_both_sides_puts_every_mask_in_its_place(model, shape):
     session = session_with(with_inference(model, **options), volume, precision="float32")
     found = session.predict()
     assert all(found[key].shape == shape for key in found)
-    image = session._require_image()
+    image = session._require_selected().image
     assert torch.equal(image.unpad(image.tensor), image.prepared.tensor)
 
 

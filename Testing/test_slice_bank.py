@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from PartialSegLib.networks.slice_bank import Candidate, CaseReport, SliceBank, med_danet_bank
+from PartialSegLib.networks.meddanet import MedDANet
+from PartialSegLib.networks.slice_bank import Candidate, CaseReport, SliceBank
 from PartialSegLib.networks.transbts2d import TransBTS2d
 from PartialSegLib.networks.unet2d import UNet2d
 
@@ -123,7 +124,7 @@ def test_real_networks_in_batches_as_one_by_one(batch_size: int) -> None:
 
 def test_the_bank_of_the_paper() -> None:
     torch.manual_seed(0)
-    bank = med_danet_bank(in_channels=1, num_classes=2, input_size=64)
+    bank = MedDANet(input_size=64).eval().bank
     assert bank.options == ("skip", "M1", "M2", "M3", "M4")
     assert list(bank.flops) == sorted(bank.flops)
     assert not any(module.training for module in bank.modules())

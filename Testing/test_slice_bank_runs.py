@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import errno
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from full_disk import full_disk
 from slice_bank_config import VALUES, tiny_config
 from torch import nn
 
@@ -109,7 +110,7 @@ class Stopping(SliceBankRun):
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 def test_other_precisions_train_and_continue_to_the_bit(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, precision: str
 ) -> None:
     def configured(name: str) -> Any:
         return tiny_config(tmp_path / name, precision=precision, **SHORT)
@@ -119,7 +120,9 @@ def test_other_precisions_train_and_continue_to_the_bit(
         patch.setattr("PartialSegLib.training.med_danet.training.SliceBankRun", Stopping)
         with pytest.raises(InputError, match="stop here"):
             train_slice_bank(configured("stopped"))
-    train_slice_bank(configured("stopped"))
+    with caplog.at_level(logging.INFO, "PartialSegLib"):
+        train_slice_bank(configured("stopped"))
+    assert "resumed at step 3" in caplog.messages
     states = [read_checkpoint(tmp_path / name / "checkpoint.pt") for name in ("whole", "stopped")]
     assert column(tmp_path / "stopped", "loss") == column(tmp_path / "whole", "loss")
     for name, weight in states[0]["network"].items():
@@ -158,16 +161,12 @@ def test_a_loss_that_is_no_longer_finite_stops_the_run(tmp_path: Path) -> None:
 def test_a_full_disk_and_exhausted_memory_are_one_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(*_: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
     def exhausted(*_: object) -> None:
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
 
-    with monkeypatch.context() as patch:
-        patch.setattr(torch, "save", full)
-        with pytest.raises(InputError, match=r"checkpoint of step 1 cannot be written .*free space"):
-            train_slice_bank(tiny_config(tmp_path, checkpoint_every=1))
+    sentence = r"checkpoint of step 1 cannot be written .*free space"
+    with full_disk(20_000), pytest.raises(InputError, match=sentence):
+        train_slice_bank(tiny_config(tmp_path, checkpoint_every=1))
     monkeypatch.setattr(SliceBankRun, "take_step", exhausted)
     sentence = r"Out of memory on cpu with 8 slices of 32 x 32 pixels; choose a smaller `batch_size`"
     with pytest.raises(InputError, match=sentence):

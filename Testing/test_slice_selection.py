@@ -147,7 +147,7 @@ def test_scores_in_kept_slices_are_the_same_to_the_bit(volume, task, orientation
     model = make_model(orientation)
     whole = session_with(model, volume, selection="off")
     chosen = session_with(model, volume, selection="exact")
-    axis = whole._require_image().axial
+    axis = whole._require_selected().image.axial
     flipped = "I" in orientation
     kept = torch.from_numpy(kept_slices(task)[:: -1 if flipped else 1].copy())
     everything, some = (blended(session, task).movedim(axis + 1, 1) for session in (whole, chosen))

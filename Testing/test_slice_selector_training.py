@@ -200,7 +200,7 @@ class Interrupt(logging.Handler):
             raise KeyboardInterrupt
 
 
-def test_a_run_that_was_interrupted_ends_the_same(trained, config, tmp_path):
+def test_a_run_that_was_interrupted_goes_on_to_the_same_end(trained, config, tmp_path, caplog):
     shutil.copytree(f"{config.output}/slices", tmp_path / "slices")
     moved = dataclasses.replace(config, output=str(tmp_path))
     logger, handler = logging.getLogger("PartialSegLib.training.slice_selector.training"), Interrupt()
@@ -215,7 +215,11 @@ def test_a_run_that_was_interrupted_ends_the_same(trained, config, tmp_path):
         logger.setLevel(level)
     assert torch.load(tmp_path / "checkpoint.pt", weights_only=True)["step"] == 6
     assert not (tmp_path / "package").exists()
-    resumed = load_model(train_slice_selector(moved))
+    caplog.clear()
+    with caplog.at_level(logging.INFO, "PartialSegLib"):
+        resumed = load_model(train_slice_selector(moved))
+    logged = [message.split(",")[0] for message in caplog.messages if message.startswith("step ")]
+    assert logged == ["step 12 of 12"]
     expected = load_model(trained)
     assert resumed.manifest.decision == expected.manifest.decision
     for name, value in expected.decision.state_dict().items():

@@ -2,30 +2,45 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import logging
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from full_disk import full_disk
 from training_runs import losses_of, tiny_config, tiny_values
 
 from PartialSegLib.errors import InputError
 from PartialSegLib.model import load_model
 from PartialSegLib.training import train
 from PartialSegLib.training.exit_codes import exit_code_of
+from PartialSegLib.training.losses import LOSSES
 from PartialSegLib.training.run import Run
 
+Process = subprocess.Popen[str]
+STARTED: list[Process] = []
+
 TISSUE = {"weight": 0.5, "iterations": 2, "voxels": 200}
+ENDLESS = {"iterations": 9999, "decay": "constant"}  # so that a test may say later where it ends
+IN_TURN = """
+import os, sys
+from PartialSegLib.training.__main__ import main
+for config, os.environ["MASTER_PORT"] in zip(sys.argv[1::2], sys.argv[2::2]):
+    code = main([config])
+    sys.stderr.write(f"exit code {code}\\n")
+sys.exit(code)
+"""
 
 
 def weights_of(output: Path) -> bytes:
@@ -41,33 +56,42 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-def start(
-    config: Path, *options: str, processes: int = 1, environment: dict[str, str] | None = None, **popen: Any
-) -> subprocess.Popen[str]:
-    """A training run in processes of its own."""
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    command = [sys.executable, *(launcher if processes > 1 else []), "-m", "PartialSegLib.training"]
+@pytest.fixture(autouse=True)
+def nothing_left_running() -> Iterator[None]:
+    """Also where a test fails: some runs have no end of their own."""
+    yield
+    while STARTED:
+        with STARTED.pop() as process:
+            process.kill()
+
+
+def start(*arguments: str | Path, environment: dict[str, str] | None = None, **popen: Any) -> Process:
+    """Python in a process of its own."""
     variables = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore", **(environment or {})}
-    return subprocess.Popen(
-        [*command, str(config), *options], text=True, stderr=subprocess.PIPE, env=variables, **popen
-    )
+    how = {"text": True, "stderr": subprocess.PIPE, "env": variables, "start_new_session": True, **popen}
+    STARTED.append(subprocess.Popen([sys.executable, *arguments], **how))
+    return STARTED[-1]
 
 
-def start_pair(config: Path, folders: tuple[Path, Path]) -> list[subprocess.Popen[str]]:
-    """Two processes of one run, which no torchrun watches, each in a folder."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    places = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
+def start_pair(folders: tuple[Path, Path], *configs: Path) -> list[Process]:
+    """Two processes of one run, which no torchrun watches, each in a folder; several runs come in turn."""
+    with ExitStack() as stack:
+        free = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in configs]
+        ports = [str(server.getsockname()[1]) for server in free]
+    runs = [argument for run in zip(map(str, configs), ports, strict=True) for argument in run]
+    place = {"MASTER_ADDR": "127.0.0.1", "WORLD_SIZE": "2"}
     return [
-        start(config, cwd=folder, start_new_session=True, environment={**places, "RANK": str(rank)})
+        start("-c", IN_TURN, *runs, cwd=folder, environment={**place, "RANK": str(rank)})
         for rank, folder in enumerate(folders)
     ]
 
 
-def finish(process: subprocess.Popen[str]) -> None:
-    """Wait for a run that is to succeed."""
-    _, errors = process.communicate(timeout=240)
-    assert process.returncode == 0, errors
+def messages_of(processes: list[Process], code: int) -> list[str]:
+    """What processes of a run have written by their end, when each has this exit code."""
+    messages = [process.communicate(timeout=240)[1] for process in processes]
+    for process, errors in zip(processes, messages, strict=True):
+        assert (process.returncode, "Traceback" in errors) == (code, False), errors
+    return messages
 
 
 def written(folder: Path, name: str, **changes: object) -> Path:
@@ -85,6 +109,12 @@ def wait_for_step(output: Path, step: int) -> None:
     raise AssertionError(f"no step {step} in {output}")
 
 
+def step_of(output: Path) -> int:
+    """Of the checkpoint."""
+    step: int = torch.load(output / "checkpoint.pt", weights_only=True)["step"]
+    return step
+
+
 def wait_for_events(output: Path) -> None:
     """Until a run is about to take its first step."""
     deadline = time.monotonic() + 120
@@ -93,49 +123,59 @@ def wait_for_events(output: Path) -> None:
     time.sleep(0.5)
 
 
-def test_a_killed_run_continues_to_the_bit(tmp_path: Path) -> None:
-    phases = [{"iterations": 4}, {"iterations": 7, "optimizer": "adamw", "only": ["controller", "stem"]}]
-    changes = {"tissue": TISSUE, "phases": phases, "checkpoint_every": 2, "workers": 1}
-    train(tiny_config(tmp_path / "whole", **changes))
-    killed = written(tmp_path, "killed", **changes)
-    process = start(killed)
-    wait_for_step(tmp_path / "killed", 5)
+def test_a_run_that_is_killed_and_interrupted_continues_to_the_bit(tmp_path: Path) -> None:
+    """Ctrl+C reaches the process that prepares data, too, which outlives a run that is killed."""
+    phases = [{"iterations": 4}, {**ENDLESS, "optimizer": "adamw", "only": ["controller", "stem"]}]
+    changes = {"tissue": TISSUE, "checkpoint_every": 5, "workers": 1}
+    stopped, config = tmp_path / "stopped", written(tmp_path, "stopped", phases=phases, **changes)
+    process = start("-m", "PartialSegLib.training", config)
+    wait_for_step(stopped, 5)
     process.kill()
     process.communicate()
-    assert len(losses_of(tmp_path / "killed")) < 11
-    train(tiny_config(tmp_path / "killed", **changes))
-    assert losses_of(tmp_path / "killed") == losses_of(tmp_path / "whole")
-    assert weights_of(tmp_path / "killed") == weights_of(tmp_path / "whole")
+    process = start("-m", "PartialSegLib.training", config)
+    wait_for_step(stopped, step_of(stopped) + 5)
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=120)
+    assert (process.returncode, "Traceback" in errors) == (130, False), errors
+    assert "start the same command again to go on" in errors
+    step = step_of(stopped)
+    assert step == len(losses_of(stopped))
+    phases[1]["iterations"] = step - 2  # and 4 before: two steps are left
+    for output in (stopped, tmp_path / "whole"):
+        train(tiny_config(output, phases=phases, **changes))
+    assert losses_of(stopped) == losses_of(tmp_path / "whole")
+    assert weights_of(stopped) == weights_of(tmp_path / "whole")
 
 
-@pytest.mark.parametrize("loss", ["dice and cross-entropy", "class-adaptive"])
-def test_two_processes_train_as_one_with_twice_the_images(tmp_path: Path, loss: str) -> None:
+def test_two_processes_train_as_one_with_twice_the_images(tmp_path: Path) -> None:
     phases = [{"iterations": 3, "learning_rate": 0.001, "momentum": 0.5}]
     changes = {
-        "batch_size": 4, "accumulate": 1, "phases": phases, "loss": {"kind": loss}, "store_float16": False,
-        "ema_decay": 0.0,
+        "batch_size": 4, "accumulate": 1, "phases": phases, "store_float16": False, "ema_decay": 0.0,
     }  # fmt: skip
-    for process in start_pair(written(tmp_path, "two", **changes), (tmp_path, tmp_path)):
-        finish(process)
-    train(tiny_config(tmp_path / "one", **changes))
-    assert losses_of(tmp_path / "two") == pytest.approx(losses_of(tmp_path / "one"), rel=1e-4)
-    one, two = (load_model(tmp_path / name / "package").network.state_dict() for name in ("one", "two"))
-    for name, weight in one.items():
-        torch.testing.assert_close(two[name], weight, rtol=1e-3, atol=1e-5)
+    configs = [written(tmp_path, f"two, {kind}", loss={"kind": kind}, **changes) for kind in LOSSES]
+    for errors in messages_of(start_pair((tmp_path, tmp_path), *configs), 0):
+        assert errors.count("exit code 0") == len(configs)
+    for kind in LOSSES:
+        one, two = (tmp_path / f"{name}, {kind}" for name in ("one", "two"))
+        train(tiny_config(one, loss={"kind": kind}, **changes))
+        assert losses_of(two) == pytest.approx(losses_of(one), rel=1e-4), kind
+        weights = [load_model(run / "package").network.state_dict() for run in (one, two)]
+        for name, weight in weights[0].items():
+            torch.testing.assert_close(weights[1][name], weight, rtol=1e-3, atol=1e-5)
 
 
 def test_a_run_stops_when_one_of_its_processes_is_killed_and_goes_on_later(tmp_path: Path) -> None:
     changes = {"batch_size": 2, "checkpoint_every": 2, "ema_decay": 0.0}
-    config = written(tmp_path, "pair", phases=[{"iterations": 40}], **changes)
-    process = start(config, processes=2)
+    processes = start_pair((tmp_path, tmp_path), written(tmp_path, "pair", phases=[ENDLESS], **changes))
     wait_for_step(tmp_path / "pair", 4)
-    children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=True)
-    os.kill(int(children.stdout.split()[-1]), signal.SIGKILL)
-    _, errors = process.communicate(timeout=120)
-    assert process.returncode != 0
-    assert "SIGKILL" in errors or "Another process of the run has stopped" in errors
+    processes[1].kill()
+    _, errors = processes[0].communicate(timeout=120)
+    processes[1].communicate()
+    assert (processes[0].returncode, "Traceback" in errors) == (2, False), errors
+    assert "Another process of the run has stopped" in errors
     assert not (tmp_path / "pair" / "package").exists()
-    train(tiny_config(tmp_path / "pair", phases=[{"iterations": 8}], **changes))  # as many as are left
+    phases = [{**ENDLESS, "iterations": step_of(tmp_path / "pair") + 2}]
+    train(tiny_config(tmp_path / "pair", phases=phases, **changes))  # as many as are left
     assert (tmp_path / "pair" / "package").exists()
 
 
@@ -160,18 +200,13 @@ def test_a_loss_that_is_no_longer_finite_stops_the_run_and_keeps_the_checkpoint(
     assert (tmp_path / "checkpoint.pt").read_bytes() == checkpoint
 
 
-def test_a_full_disk_stops_the_run_and_keeps_the_checkpoint(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_stops_the_run_and_keeps_the_checkpoint(tmp_path: Path) -> None:
     train(tiny_config(tmp_path))
     checkpoint = (tmp_path / "checkpoint.pt").read_bytes()
-
-    def full(*_: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(InputError, match=r"checkpoint of step 9 cannot be written .*free space"):
-        train(tiny_config(tmp_path, phases=[{"iterations": 12}]))
+    longer = tiny_config(tmp_path, phases=[{"iterations": 12}])
+    sentence = r"checkpoint of step 9 cannot be written .*free space"
+    with full_disk(len(checkpoint) // 2), pytest.raises(InputError, match=sentence):
+        train(longer)
     assert (tmp_path / "checkpoint.pt").read_bytes() == checkpoint
     assert not list(tmp_path.glob("*partial*"))
 
@@ -218,56 +253,75 @@ def test_a_run_is_continued_for_longer(tmp_path: Path) -> None:
     assert len(losses_of(tmp_path)) == 9
 
 
-class Sigterm(logging.Handler):
+class Asked(logging.Handler):
     """Asks the run to end when step 2 is validated."""
+
+    def __init__(self, signals: list[signal.Signals]) -> None:
+        super().__init__()
+        self.signals = signals
 
     def emit(self, record: logging.LogRecord) -> None:
         if record.getMessage().startswith("step 2, Dice"):
-            assert callable(signal.getsignal(signal.SIGTERM))  # it would end the tests
-            os.kill(os.getpid(), signal.SIGTERM)
+            for sent in self.signals:
+                assert callable(signal.getsignal(sent))  # it would end the tests
+                os.kill(os.getpid(), sent)
 
 
-def test_a_run_that_is_asked_to_end_finishes_its_step(tmp_path: Path) -> None:
-    logger, handler, before = logging.getLogger("PartialSegLib"), Sigterm(), signal.getsignal(signal.SIGTERM)
+@pytest.mark.parametrize(
+    ("signals", "code"),
+    [([signal.SIGTERM], 143), ([signal.SIGINT], 130), ([signal.SIGINT, signal.SIGINT], 130)],
+    ids=["SIGTERM", "Ctrl+C", "Ctrl+C twice"],
+)
+def test_a_run_that_is_asked_to_end_finishes_its_step(
+    tmp_path: Path, signals: list[signal.Signals], code: int
+) -> None:
+    """Unless it is asked by Ctrl+C twice."""
+    logger, handler = logging.getLogger("PartialSegLib"), Asked(signals)
+    before = [signal.getsignal(sent) for sent in (signal.SIGINT, signal.SIGTERM)]
     level = logger.level
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     try:
         config = tiny_config(tmp_path, validate_every=2, checkpoint_every=100)
-        assert exit_code_of(lambda: train(config)) == 143
+        assert exit_code_of(lambda: train(config)) == code
     finally:
         logger.removeHandler(handler)
         logger.setLevel(level)
-    assert torch.load(tmp_path / "checkpoint.pt", weights_only=True)["step"] == len(losses_of(tmp_path)) == 3
+    if len(signals) == 1:
+        assert step_of(tmp_path) == len(losses_of(tmp_path)) == 3
+    else:
+        assert not (tmp_path / "checkpoint.pt").exists()
     assert not (tmp_path / "package").exists()
-    assert signal.getsignal(signal.SIGTERM) == before
+    assert [signal.getsignal(sent) for sent in (signal.SIGINT, signal.SIGTERM)] == before
 
 
 def test_processes_end_together_and_go_on_from_files_that_all_see(tmp_path: Path) -> None:
     """Of two that no torchrun watches, SLURM's signal reaches one, and what prepares data for it."""
-    changes = {"batch_size": 2, "workers": 1, "phases": [{"iterations": 9999}], "checkpoint_every": 9999}
-    config = tmp_path / "config.json"
-    config.write_text(json.dumps(tiny_values("run", **changes)))
+    changes = {"batch_size": 2, "workers": 1, "checkpoint_every": 9999}
     (tmp_path / "elsewhere").mkdir()
 
-    def finish_both(processes: list[subprocess.Popen[str]], code: int, sentence: str) -> None:
-        try:
-            messages = [process.communicate(timeout=120)[1] for process in processes]
-        finally:
-            for process in processes:
-                process.kill()
-        for process, errors in zip(processes, messages, strict=True):
-            assert (process.returncode, sentence in errors, "Traceback" in errors) == (code, True, False), (
-                errors
-            )
+    def config(name: str, output: Path | str, iterations: int) -> Path:
+        path = tmp_path / name
+        phases = [{**ENDLESS, "iterations": iterations}]
+        path.write_text(json.dumps(tiny_values(output, phases=phases, **changes)))
+        return path
 
-    processes = start_pair(config, (tmp_path, tmp_path))
+    endless = config("endless.json", "run", 9999)
+    processes = start_pair((tmp_path, tmp_path), endless)
     wait_for_events(tmp_path / "run")
     os.killpg(processes[1].pid, signal.SIGTERM)
-    finish_both(processes, 143, "start the same command again to go on")
-    assert torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["step"] >= 1
-    apart = start_pair(config, (tmp_path, tmp_path / "elsewhere"))
-    finish_both(apart, 2, "must lie on a file system that all nodes see")
+    for errors in messages_of(processes, 143):
+        assert "start the same command again to go on" in errors
+    run, whole = tmp_path / "run", tmp_path / "whole"
+    step = step_of(run)
+    assert step >= 1
+    both = [config(f"{output.name}.json", output, step + 2) for output in (run, whole)]
+    for errors in messages_of(start_pair((tmp_path, tmp_path / "elsewhere"), endless, *both), 0):
+        assert "must lie on a file system that all nodes see" in errors
+        assert re.findall(r"exit code (\d)", errors) == ["2", "0", "0"]
+        assert errors.count(f"resumed at step {step}\n") == 1
+    assert losses_of(run) == losses_of(whole)
+    assert weights_of(run) == weights_of(whole)
 
 
 @pytest.mark.gpu

@@ -1,6 +1,7 @@
 """Volumes: geometry, orientation, reading and writing; every expected value follows from the construction."""
 
 import itertools
+import re
 from pathlib import Path
 
 import nrrd
@@ -15,6 +16,7 @@ from PartialSegLib.volume import (
     check_extent,
     check_hounsfield,
     find_doubt,
+    read_ct,
     read_volume,
     reorient,
     write_volume,
@@ -258,6 +260,18 @@ def test_sizes_that_no_patient_has_are_recognised(shape, step, width):
     assert check_extent(volume) == expected
     if expected:
         assert find_doubt(volume) == f"{expected}; correct it"
+
+
+def test_what_is_hardly_a_ct_is_taken_with_a_warning_when_it_is_forced(tmp_path, caplog):
+    path = tmp_path / "mr.mha"
+    write_volume(path, Volume(body(air=0, organ=1800).array, np.diag([5.0, 5.0, 5.0, 1.0])))
+    for advice, end in (("", "; give a CT in HU."), ("add --force", "; give a CT in HU, or add --force.")):
+        with pytest.raises(InputError, match=rf"^{re.escape(str(path))}: The values lie .*{end}$"):
+            read_ct(path, advice=advice)
+    assert not caplog.messages
+    assert read_ct(path, is_forced=True, advice="add --force").shape == (10, 10, 10)
+    (warning,) = caplog.messages
+    assert warning.startswith(f"{path}: The values lie between 0 and 1800")
 
 
 @needs_shared_data

@@ -4,7 +4,14 @@ import torch
 from test_preprocessing import CPU, recipe, volume_of, weights_between
 
 from PartialSegLib.preprocessing import preprocess
-from PartialSegLib.winner_restoration import WinnerRestoration, restore_winners
+from PartialSegLib.winner_restoration import WinnerRestoration
+
+
+def restore_winners(scores, prepared, channels):
+    """The masks where all scores (C, D, H, W) are there at once."""
+    winners = WinnerRestoration(prepared, len(scores), channels, scores.device)
+    winners.add(scores)
+    return winners.masks(channels)
 
 
 @pytest.mark.parametrize("shape", [(9, 12, 10), (20, 30, 25)])

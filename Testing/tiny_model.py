@@ -19,6 +19,7 @@ def write_tiny_model(
     preprocessing: Preprocessing,
     gain: float = 1.0,
     name: str = "tiny",
+    mirror_axes: tuple[int, ...] = (),
     **fields: Any,
 ) -> Path:
     """Write the package tiny 1.2.3; `gain` multiplies the controller's weights, so that heads differ."""
@@ -32,7 +33,7 @@ def write_tiny_model(
         license="CC0-1.0",
         network=NetworkSpec("DoDNet", ARGUMENTS),
         preprocessing=preprocessing,
-        inference=Inference((16, 16, 16)),
+        inference=Inference((16, 16, 16), mirror_axes=mirror_axes),
         tasks=tasks,
         **fields,
     )

@@ -11,13 +11,20 @@ from ..batch import Batch, BatchCase, Outcome
 from ..batch_pipeline import Attempt, Stages, run_overlapped
 from ..batch_request import BatchRequest, settings_of
 from ..errors import InputError
-from ..failures import describe_failure, is_fault_of_ours
+from ..failures import is_fault_of_ours, sentence
 from ..manifest import read_manifest
 from ..packages import find_package
 from ..segmentation import Segmentation, write_segmentation
 from ..structures import structure_or_tissue
-from ..volume import Volume
-from .segmenting import bundled_model, check_folder, check_session_options, open_session, read_ct
+from ..volume import Volume, read_ct
+from .segmenting import (
+    FORCE_ADVICE,
+    bundled_model,
+    check_folder,
+    check_session_options,
+    given_names,
+    open_session,
+)
 from .terminal import progress_bar, write_line
 
 if TYPE_CHECKING:
@@ -38,7 +45,7 @@ def batch(options: Namespace) -> None:
     check_folder(options.output)
     check_session_options(options)
     folder = find_package(options.model or bundled_model())
-    names = _names(options.task), _names(options.structure)
+    names = given_names(options.task), given_names(options.structure)
     request = BatchRequest(read_manifest(folder), *names, options.format, settings_of(vars(options)))
     todo = Batch(options.input, options.output, request, options.overwrite, options.force)
     if earlier := len(todo.cases) - len(todo.left):
@@ -58,7 +65,7 @@ def _run(todo: Batch, session: InferenceSession, options: Namespace) -> None:
     numbers = count(1)
 
     def read(case: BatchCase) -> Volume:
-        return read_ct(case.image, options.force)
+        return read_ct(case.image, is_forced=options.force, advice=FORCE_ADVICE)
 
     def compute(case: BatchCase, volume: Volume) -> Segmentation:
         try:
@@ -90,8 +97,7 @@ def _outcome(case: BatchCase, attempt: Attempt) -> Outcome:
         return Outcome(attempt.seconds, attempt.value)
     if is_fault_of_ours(attempt.error):
         logger.warning("%s:", case.name, exc_info=attempt.error)
-    _, sentence, advice = describe_failure(attempt.error)
-    return Outcome(attempt.seconds, error=f"{sentence} {advice}".strip())
+    return Outcome(attempt.seconds, error=sentence(attempt.error))
 
 
 def _not_found(outcome: Outcome) -> str:
@@ -103,7 +109,3 @@ def _not_found(outcome: Outcome) -> str:
         return ""
     more = f" and {len(missing) - _NUM_NAMED} more" if len(missing) > _NUM_NAMED else ""
     return f"; nothing found of {', '.join(missing[:_NUM_NAMED])}{more}"
-
-
-def _names(given: list[str] | None) -> tuple[str, ...] | None:
-    return tuple(given) if given else None

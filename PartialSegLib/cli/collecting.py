@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import get_args
 
 from ..errors import InputError
-from ..json_fields import suggestion
+from ..sentences import suggestion
 from ..structures import load_structures
 from ..training import read_config
 from ..training.case_check import NO_FOREGROUND, Fault, check_cases, fault_rows
@@ -153,7 +153,8 @@ def prepare_cases(options: Namespace) -> None:
         raise InputError(f"--processes is a number from 1 on, not {options.processes}.")
     processes = options.processes or max(1, _cores() - 1)
     data = dataclasses.replace(config.collection, preparing_processes=processes)
-    folder = prepare(dataclasses.replace(config, collection=data), make_manifest(config))
+    config = dataclasses.replace(config, collection=data)
+    folder = prepare(config, make_manifest(config), progress_bar)
     write_line(str(folder))
 
 

@@ -11,7 +11,7 @@ from statistics import fmean
 from ..case_matching import matched_cases
 from ..errors import InputError
 from ..evaluation import SCORE_SUFFIXES, TOLERANCE_MM, Comparison, Score, write_scores
-from ..failures import describe_failure, is_fault_of_ours
+from ..failures import is_fault_of_ours, sentence
 from ..label_maps import key_of_name
 from ..segmentation import Segmentation, read_segmentation
 from .terminal import write_table
@@ -93,9 +93,8 @@ def _read(file: Path, labels: Mapping[str, tuple[int, ...]] | None, *, is_case: 
 
 def tell_failure(case: str, error: Exception) -> None:
     """Why a case failed, with the traceback of a fault of ours."""
-    _, message, advice = describe_failure(error)
     traceback = error if is_fault_of_ours(error) else None
-    logger.warning("%s", f"{case}: {message} {advice}".strip(), exc_info=traceback)
+    logger.warning("%s: %s", case, sentence(error), exc_info=traceback)
 
 
 def _labels(text: str) -> dict[str, tuple[int, ...]]:

@@ -11,12 +11,12 @@ import numpy as np
 
 from ..batch_images import is_label_map
 from ..errors import InputError
-from ..json_fields import suggestion
 from ..label_maps import FOLDER_TABLE
 from ..manifest import MANIFEST_FILE, Manifest, Preprocessing, read_manifest
 from ..package_installation import AlreadyInstalledError, install_package
 from ..packages import find_package, installed_packages
 from ..segmentation import read_segmentation
+from ..sentences import suggestion
 from ..volume import Volume, check_extent, check_hounsfield, read_volume
 from .terminal import progress_bar, write_line, write_table
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import Cancelled, DeviceError, InputError, OutOfMemoryError
-from ..failures import describe_failure, is_fault_of_ours
+from ..failures import is_fault_of_ours, sentence
 from ..manifest import Manifest, read_manifest
 from ..packages import find_package
 from ..training.collection import Case
@@ -22,7 +22,7 @@ from ..training.pseudo_labels.reliability import (
     labelled_cases,
     volume_limits,
 )
-from .segmenting import bundled_model, check_folder
+from .segmenting import bundled_model, check_folder, given_names
 from .terminal import progress_bar, write_line, write_table
 
 if TYPE_CHECKING:
@@ -65,9 +65,9 @@ def _request(options: Namespace, manifest: Manifest) -> PseudoLabelRequest:
     compared: Any = None
     request = PseudoLabelRequest(
         manifest,
-        _names(options.structure),
-        _names(options.task),
-        _names(options.data_set),
+        given_names(options.structure),
+        given_names(options.task),
+        given_names(options.data_set),
         options.unlabelled,
         options.new_task,
         options.format,
@@ -145,13 +145,13 @@ def _try(planned: PlannedCase, work: PseudoLabelling, sessions: Sessions, force:
             where = work.source, work.request, work.label_path(planned)
             structures = label_case(planned, *where, *sessions, show, force=force)
     except OutOfMemoryError as failure:  # another image may be smaller
-        error = _sentence(failure)
+        error = sentence(failure)
     except (Cancelled, DeviceError):
         raise
     except Exception as failure:
         if is_fault_of_ours(failure):
             logger.warning("%s:", planned.case.name, exc_info=failure)
-        error = _sentence(failure)
+        error = sentence(failure)
     work.record(planned, structures, error)
     return error
 
@@ -171,12 +171,3 @@ def _write_result(work: PseudoLabelling) -> None:
             f"{len(failed)} of {len(work.planned)} cases failed and keep their own labels; the table says "
             "why, and the same command tries them again."
         )
-
-
-def _sentence(error: Exception) -> str:
-    _, sentence, advice = describe_failure(error)
-    return f"{sentence} {advice}".strip()
-
-
-def _names(given: list[str] | None) -> tuple[str, ...] | None:
-    return tuple(given) if given else None

@@ -5,7 +5,6 @@ PyTorch is imported once the input has been read and found good, so that a mista
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 from argparse import Namespace
@@ -25,7 +24,7 @@ from ..report import build_report, write_report
 from ..segmentation import Key, Segmentation, segmentation_suffix, write_segmentation
 from ..structures import load_structures
 from ..task_request import request_tasks
-from ..volume import Volume, find_doubt, read_volume, write_volume
+from ..volume import Volume, read_ct, write_volume
 from .memory_check import MemoryCheck
 from .terminal import progress_bar, write_line, write_table
 
@@ -34,8 +33,7 @@ if TYPE_CHECKING:
     from ..session import InferenceSession
 
 PHANTOM_SEED = 2026
-
-logger = logging.getLogger(__name__)
+FORCE_ADVICE = "add --force to segment it all the same"
 
 Seconds = dict[str, float]
 
@@ -46,7 +44,7 @@ def segment(options: Namespace) -> None:
     check_session_options(options)
     seconds: Seconds = {}
     with _timed(seconds, "read"):
-        volume = read_ct(options.input, options.force, options.series)
+        volume = _read_input(options)
     session = open_session(options, seconds)
     memory = MemoryCheck(session, volume, options)
     session.set_image(volume, check=False)
@@ -70,7 +68,7 @@ def demo(options: Namespace) -> None:
     if options.input:
         source, reference = str(options.input), None
         with _timed(seconds, "read"):
-            volume = read_ct(options.input, options.force, options.series)
+            volume = _read_input(options)
     else:
         source = f"phantom {PHANTOM_SEED}"
         volume, reference = _make_phantom(seconds)
@@ -154,24 +152,13 @@ def bundled_model() -> Path:
     raise InputError("This copy of PartialSeg has no bundled model; name one with --model.")
 
 
-def read_ct(path: Path, is_forced: bool, series: str | None = None) -> Volume:
-    """Read an image that should be a CT in HU, of the size of a patient.
+def given_names(names: list[str] | None) -> tuple[str, ...] | None:
+    """What an option that can be repeated names; None where it was not given."""
+    return tuple(names) if names else None
 
-    Args:
-        path: image file or DICOM folder.
-        is_forced: warn only, where it does not look like one.
-        series: of a DICOM folder that holds several.
 
-    Raises:
-        InputError: it cannot be read, or does not look like one.
-    """
-    volume = read_volume(path, any_modality=is_forced, series=series)
-    doubt = find_doubt(volume)
-    if doubt and not is_forced:
-        raise InputError(f"{path}: {doubt}, or add --force to segment it all the same.")
-    if doubt:
-        logger.warning("%s: %s.", path, doubt)
-    return volume
+def _read_input(options: Namespace) -> Volume:
+    return read_ct(options.input, is_forced=options.force, series=options.series, advice=FORCE_ADVICE)
 
 
 def _predict(session: InferenceSession, options: Namespace, seconds: Seconds) -> Segmentation:

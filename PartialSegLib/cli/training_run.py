@@ -7,7 +7,7 @@ from argparse import Namespace
 from pathlib import Path
 
 from ..training import package_checkpoint, read_config, train
-from .terminal import write_line
+from .terminal import progress_bar, write_line
 
 
 def train_model(options: Namespace) -> None:
@@ -19,4 +19,6 @@ def train_model(options: Namespace) -> None:
 def run_training(options: Namespace) -> Path:
     """Train as a configuration says, go on with a run, or package its checkpoint; return the package."""
     config = read_config(options.config, options.change)
-    return package_checkpoint(config) if options.package_now else train(config, options.device)
+    if options.package_now:
+        return package_checkpoint(config)
+    return train(config, options.device, progress_bar)

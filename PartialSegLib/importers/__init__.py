@@ -8,11 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..errors import InputError
-from ..json_fields import suggestion
 from ..manifest import Manifest
 from ..model import save_model
 from ..nnunet_files import Choice
 from ..packages import model_folders
+from ..sentences import suggestion
 from .checkpoint import ImportedModel
 from .dodnet import import_dodnet
 from .multitalent import import_multitalent

@@ -19,6 +19,7 @@ from torch import Tensor
 from ..errors import InputError
 from ..manifest import Inference, Manifest, NetworkSpec, Preprocessing, Task
 from ..model import build_network
+from ..networks.encoder_decoder import EncoderDecoder
 from ..package_files import file_sha256
 from .checkpoint import (
     ImportedModel,
@@ -176,7 +177,8 @@ def _check_network(network: NetworkSpec, stage: Mapping[str, Any]) -> None:
     """Refuse plans whose strides, which no weight tells, are not those of the network."""
     if network == SWIN_UNETR:  # its plans are the U-Net's, which do not describe it
         return
-    built: Any = build_network(network)
+    built = build_network(network)
+    assert isinstance(built, EncoderDecoder)
     strides = [[int(step) for step in row] for row in stage["pool_op_kernel_sizes"]]
     expected = [list(row) for row in built.strides]
     if strides not in (expected, expected[1:]):

@@ -35,8 +35,6 @@ The conversion changes names and container only. The terms under which the autho
 still hold; the official repository is published under the Apache License, version 2.0. Cite: {CITATION}
 """
 
-FLARE23_NETWORK = NetworkSpec("STUNet", {})
-
 OFFICIAL_NAMES = {
     r"^encoder\.": "conv_blocks_context.",
     r"^decoder\.": "conv_blocks_localization.",

@@ -109,11 +109,9 @@ class Ensemble(PartialLabelNetwork):
         return self
 
     def fold_weights(self) -> None:
-        """Prepare for inference the weights of members that can be prepared."""
+        """Prepare the weights of all members for inference."""
         for network in self.networks:
-            prepare: Any = getattr(network, "fold_weights", None)
-            if prepare is not None:
-                prepare()
+            network.fold_weights()
 
     def _pairs(self, features: MemberFeatures) -> Iterator[tuple[PartialLabelNetwork, Any]]:
         """Each member with its features."""

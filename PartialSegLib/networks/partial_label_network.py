@@ -55,6 +55,9 @@ class PartialLabelNetwork(nn.Module):
         """Plain JSON for the report, from the decisions about all patches of an image."""
         return {}
 
+    def fold_weights(self) -> None:
+        """Prepare for inference what is the same for every patch; here there is nothing to prepare."""
+
     def initialize_head(self, logit: float) -> None:
         """Let the untrained heads give about this logit everywhere."""
         raise NotImplementedError

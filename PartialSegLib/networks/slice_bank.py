@@ -27,11 +27,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .decision_network import DecisionNetwork
-from .flop_count import count_flops
-from .transbts2d import TransBTS2d
-from .unet2d import UNet2d
-
 SKIP = "skip"
 BACKGROUND = 0
 
@@ -177,30 +172,3 @@ class SliceBank(nn.Module):
             shapes = f"{tuple(output.shape)}, not {tuple(wanted.shape)}"
             raise ValueError(f"The output of candidate {self.options[number]} has shape {shapes}.")
         return output
-
-
-def med_danet_bank(in_channels: int = 4, num_classes: int = 4, input_size: int = 128) -> SliceBank:
-    """The paper's bank, without training (section 4.1): M1 to M4, ready for inference.
-
-    Args:
-        in_channels: image channels.
-        num_classes: output channels, background first.
-        input_size: height and width of the slices, a multiple of 8, at least 32.
-
-    Raises:
-        ValueError: an `input_size` that is not as it should be.
-    """
-    networks = {
-        "M1": UNet2d(in_channels, num_classes, base_width=12),
-        "M2": UNet2d(in_channels, num_classes, base_width=16),
-        "M3": TransBTS2d(in_channels, num_classes, num_layers=1, input_size=input_size),
-        "M4": TransBTS2d(in_channels, num_classes, num_layers=4, input_size=input_size),
-    }
-    decision_network = DecisionNetwork(in_channels, len(networks) + 1, input_size)
-    slice_of_zeros = torch.zeros(1, in_channels, input_size, input_size)
-    candidates = [
-        Candidate(name, network, count_flops(network.eval(), slice_of_zeros))
-        for name, network in networks.items()
-    ]
-    decision_flops = count_flops(decision_network.eval(), slice_of_zeros)
-    return SliceBank(decision_network, decision_flops, candidates, num_classes).eval()

@@ -11,14 +11,12 @@ from ..segmentation import Segmentation
 from ..volume import Volume, read_volume
 from .case_check import NO_FOREGROUND, label_faults
 from .case_images import case_image
-from .collection import Case, Collection
+from .collection import Case, Collection, tasks_of
 from .preparation.channels import check_channels, model_channels
 
 
 def tasks_of_data_sets(collection: Collection, manifest: Manifest) -> dict[str, Task]:
-    """The task of a model that each data set is labelled for, as in training.
-
-    A model of one task serves all data sets if none of them names its task.
+    """The task of a model that each data set is labelled for, as in training, see `tasks_of`.
 
     Returns:
         By the names of the data sets; those without are left out.
@@ -26,14 +24,11 @@ def tasks_of_data_sets(collection: Collection, manifest: Manifest) -> dict[str, 
     Raises:
         InputError: the model serves none of them.
     """
-    tasks = {task.name: task for task in manifest.tasks}
-    wanted = {name: data_set.task for name, data_set in collection.data_sets.items()}
-    if len(tasks) == 1 and not tasks.keys() & wanted.values():
-        wanted = dict.fromkeys(wanted, *tasks)
+    tasks = [task.name for task in manifest.tasks]
     served = {
-        name: tasks[task]
-        for name, task in wanted.items()
-        if task in tasks and tasks[task].structures.keys() & collection.data_sets[name].structures.keys()
+        name: manifest.tasks[number]
+        for name, number in tasks_of(collection, tasks).items()
+        if manifest.tasks[number].structures.keys() & collection.data_sets[name].structures.keys()
     }
     if not served:
         labelled = dict.fromkeys(data_set.task for data_set in collection.data_sets.values())

@@ -120,14 +120,13 @@ class SyntheticCases(Dataset[Cases]):
         config = self.config
         rng = np.random.default_rng([config.seed, self.stream, index])
         tissues, axes = self._patient(rng)
-        spacing, data, scale = config.preprocessing.spacing, self.data, config.preprocessing
+        spacing, data = config.preprocessing.spacing, self.data
         add_lesions(tissues, spacing, rng, dict.fromkeys(LESION_KINDS, data.lesion_probability))
         strength = 1.0 if rng.random() < 0.75 else 3.0
         appearance = random_appearance(rng, None, strength, data.lesion_contrast)
         image = render(tissues, axes, rng, as_resampled(appearance, spacing, rng))
         _cut_field_of_view(image, tissues, rng)
-        image = np.clip(image, *scale.clip)
-        tensor = torch.from_numpy(((image - scale.subtract) / scale.divide).astype(np.float32))
+        tensor = torch.from_numpy(config.preprocessing.scaled(image).astype(np.float32))
         labels = [task_labels(tissues, task, self.channels) for task in self.tasks]
         chosen = self._choose_tasks([bool(target.any()) for target, _ in labels], rng)
         target, annotated = zip(*(labels[task] for task in chosen), strict=True)

@@ -9,14 +9,15 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Literal
 
 from ..errors import InputError
-from ..json_fields import from_json, require, suggestion, to_json
+from ..json_fields import from_json, require, to_json
 from ..output_files import replacing
+from ..sentences import suggestion
 
 FORMAT: Final = "partialseg-collection"
 FORMAT_VERSION: Final = 1
@@ -143,6 +144,27 @@ class Collection:
         used = [self.data_sets[name] for name in sorted({data_set for _, data_set, _ in cases})]
         rules = [(one.task, one.structures, one.ignore, one.channels) for one in used]
         return hashlib.sha256(json.dumps([cases, rules], sort_keys=True).encode()).hexdigest()
+
+
+def tasks_of(collection: Collection, tasks: Sequence[str]) -> dict[str, int]:
+    """The number of the task that each data set trains: of the one that it names.
+
+    A model of one task takes all data sets if none of them names its task.
+
+    Args:
+        collection: whose data sets.
+        tasks: names of a model's tasks, in their order.
+
+    Returns:
+        By the names of the data sets, in their order; those of other tasks are left out.
+    """
+    numbers = {task: number for number, task in enumerate(tasks)}
+    named = {
+        name: numbers[data_set.task]
+        for name, data_set in collection.data_sets.items()
+        if data_set.task in numbers
+    }
+    return dict.fromkeys(collection.data_sets, 0) if len(tasks) == 1 and not named else named
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from ..json_fields import expand_home, from_json, require, require_at_least, suggestion, to_json
+from ..json_fields import expand_home, from_json, require, require_at_least, to_json
 from ..manifest import Inference, Preprocessing
+from ..sentences import suggestion
 from .optimization import Phase
 from .patches.augmentation import PRESETS, Augmentation
 from .patches.sampling import CaseSampling, Place

@@ -6,7 +6,8 @@ import json
 import logging
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -14,16 +15,16 @@ from typing import Literal
 
 from torch.utils.data import Dataset
 
-from ..cli.terminal import progress_bar
 from ..errors import InputError
 from ..manifest import Manifest, Preprocessing
 from .case_check import NO_FOREGROUND, check_cases, fault_rows
 from .cases import Cases, SyntheticCases
-from .collection import Collection, DataSet, read_collection
+from .collection import Collection, DataSet, read_collection, tasks_of
 from .config import CollectionData, TrainingConfig
 from .data_workers import loaded
 from .patches.collection_cases import CollectionCases
 from .preparation.prepared_cases import (
+    Progress,
     labelled_cases,
     prepare_collection,
     prepared_images,
@@ -33,6 +34,15 @@ from .preparation.preparing import LabelRule
 from .workers import Workers
 
 logger = logging.getLogger(__name__)
+
+ProgressBar = Callable[[str], AbstractContextManager[Progress]]
+"""Makes, for the name of what is counted, a callback (done, total) as `cli.terminal.progress_bar` does."""
+
+
+@contextmanager
+def no_progress_bar(unit: str) -> Iterator[Progress]:
+    """Show nothing."""
+    yield lambda done, total: None
 
 
 def training_cases(config: TrainingConfig, manifest: Manifest, channels: int) -> Dataset[Cases]:
@@ -84,8 +94,15 @@ def batches(
     return loaded(data, order, config.workers, workers.device.type == "cuda")
 
 
-def prepare(config: TrainingConfig, manifest: Manifest) -> Path | None:
+def prepare(
+    config: TrainingConfig, manifest: Manifest, progress_bar: ProgressBar = no_progress_bar
+) -> Path | None:
     """Check and preprocess the cases of a collection that are not yet.
+
+    Args:
+        config: of the run.
+        manifest: of its package.
+        progress_bar: shows how far it is.
 
     Returns:
         The folder of the prepared cases; None for synthetic ones.
@@ -100,9 +117,8 @@ def prepare(config: TrainingConfig, manifest: Manifest) -> Path | None:
     _log_left_out(whole, collection, config)
     _log_untrained(collection, manifest)
     folder = _prepared(config, data)
-    check_and_prepare(
-        collection, config.preprocessing, folder, data.label_resampling, data.preparing_processes
-    )
+    how = data.label_resampling, data.preparing_processes, progress_bar
+    check_and_prepare(collection, config.preprocessing, folder, *how)
     return folder
 
 
@@ -118,7 +134,12 @@ def training_collection(config: TrainingConfig, manifest: Manifest) -> Collectio
 
 
 def check_and_prepare(
-    collection: Collection, preprocessing: Preprocessing, folder: Path, rule: LabelRule, processes: int
+    collection: Collection,
+    preprocessing: Preprocessing,
+    folder: Path,
+    rule: LabelRule,
+    processes: int,
+    progress_bar: ProgressBar = no_progress_bar,
 ) -> None:
     """Check and preprocess those cases that are not yet, with progress bars; see `prepare_collection`.
 
@@ -128,14 +149,17 @@ def check_and_prepare(
         InputError: with a table of all faulty cases; nothing is prepared then.
     """
     used = replace(collection, cases=tuple(labelled_cases(collection)))
-    _refuse_faults(used, prepared_images(used, preprocessing, folder, rule=rule), processes)
+    prepared = prepared_images(used, preprocessing, folder, rule=rule)
+    _refuse_faults(used, prepared, processes, progress_bar)
     with progress_bar("case") as on_progress:
         prepare_collection(
             collection, preprocessing, folder, rule=rule, processes=processes, on_progress=on_progress
         )
 
 
-def _refuse_faults(collection: Collection, prepared: Mapping[str, str], processes: int) -> None:
+def _refuse_faults(
+    collection: Collection, prepared: Mapping[str, str], processes: int, progress_bar: ProgressBar
+) -> None:
     """Refuse cases that no run can use, all in one table."""
     with progress_bar("case checked") as on_progress:
         faults = check_cases(collection, on_progress, processes, prepared)
@@ -181,28 +205,24 @@ def _prepared(config: TrainingConfig, data: CollectionData) -> Path:
 
 
 def _of_tasks(collection: Collection, config: TrainingConfig, manifest: Manifest) -> Collection:
-    """The part of a collection that trains the tasks of a model.
-
-    A model of one task takes all data sets if none of them names its task.
+    """The part of a collection that trains the tasks of a model, see `tasks_of`.
 
     Raises:
         InputError: the task of a data set is misspelt.
     """
-    names = {task.name for task in manifest.tasks}
-    data_sets = {name: data_set for name, data_set in collection.data_sets.items() if data_set.task in names}
-    if not data_sets and len(names) == 1:
-        return collection
+    trained = tasks_of(collection, [task.name for task in manifest.tasks])
     known = _tasks_of_package(config)
-    for data_set in collection.data_sets.values():
-        if data_set.task not in known and (meant := _nearly_the_same(data_set.task, known)):
+    for name, data_set in collection.data_sets.items():
+        is_unknown = name not in trained and data_set.task not in known
+        if is_unknown and (meant := _nearly_the_same(data_set.task, known)):
             raise InputError(
                 f"The data set {data_set.name} trains the task {data_set.task}, the model has {meant}; name "
                 "the task in collection and configuration alike, or take the data set out of the collection."
             )
     return replace(
         collection,
-        data_sets=data_sets,
-        cases=tuple(case for case in collection.cases if case.data_set in data_sets),
+        data_sets={name: collection.data_sets[name] for name in trained},
+        cases=tuple(case for case in collection.cases if case.data_set in trained),
     )
 
 
@@ -237,10 +257,11 @@ def _task_advice(data_set: DataSet, config: TrainingConfig) -> str:
 def _log_untrained(collection: Collection, manifest: Manifest) -> None:
     """Say which structures no training case annotates, and which labels no task has."""
     tasks = {task.name: task for task in manifest.tasks}
+    numbers = tasks_of(collection, list(tasks))
     names = dict.fromkeys(case.data_set for case in labelled_cases(collection, "training"))
     annotated: dict[str, set[str]] = defaultdict(set)
     for data_set in (collection.data_sets[name] for name in names):
-        task = tasks.get(data_set.task, manifest.tasks[0])  # that of a model with one task, see `_of_tasks`
+        task = manifest.tasks[numbers[data_set.name]]
         annotated[task.name] |= data_set.structures.keys()
         if unused := [structure for structure in data_set.structures if structure not in task.structures]:
             logger.warning(

@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from ..errors import InputError
-from ..json_fields import require, require_at_least, suggestion
+from ..json_fields import require, require_at_least
+from ..sentences import suggestion
 
 
 @dataclass(frozen=True)

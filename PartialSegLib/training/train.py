@@ -19,15 +19,24 @@ from torch.utils.data import Dataset
 
 from ..devices import explained_memory_errors
 from ..errors import InputError
-from ..json_fields import from_json, require, suggestion, to_json
+from ..json_fields import from_json, require, to_json
 from ..manifest import Manifest
 from ..model import build_network, check_tasks_served, save_model
 from ..networks import NETWORKS, PartialLabelNetwork
+from ..sentences import suggestion
 from .cases import Cases
 from .checkpoint_file import write_config
 from .collection import Collection
 from .config import TrainingConfig
-from .data import batches, prepare, training_cases, training_collection, validation_cases
+from .data import (
+    ProgressBar,
+    batches,
+    no_progress_bar,
+    prepare,
+    training_cases,
+    training_collection,
+    validation_cases,
+)
 from .data_workers import explained_data_workers
 from .loop import (
     CHECKPOINT_FILE,
@@ -49,7 +58,7 @@ from .workers import ALONE, Workers, joined_workers
 logger = logging.getLogger(__name__)
 
 
-def train(config: TrainingConfig, device: str = "cpu") -> Path:
+def train(config: TrainingConfig, device: str = "cpu", progress_bar: ProgressBar = no_progress_bar) -> Path:
     """Train a network on partially labelled cases and write a model package; return its folder.
 
     Starting again in the same output folder continues from its checkpoint with the same data in the same
@@ -58,6 +67,7 @@ def train(config: TrainingConfig, device: str = "cpu") -> Path:
     Args:
         config: of the run.
         device: "auto", "cpu", "cuda" or "cuda:N"; with `torchrun` each process takes one GPU.
+        progress_bar: shows how far the preparation of a collection is.
 
     Raises:
         InputError: the configuration cannot be trained, loss or gradient are no longer finite, memory or disk
@@ -74,7 +84,7 @@ def train(config: TrainingConfig, device: str = "cpu") -> Path:
         work = f"patches of {list(config.patch_size)} and {at_a_time} at a time"
         memory = explained_exhaustion(workers, work, _advice(config, at_a_time))
         with memory, run_folder(config.output, workers.leads) as output:
-            return _train(config, manifest, output, workers)
+            return _train(config, manifest, output, workers, progress_bar)
 
 
 def _check_parts(config: TrainingConfig) -> None:
@@ -99,7 +109,9 @@ def _advice(config: TrainingConfig, at_a_time: int) -> str:
     return f"{'start more processes' if _has_joint_dice(config) else 'raise `accumulate`'} or {smaller}"
 
 
-def _train(config: TrainingConfig, manifest: Manifest, output: Path, workers: Workers) -> Path:
+def _train(
+    config: TrainingConfig, manifest: Manifest, output: Path, workers: Workers, progress_bar: ProgressBar
+) -> Path:
     """All of a run; what may be wrong with it is found before cases are prepared for hours."""
     used = training_collection(config, manifest)
     run = Run(config, manifest.network.arguments, workers, used.digest() if used else None)
@@ -107,7 +119,7 @@ def _train(config: TrainingConfig, manifest: Manifest, output: Path, workers: Wo
     if workers.leads:
         logger.info("training on %s, processes: %d", workers.device.type, workers.size)
         write_config(output, to_json(config))
-        prepare(config, manifest)
+        prepare(config, manifest, progress_bar)
     workers.wait()
     channels = run.network.num_structures
     feed = batches(training_cases(config, manifest, channels), config, workers, run.step)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING
 
@@ -28,7 +27,7 @@ from ..protocol import (
     SetImage,
 )
 from ..segmentation import Segmentation, write_segmentation
-from ..volume import Volume, find_doubt, read_volume
+from ..volume import Volume, read_ct
 from .scratch import ScratchFolder
 
 if TYPE_CHECKING:
@@ -159,7 +158,7 @@ class Service:
         """The image is forgotten at the end: its features are of no use to the next one."""
         warm, start = self._require_model(), perf_counter()
         self._forget_image()
-        volume = _read_ct(Path(params.image), params.any_modality)
+        volume = read_ct(params.image, is_forced=params.any_modality)
         seconds = {"read": perf_counter() - start}
         try:
             talk.stop_if_cancelled()
@@ -205,14 +204,6 @@ class Service:
         name, self._image_file = self._image_file, None
         if name is not None and name != keep_file:
             self._scratch.remove(name)
-
-
-def _read_ct(path: Path, any_modality: bool) -> Volume:
-    volume = read_volume(path, any_modality=any_modality)
-    doubt = None if any_modality else find_doubt(volume)
-    if doubt:
-        raise InputError(f"{path}: {doubt}.")
-    return volume
 
 
 def _place(session: InferenceSession) -> tuple[str, str]:

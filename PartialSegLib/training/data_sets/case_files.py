@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from ...errors import InputError
-from ...volume import IMAGE_SUFFIXES, image_suffix
+from ...volume import IMAGE_SUFFIXES, image_stem, image_suffix
 from ..collection import Case
 
 
@@ -23,17 +23,12 @@ def existing_folder(folder: Path) -> Path:
     return folder
 
 
-def stem(path: Path) -> str:
-    """Name of an image file without its suffix: "liver_0" of liver_0.nii.gz."""
-    return path.name[: len(path.name) - len(image_suffix(path))]
-
-
 def images_in(folder: Path) -> dict[str, Path]:
     """Image files directly in a folder, by stem and sorted, without hidden ones such as ._liver_0.nii.gz."""
     if not folder.is_dir():
         return {}
     files = [path for path in folder.iterdir() if image_suffix(path) and not path.name.startswith(".")]
-    return {stem(path): path for path in sorted(files)}
+    return {image_stem(path): path for path in sorted(files)}
 
 
 def image_named(folder: Path, name: str) -> Path | None:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ...volume import image_suffix
+from ...volume import image_stem, image_suffix
 from ..collection import Case
-from .case_files import cases_of_pairs, existing_folder, require_cases, stem
+from .case_files import cases_of_pairs, existing_folder, require_cases
 
 
 def lits_cases(folder: Path, data_set: str) -> tuple[Case, ...]:
@@ -28,4 +28,4 @@ def lits_cases(folder: Path, data_set: str) -> tuple[Case, ...]:
 def _numbered(folder: Path, prefix: str) -> dict[str, Path]:
     """Files by their number."""
     found = sorted(path for path in folder.rglob(f"{prefix}*") if image_suffix(path) and path.is_file())
-    return {stem(path).removeprefix(prefix): path for path in found}
+    return {image_stem(path).removeprefix(prefix): path for path in found}

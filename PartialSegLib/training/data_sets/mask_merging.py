@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from ...errors import InputError
+from ...label_maps import holds_mask
 from ...output_files import replacing
 from ...volume import Volume, read_volume, write_volume
 from ..case_check import Fault
@@ -98,7 +99,7 @@ def _read_mask(folder: Path, name: str, ct: Volume) -> np.ndarray:
     mask = read_volume(path)
     if not mask.same_geometry(ct):
         raise InputError(f"{path}: The mask lies on another grid than the CT beside it.")
-    if mask.array.dtype != np.int16 or mask.array.min() < 0 or mask.array.max() > 1:
+    if not holds_mask(mask):
         raise InputError(f"{path}: A mask holds 0 and 1 only.")
     return mask.array.astype(bool)
 

@@ -15,9 +15,8 @@ import numpy as np
 
 from ...errors import InputError
 from ...sentences import first_few
-from ...volume import IMAGE_SUFFIXES, image_suffix
+from ...volume import image_stem
 from ..collection import Case
-from .case_files import stem
 
 Split = Literal["training", "validation", "test"]
 
@@ -167,14 +166,14 @@ def _names_of(cases: tuple[Case, ...]) -> dict[str, list[str]]:
     names: dict[str, list[str]] = defaultdict(list)
     for case in cases:
         own = case.name.removeprefix(f"{case.data_set}-")
-        for name in {case.name, own, _bare(case.image), *Path(case.image).parts[-2:-1]}:
+        for name in {case.name, own, image_stem(Path(case.image)), *Path(case.image).parts[-2:-1]}:
             names[name].append(case.name)
     return names
 
 
 def _named(line: str, names: Mapping[str, list[str]]) -> str | None:
     """The one case that is meant by the line, its file's name or its folder's."""
-    for name in (line, _bare(line), Path(line).parent.name):
+    for name in (line, image_stem(Path(line)), Path(line).parent.name):
         if len(names.get(name, ())) == 1:
             return names[name][0]
     return None
@@ -210,11 +209,6 @@ def _nnunet_folds(path: Path) -> list[tuple[list[str], list[str]]]:
 
 def _are_names(part: object) -> bool:
     return isinstance(part, list) and all(isinstance(name, str) for name in part)
-
-
-def _bare(line: str) -> str:
-    path = Path(line)
-    return stem(path) if image_suffix(path) in IMAGE_SUFFIXES else path.name
 
 
 def _lines(path: Path) -> list[str]:

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Literal
 
 from ...errors import InputError
-from ...json_fields import suggestion
 from ...label_names import structures_of_labels
+from ...sentences import suggestion
 from ..collection import Case, DataSet
 from .case_files import existing_folder, image_named, images_in, make_case, require_cases
 

@@ -7,6 +7,7 @@ import logging
 import sys
 from collections.abc import Sequence
 
+from ...cli.terminal import progress_bar
 from ...cli.training_arguments import add_config_arguments
 from ..exit_codes import exit_code_of
 from ..stop_signals import INTERRUPTED
@@ -21,12 +22,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (%(default)s)")
     options = parser.parse_intermixed_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    return exit_code_of(
-        lambda: train_slice_bank(
-            read_slice_bank_config(options.config, options.change), device=options.device
-        ),
-        INTERRUPTED,
-    )
+
+    def run() -> None:
+        config = read_slice_bank_config(options.config, options.change)
+        train_slice_bank(config, device=options.device, progress_bar=progress_bar)
+
+    return exit_code_of(run, INTERRUPTED)
 
 
 if __name__ == "__main__":

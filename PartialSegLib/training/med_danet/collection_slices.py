@@ -16,7 +16,7 @@ from torch.utils.data import Subset
 from ...errors import InputError
 from ...manifest import Manifest, Task
 from ..collection import Collection, DataSet, read_collection
-from ..data import check_and_prepare
+from ..data import ProgressBar, check_and_prepare, no_progress_bar
 from ..preparation.case_store import PreparedCase
 from ..preparation.prepared_cases import find_case, labelled_cases, settings_folder
 from .config import CollectionSlicesConfig, SliceBankConfig
@@ -79,8 +79,15 @@ class CollectionSlices:
         return Slice(torch.from_numpy(image[:, 0]), torch.from_numpy(labels))
 
 
-def prepare_slices(config: SliceBankConfig, manifest: Manifest) -> None:
+def prepare_slices(
+    config: SliceBankConfig, manifest: Manifest, progress_bar: ProgressBar = no_progress_bar
+) -> None:
     """Check and preprocess those cases of a collection that train the task and are not yet.
+
+    Args:
+        config: of the run.
+        manifest: of its package.
+        progress_bar: shows how far it is.
 
     Raises:
         InputError: see `check_and_prepare`.
@@ -94,6 +101,7 @@ def prepare_slices(config: SliceBankConfig, manifest: Manifest) -> None:
         _prepared(config, data),
         data.label_resampling,
         max(1, config.workers),
+        progress_bar,
     )
 
 

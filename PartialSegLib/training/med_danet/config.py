@@ -7,8 +7,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from ...json_fields import expand_home, from_json, require, require_at_least, to_json
 from ...manifest import Inference, Manifest, Preprocessing
+from ...networks.meddanet import MED_DANET_CANDIDATES
 from ..config_files import read_settings
 from ..optimization import Phase
 
@@ -34,12 +37,14 @@ class CandidateConfig:
     weight: float = 1.0
 
 
-MED_DANET = (
-    CandidateConfig("M1", "UNet2d", {"base_width": 12}, epochs=300, weight=1.1),
-    CandidateConfig("M2", "UNet2d", {"base_width": 16}, epochs=300, weight=1.2),
-    CandidateConfig("M3", "TransBTS2d", {"num_layers": 1}, epochs=400, weight=1.3),
-    CandidateConfig("M4", "TransBTS2d", {"num_layers": 4}, epochs=400, weight=1.4),
-)
+EPOCHS_AND_WEIGHTS = {"M1": (300, 1.1), "M2": (300, 1.2), "M3": (400, 1.3), "M4": (400, 1.4)}
+
+
+def _trained_as_in_the_paper(name: str, architecture: str, **arguments: Any) -> CandidateConfig:
+    return CandidateConfig(name, architecture, arguments, *EPOCHS_AND_WEIGHTS[name])
+
+
+MED_DANET = tuple(_trained_as_in_the_paper(**candidate) for candidate in MED_DANET_CANDIDATES)
 """The paper's bank; that M1 and M2 are the small-scale candidates is a reading of section 4.1."""
 
 
@@ -186,8 +191,7 @@ class SliceBankConfig:
     @property
     def air(self) -> float:
         """Normalised intensity around a slice, the same as around a volume at inference."""
-        how = self.preprocessing
-        return (min(max(how.pad_value, how.clip[0]), how.clip[1]) - how.subtract) / how.divide
+        return float(self.preprocessing.scaled(np.float64(self.preprocessing.pad_value)))
 
 
 def read_slice_bank_config(path: Path | str, changes: Sequence[str] = ()) -> SliceBankConfig:

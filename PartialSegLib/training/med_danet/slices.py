@@ -15,9 +15,10 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import Dataset, default_collate
 
-from ...json_fields import require, suggestion
+from ...json_fields import require
 from ...manifest import Preprocessing, Task
 from ...phantom import STRUCTURE_TISSUES, Phantom, make_phantom
+from ...sentences import suggestion
 from ..data_workers import loaded
 from ..workers import ALONE, Workers
 from .config import PhantomConfig, SliceBankConfig
@@ -98,7 +99,7 @@ class PhantomSlices:
         if case not in self._cases:
             self._cases[case] = self._make_case(case)
         image, labels = (array[position] for array in self._cases[case])
-        scaled = (image.astype(np.float32) - self.preprocessing.subtract) / self.preprocessing.divide
+        scaled = self.preprocessing.scaled(image.astype(np.float32))
         return Slice(torch.from_numpy(scaled)[None], torch.from_numpy(labels.astype(np.int64)))
 
     def _make_case(self, case: int) -> tuple[np.ndarray, np.ndarray]:

@@ -19,6 +19,7 @@ from ...manifest import Manifest
 from ...model import save_model
 from ..checkpoint_file import write_config
 from ..collection import Collection
+from ..data import ProgressBar, no_progress_bar
 from ..data_workers import explained_data_workers
 from ..loop import (
     CHECKPOINT_FILE,
@@ -51,6 +52,7 @@ def train_slice_bank(
     source: SliceSource | None = None,
     device: str = "cpu",
     watched: SliceSource | None = None,
+    progress_bar: ProgressBar = no_progress_bar,
 ) -> Path:
     """Train bank and decision network, write a model package, and return its folder.
 
@@ -62,6 +64,7 @@ def train_slice_bank(
         source: the slices; None takes those that the configuration names.
         device: "auto", "cpu", "cuda" or "cuda:N"; with `torchrun` each process takes one GPU.
         watched: slices on which the run is validated, where `source` is given; None for no validation.
+        progress_bar: shows how far the preparation of a collection is.
 
     Raises:
         InputError: the configuration does not make a valid package, the folder holds another run, loss or
@@ -76,7 +79,7 @@ def train_slice_bank(
             f"{config.batch_size // workers.size} slices of {config.input_size} x {config.input_size} pixels"
         )
         with explained_exhaustion(workers, work, "choose a smaller `batch_size`, or more processes"):
-            return _train(config, manifest, source, watched, workers)
+            return _train(config, manifest, source, watched, workers, progress_bar)
 
 
 def _train(
@@ -85,11 +88,12 @@ def _train(
     source: SliceSource | None,
     watched: SliceSource | None,
     workers: Workers,
+    progress_bar: ProgressBar,
 ) -> Path:
     used = training_collection(config, manifest) if source is None else None
     if source is None:
         if workers.leads:
-            prepare_slices(config, manifest)
+            prepare_slices(config, manifest, progress_bar)
         workers.wait()
         source = open_slices(config, manifest)
         watched = open_validation_slices(config, manifest) if workers.leads else None

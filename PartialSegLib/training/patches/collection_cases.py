@@ -13,10 +13,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ...errors import InputError
-from ...json_fields import suggestion
 from ...manifest import Task
+from ...sentences import suggestion
 from ..cases import STREAMS, Cases
-from ..collection import Collection, DataSet
+from ..collection import Collection, DataSet, tasks_of
 from ..label_bits import to_bits
 from ..preparation.case_store import PreparedCase, Size
 from ..preparation.prepared_cases import find_case, labelled_cases
@@ -73,7 +73,7 @@ class CollectionCases(Dataset[Cases]):
     Args:
         folder: with the prepared cases, see `training.preparation`.
         collection: whose cases.
-        tasks: of the model; a data set trains the one it names, or the only one if there is no more.
+        tasks: of the model; which one a data set trains says `tasks_of`.
         num_structures: K, the output channels of the network's head.
         patch_size: voxels (z, y, x).
         length: number of patches.
@@ -155,9 +155,16 @@ def labelled_cases_of_tasks(
         InputError: a task has no training case, a data set has no task, or a case is not prepared.
     """
     found = []
+    names = [task.name for task in tasks]
+    numbers = tasks_of(collection, names)
     for case in labelled_cases(collection, split):
         data_set = collection.data_sets[case.data_set]
-        index = _task_index(data_set, tasks)
+        if case.data_set not in numbers:
+            raise InputError(
+                f"The data set {data_set.name} trains the task {data_set.task}, which the model does not "
+                f"have; {suggestion(data_set.task, names)}."
+            )
+        index = numbers[case.data_set]
         channels = {
             channel: data_set.structures[structure]
             for structure, channel in tasks[index].structures.items()
@@ -179,18 +186,6 @@ def labelled_cases_of_tasks(
             + (f", or leave these tasks out (only_tasks={left})." if there else ".")
         )
     return found
-
-
-def _task_index(data_set: DataSet, tasks: tuple[Task, ...]) -> int:
-    names = [task.name for task in tasks]
-    if len(tasks) == 1:
-        return 0
-    if data_set.task not in names:
-        raise InputError(
-            f"The data set {data_set.name} trains the task {data_set.task}, which the model does not have; "
-            f"{suggestion(data_set.task, names)}."
-        )
-    return names.index(data_set.task)
 
 
 def _has_value(labels: Tensor, values: tuple[int, ...]) -> Tensor:

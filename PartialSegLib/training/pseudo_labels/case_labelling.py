@@ -10,7 +10,7 @@ import numpy as np
 
 from ...errors import InputError
 from ...segmentation import Key, Segmentation
-from ...volume import Volume, find_doubt, read_volume, write_volume
+from ...volume import Volume, read_ct, read_volume, write_volume
 from ..collection import Collection
 from .merging import MergedLabels, merge_labels
 from .plan import PlannedCase, PseudoLabelRequest, find_keys
@@ -43,7 +43,7 @@ def label_case(
         session: with the model.
         second: another model, or the same without mirroring, to compare the prediction with; or None.
         on_progress: called after each patch.
-        force: accept an image that does not look like a CT in HU.
+        force: accept an image that does not look like a CT in HU, with a warning, or is another modality.
 
     Returns:
         What the label map holds of each structure of the merged data set.
@@ -53,10 +53,7 @@ def label_case(
         DeviceError: out of memory.
     """
     case = planned.case
-    image = read_volume(collection.path(case.image))
-    doubt = find_doubt(image)
-    if doubt and not force:
-        raise InputError(f"{case.image}: {doubt}, or accept it with --force.")
+    image = read_ct(collection.path(case.image), is_forced=force, advice="accept it with --force")
     labels = _read_labels(collection.path(case.label), image) if case.label else None
     keys = {structure: request.keys[structure] for structure in planned.merging.added}
     found = _predict(session, image, keys, on_progress)

@@ -93,7 +93,7 @@ def plan_merging(data_set: DataSet, added: Sequence[str]) -> Merging:
             raise InputError(
                 f"{structure} cannot be added to the data set {data_set.name}, which has it; leave it out."
             )
-    order = tuple(sorted(added, key=_priority))
+    order = tuple(sorted(added, key=lambda id: structure_or_tissue(id).overlap_rank))
     listed = {value for values in data_set.structures.values() for value in values} - set(data_set.ignore)
     originals = [0, *sorted(listed), *sorted(set(data_set.ignore) - {0})]
     states = [VoxelState(value, frozenset()) for value in originals]
@@ -216,8 +216,3 @@ def _smallest_type(values: Sequence[int]) -> np.dtype:
     if not fitting:
         raise InputError(f"Label values from {low} to {high} do not fit a label map; number them anew.")
     return np.dtype(fitting[0])
-
-
-def _priority(id: str) -> tuple[bool, bool]:
-    structure = structure_or_tissue(id)
-    return structure.is_lesion, structure.region is not None

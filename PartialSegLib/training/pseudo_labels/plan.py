@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ...errors import InputError
-from ...json_fields import suggestion, to_json
+from ...json_fields import to_json
 from ...manifest import Manifest
 from ...segmentation import Key
+from ...sentences import suggestion
 from ...task_request import request_tasks
 from ..collection import Case, Collection, DataSet
 from .merging import Merging, plan_merging

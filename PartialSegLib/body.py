@@ -1,0 +1,18 @@
+"""The patient's body in a CT: the largest object denser than air."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy import ndimage
+
+BODY_THRESHOLD_HU = -300  # between air or lung and fat
+BODY_MARGIN_MM = 10.0
+
+
+def largest_object(dense: np.ndarray) -> np.ndarray | None:
+    """The largest connected object of a boolean array (z, y, x), of its shape; None if there is none."""
+    components, count = ndimage.label(dense)
+    if not count:
+        return None
+    largest: np.ndarray = components == np.bincount(components.ravel())[1:].argmax() + 1
+    return largest
