@@ -360,7 +360,7 @@ class PartialSegLogic(ScriptedLoadableModuleLogic):
                 onWarning=onWarning,
             )
         )
-        warning = findWarning(volumeNode)
+        warning = findWarning(volumeNode, roiNode=roiNode)
         if warning is not None:
             onWarning(warning)
 

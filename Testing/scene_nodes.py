@@ -9,7 +9,7 @@ from vtk.util.numpy_support import vtk_to_numpy
 
 slicer_scene.boot()
 
-from PartialSegSlicer.workerClient import FoundSegment  # noqa: E402
+from PartialSegSlicer.workerJobs import ReceivedSegment  # noqa: E402
 
 SHAPE = (10, 12, 14)
 PROVENANCE = {
@@ -85,19 +85,19 @@ def rigid(degrees=30.0, shift=(5.0, -7.0, 11.0)) -> np.ndarray:
     return matrix
 
 
-def found(task, structure, *box, mask=None) -> FoundSegment:
+def found(task, structure, *box, mask=None) -> ReceivedSegment:
     """What a task found: the whole box, but for its first voxel, so that axes cannot be mistaken."""
     if mask is None:
         mask = np.ones([part.stop - part.start for part in box], bool)
         mask.flat[:1] = False
-    return FoundSegment(task, structure, tuple(box), mask)
+    return ReceivedSegment(task, structure, tuple(box), mask)
 
 
-def nothing(task, structure) -> FoundSegment:
-    return FoundSegment(task, structure, (slice(0, 0),) * 3, np.zeros((0, 0, 0), bool))
+def nothing(task, structure) -> ReceivedSegment:
+    return ReceivedSegment(task, structure, (slice(0, 0),) * 3, np.zeros((0, 0, 0), bool))
 
 
-def expectedPoints(affine, segment: FoundSegment) -> np.ndarray:
+def expectedPoints(affine, segment: ReceivedSegment) -> np.ndarray:
     """World RAS mm of a mask's voxels, sorted."""
     first = [part.start for part in segment.box]
     return _sorted(np.argwhere(segment.mask) + first, affine)

@@ -16,9 +16,11 @@ from PartialSegLib.batch_request import BatchRequest, settings_of
 from PartialSegLib.errors import InputError
 from PartialSegLib.manifest import read_manifest
 from PartialSegLib.packages import find_package
+from PartialSegLib.protocol import FileSegment, SegmentFile
 
 from .temporaryFolder import startWorker
-from .workerClient import FileJob, WorkerClient, WorkerError
+from .workerClient import WorkerClient
+from .workerJobs import FileJob, WorkerError
 
 
 @dataclass(frozen=True)
@@ -42,8 +44,8 @@ class BatchRun:
     """Works off what is left of a batch.
 
     The worker starts with the first case and ends with the last one, so the model is loaded once. A case that
-    fails is written down and the next one begins; a missing device, a full output folder or a worker that
-    dies twice in a row stops the run.
+    fails is written down and the next one begins; a missing device, a full output folder, a name that another
+    run has given to another image or a worker that dies twice in a row stops the run.
 
     Args:
         batch: what is to be done; says itself what is left.
@@ -102,13 +104,18 @@ class BatchRun:
             return
         case, started = self._waiting.pop(0), time.monotonic()
         request = self.batch.request
+        try:
+            self.batch.begin(case)  # the worker writes the file before we hear of it
+        except InputError as error:
+            self._end(str(error))
+            return
 
         def seconds() -> float:
             return time.monotonic() - started
 
-        def finished(reply: dict[str, Any]) -> None:
+        def finished(segments: list[FileSegment]) -> None:
             self._lastFailure = ""
-            volumes = {(one["task"], one["structure"]): one["volume_ml"] for one in reply["segments"]}
+            volumes = {(segment.task, segment.structure): segment.volume_ml for segment in segments}
             self._record(case, Outcome(seconds(), volumes))
 
         def failed(error: WorkerError) -> None:
@@ -122,13 +129,13 @@ class BatchRun:
         self.client.start(
             FileJob(
                 model=self._model,
-                request={
-                    "image": str(case.image),
-                    "output": self.batch.target(case),
-                    "tasks": None if request.tasks is None else list(request.tasks),
-                    "structures": None if request.structures is None else list(request.structures),
-                    "any_modality": self._anyModality,
-                },
+                request=SegmentFile(
+                    image=str(case.image),
+                    output=self.batch.target(case),
+                    tasks=request.tasks,
+                    structures=request.structures,
+                    any_modality=self._anyModality,
+                ),
                 onFinished=finished,
                 onFailed=failed,
                 onProgress=self.listener.onProgress,

@@ -5,7 +5,7 @@ finds them. Only segments of an earlier run are looked at in full, a few hundred
 """
 
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,7 @@ from PartialSegLib.region import Region
 from PartialSegLib.system_memory import available_memory, gigabytes
 from PartialSegLib.volume import Volume, check_hounsfield
 
-from .geometry import affineOfNode, arrayShape, hasSameGrid, roiLimits
+from .geometry import affineOfNode, arrayShape, hasSameGrid, isRotated, roiLimits
 from .memory import imageBytes, neededMemory
 from .mrml import checkSegmentation
 from .provenance import earlierSegmentId, isEdited
@@ -51,7 +51,11 @@ def findProblem(
 
 
 def findWarning(
-    volumeNode, model: Manifest | None = None, segmentationNode=None, tasks: Iterable[str] = ()
+    volumeNode,
+    model: Manifest | None = None,
+    segmentationNode=None,
+    tasks: Collection[str] | None = None,
+    roiNode=None,
 ) -> str | None:
     """Say what speaks against segmenting a volume that has no problem.
 
@@ -59,7 +63,8 @@ def findWarning(
         volumeNode: a volume node without a problem.
         model: the manifest of the model; None leaves out what depends on it.
         segmentationNode: where segments will go; None for a new one.
-        tasks: of the model, whose earlier segments will be replaced.
+        tasks: of the model, whose earlier segments will be replaced; None for all.
+        roiNode: a Markups ROI node, or None for the whole volume.
 
     Returns:
         All warnings, a sentence in each line, to be confirmed before a run; None if there are none.
@@ -68,7 +73,8 @@ def findWarning(
         _modalityWarning(volumeNode),
         _intensityWarning(volumeNode),
         _mirrorWarning(volumeNode),
-        _memoryWarning(volumeNode, model),
+        _rotationWarning(roiNode),
+        _memoryWarning(volumeNode, model, tasks),
         _otherVolumeWarning(volumeNode, segmentationNode),
         _editedWarning(model, segmentationNode, tasks),
     )
@@ -230,13 +236,22 @@ def _mirrorWarning(volumeNode) -> str | None:
     )
 
 
-def _memoryWarning(volumeNode, model: Manifest | None) -> str | None:
-    needed, available = neededMemory(volumeNode, model), available_memory()
+def _rotationWarning(roiNode) -> str | None:
+    if roiNode is None or not isRotated(roiNode):
+        return None
+    return _(
+        "The region of interest {name} is rotated: a larger one is segmented, the box around it along the "
+        "patient's axes. Turn it back to keep to it."
+    ).format(name=roiNode.GetName())
+
+
+def _memoryWarning(volumeNode, model: Manifest | None, tasks: Collection[str] | None) -> str | None:
+    needed, available = neededMemory(volumeNode, model, tasks), available_memory()
     if available is None or needed <= available:
         return None
     return _(
-        "{name} needs about {needed} GB of memory, {available} GB are free: close other programs, or crop "
-        "the volume with the module Crop Volume."
+        "{name} needs about {needed} GB of memory, {available} GB are free: close other programs, tick fewer "
+        "tasks, or crop the volume with the module Crop Volume."
     ).format(name=volumeNode.GetName(), needed=gigabytes(needed), available=gigabytes(available))
 
 
@@ -253,15 +268,15 @@ def _otherVolumeWarning(volumeNode, segmentationNode) -> str | None:
     ).format(segmentation=segmentationNode.GetName(), name=volumeNode.GetName())
 
 
-def _editedWarning(model: Manifest | None, segmentationNode, tasks: Iterable[str]) -> str | None:
+def _editedWarning(model: Manifest | None, segmentationNode, tasks: Collection[str] | None) -> str | None:
     if model is None or segmentationNode is None:
         return None
-    segmentation, wanted = segmentationNode.GetSegmentation(), set(tasks)
+    segmentation = segmentationNode.GetSegmentation()
     ids = [
         earlierSegmentId(segmentation, task.name, structure)
         for task in model.tasks
         for structure in task.structures
-        if task.name in wanted
+        if tasks is None or task.name in tasks
     ]
     names = [segmentation.GetSegment(id).GetName() for id in ids if id and isEdited(segmentation, id)]
     if not names:

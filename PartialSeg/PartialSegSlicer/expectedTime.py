@@ -36,14 +36,14 @@ def remember(manifest: Manifest, options: ModelOptions, device: str, rate: float
 
 def expectation(volumeNode: Any, manifest: Manifest, options: ModelOptions, device: str) -> str:
     """A sentence about the time of a first run with these options."""
-    rate = qt.QSettings().value(_key(manifest, options, device))
-    if not rate:
-        return _("Time on this computer: known after the first run.")
-    if volumeNode is None or volumeNode.GetImageData() is None:
-        return _("Choose a volume to see the expected time.")
     try:
+        rate = qt.QSettings().value(_key(manifest, options, device))
+        if not rate:
+            return _("Time on this computer: known after the first run.")
+        if volumeNode is None or volumeNode.GetImageData() is None:
+            return _("Choose a volume to see the expected time.")
         seconds = float(rate) * megavoxels(volumeNode, manifest)
-    except InputError:  # `checks` says what is wrong with the volume
+    except InputError:  # what is wrong with the volume or the options is said elsewhere
         return _("The expected time of this volume is not known.")
     return _("Expected time: {time}.").format(time=duration(seconds))
 

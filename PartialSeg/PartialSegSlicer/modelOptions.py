@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+from PartialSegLib.protocol import LoadModel
 
 BUNDLED_MODEL = "trunk-7tasks"
 
@@ -42,17 +44,23 @@ class ModelOptions:
     cacheBytes: int | None = None
 
     def forWorker(self) -> dict[str, Any]:
-        """Parameters of the worker's `load_model`."""
-        return {
-            "path": str(self.model or BUNDLED_MODEL),
-            "device": self.device,
-            "engine": self.engine,
-            "precision": self.precision,
-            "overlap": self.overlap,
-            "mirror": self.mirror,
-            "selection": self.selection,
-            "skip_air": self.skipAir,
-            "region_from": None if self.regionFrom is None else str(self.regionFrom),
-            "effort": self.effort,
-            "cache_bytes": self.cacheBytes,
-        }
+        """Parameters of the worker's `load_model`.
+
+        Raises:
+            InputError: the effort or the budget for features is no such number.
+        """
+        return asdict(
+            LoadModel(
+                path=str(self.model or BUNDLED_MODEL),
+                device=self.device,
+                engine=self.engine,
+                precision=self.precision,
+                overlap=self.overlap,
+                mirror=self.mirror,
+                selection=self.selection,
+                skip_air=self.skipAir,
+                region_from=None if self.regionFrom is None else str(self.regionFrom),
+                effort=self.effort,
+                cache_bytes=self.cacheBytes,
+            )
+        )

@@ -18,7 +18,6 @@ from PartialSegLib.volume import Volume
 
 from .geometry import affineOfNode, arrayShape, hasSameGrid, ijkBelow, isRotated, roiLimits, volumeInMl
 from .provenance import (
-    VOXELS_TAG,
     earlierSegmentId,
     isMadeByPartialSeg,
     segmentId,
@@ -29,7 +28,7 @@ from .subjectHierarchy import placeBeside
 from .table import volumesTable
 
 if TYPE_CHECKING:
-    from .workerClient import FoundSegment
+    from .workerJobs import ReceivedSegment
 
 __all__ = [
     "addSegment",
@@ -65,7 +64,7 @@ def volumeFromNode(volumeNode) -> Volume:
 
 
 def addSegments(
-    segmentationNode, volumeNode, segments: Iterable[FoundSegment], provenance: Mapping[str, Any]
+    segmentationNode, volumeNode, segments: Iterable[ReceivedSegment], provenance: Mapping[str, Any]
 ) -> list[Key]:
     """Put what was found into a segmentation node.
 
@@ -95,7 +94,7 @@ def addSegments(
     ]
 
 
-def checkSegment(volumeNode, found: FoundSegment) -> None:
+def checkSegment(volumeNode, found: ReceivedSegment) -> None:
     """Check that a mask fits its box, and the box the volume.
 
     Raises:
@@ -152,7 +151,7 @@ def prepareSegmentation(segmentationNode, volumeNode) -> None:
 
 
 def addSegment(
-    segmentationNode, volumeNode, found: FoundSegment, provenance: Mapping[str, Any]
+    segmentationNode, volumeNode, found: ReceivedSegment, provenance: Mapping[str, Any]
 ) -> str | None:
     """Put one mask into a segmentation node that `prepareSegmentation` has made ready.
 
@@ -167,10 +166,9 @@ def addSegment(
     """
     segmentation = segmentationNode.GetSegmentation()
     id = earlierSegmentId(segmentation, found.task, found.structure)
-    if found.mask.any():
+    if voxels := np.count_nonzero(found.mask):
         labelmap = _labelmap(found, ijkBelow(segmentationNode.GetParentTransformNode(), volumeNode))
-        tags = segmentTags(found.task, found.structure, provenance)
-        tags[VOXELS_TAG] = str(np.count_nonzero(found.mask))
+        tags = segmentTags(found.task, found.structure, voxels, provenance)
         if id is None:
             id = _append(segmentation, found, labelmap, tags)
         else:
@@ -182,7 +180,7 @@ def addSegment(
     return id
 
 
-def _append(segmentation, found: FoundSegment, labelmap, tags: Mapping[str, str]) -> str:
+def _append(segmentation, found: ReceivedSegment, labelmap, tags: Mapping[str, str]) -> str:
     structure = structure_or_tissue(found.structure)
     segment = slicer.vtkSegment()
     segment.SetName(structure.name)
@@ -215,7 +213,7 @@ def _setTags(segment, tags: Mapping[str, str]) -> None:
         segment.SetTag(name, value)
 
 
-def _labelmap(found: FoundSegment, ijkToNode: np.ndarray):
+def _labelmap(found: ReceivedSegment, ijkToNode: np.ndarray):
     """The box alone as an image on the volume's grid; the mask is not copied, which would block for long."""
     mask = found.mask if found.mask.dtype == bool else found.mask != 0
     if isinstance(mask, np.memmap) or not mask.flags.writeable:

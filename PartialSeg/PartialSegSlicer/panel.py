@@ -153,7 +153,9 @@ class Panel:
         if not tasks:
             slicer.util.errorDisplay(_("All structures of these tasks are unticked; tick at least one."))
             return
-        warning = checks.findWarning(volumeNode, manifest, parameters.segmentation, tasks)
+        warning = checks.findWarning(
+            volumeNode, manifest, parameters.segmentation, tasks, parameters.regionOfInterest
+        )
         if warning is not None and not slicer.util.confirmOkCancelDisplay(warning, _("Segment this volume?")):
             return
         try:

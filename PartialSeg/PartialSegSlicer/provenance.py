@@ -14,13 +14,9 @@ import slicer
 import vtk
 from vtk.util.numpy_support import vtk_to_numpy
 
-from PartialSegLib.structures import structure_or_tissue, terminology_entry
+from PartialSegLib.seg_nrrd import PROVENANCE_TAG, STRUCTURE_TAG, TASK_TAG, VOXELS_TAG, segment_tags
+from PartialSegLib.structures import structure_or_tissue
 
-TASK_TAG = "PartialSeg.Task"
-STRUCTURE_TAG = "PartialSeg.Structure"
-PROVENANCE_TAG = "PartialSeg.Provenance"
-VOXELS_TAG = "PartialSeg.Voxels"  # how many there were; another number means that somebody has edited
-_ALGORITHM_NAME_LENGTH = 64
 _PIECE = 1 << 18  # voxels that fit into a processor's cache
 
 
@@ -29,30 +25,13 @@ def segmentId(task: str, structure: str) -> str:
     return f"PartialSeg_{_word(task)}_{_word(structure)}"
 
 
-def segmentTags(task: str, structure: str, provenance: Mapping[str, Any]) -> dict[str, str]:
-    """Return the tags of a segment by name.
+def segmentTags(task: str, structure: str, voxels: int, provenance: Mapping[str, Any]) -> dict[str, str]:
+    """Return the tags of a segment by name, as `PartialSegLib.seg_nrrd.segment_tags` does.
 
-    Args:
-        task: name of the task.
-        structure: id of the structure.
-        provenance: what made the segment (model, model_version, weights_sha256, software, device, …), as
-            plain JSON.
-
-    Returns:
-        Terminology, DICOM algorithm type and name, task and structure, and the provenance as one JSON text;
-        the local time with its offset from UTC is added to it if it states none.
+    The local time with its offset from UTC is added to the provenance if it states none.
     """
     now = datetime.now().astimezone().isoformat(timespec="seconds")
-    record = json.dumps({"time": now, **provenance}, sort_keys=True)
-    algorithm = f"PartialSeg {provenance.get('model', '')}".strip()
-    return {
-        "DICOM.SegmentAlgorithmName": algorithm[:_ALGORITHM_NAME_LENGTH],
-        "DICOM.SegmentAlgorithmType": "AUTOMATIC",
-        PROVENANCE_TAG: record.replace("|", r"\u007c"),  # Slicer separates the tags in files by "|"
-        STRUCTURE_TAG: structure,
-        TASK_TAG: task,
-        slicer.vtkSegment.GetTerminologyEntryTagName(): terminology_entry(structure_or_tissue(structure)),
-    }
+    return segment_tags(task, structure, voxels, {"time": now, **provenance})
 
 
 def tagOf(segment, name: str) -> str:
@@ -89,14 +68,25 @@ def isEdited(segmentation, id: str) -> bool:
     """Say whether a segment of a vtkSegmentation, made here or by the command line, has other voxels now."""
     segment = segmentation.GetSegment(id)
     computed = tagOf(segment, VOXELS_TAG)
-    labelmap = segment.GetRepresentation(
-        slicer.vtkSegmentationConverter.GetBinaryLabelmapRepresentationName()
-    )
-    if not computed or labelmap is None:
+    if not computed or labelmapOf(segment) is None:
         return False
-    scalars = labelmap.GetPointData().GetScalars()
+    return voxelCount(segment) != int(computed)
+
+
+def labelmapOf(segment):
+    """Return the vtkOrientedImageData of a vtkSegment, which others may share; None if it has none."""
+    return segment.GetRepresentation(slicer.vtkSegmentationConverter.GetBinaryLabelmapRepresentationName())
+
+
+def voxelCount(segment) -> int:
+    """Return the number of voxels of a vtkSegment that has a labelmap.
+
+    They are counted piece by piece, which takes a twentieth of the time of all at once.
+    """
+    scalars, value = labelmapOf(segment).GetPointData().GetScalars(), segment.GetLabelValue()
     labels = vtk_to_numpy(scalars) if scalars is not None else np.zeros(0)
-    return _count(labels, segment.GetLabelValue()) != int(computed)
+    pieces = (labels[start : start + _PIECE] for start in range(0, labels.size, _PIECE))
+    return sum(np.count_nonzero(piece == value) for piece in pieces)
 
 
 def updateNames(segmentation, structure: str) -> None:
@@ -117,12 +107,6 @@ def updateNames(segmentation, structure: str) -> None:
 def _possibleIds(task: str, structure: str) -> tuple[str, ...]:
     """The ID that the module gives, and those that the command line writes into files."""
     return segmentId(task, structure), structure, f"{_word(task)}-{structure}"
-
-
-def _count(labels: np.ndarray, value: int) -> int:
-    """How many labels have a value; piece by piece, which takes a twentieth of the time of all at once."""
-    pieces = (labels[start : start + _PIECE] for start in range(0, labels.size, _PIECE))
-    return sum(np.count_nonzero(piece == value) for piece in pieces)
 
 
 def _word(text: str) -> str:

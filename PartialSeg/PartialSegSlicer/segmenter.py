@@ -14,11 +14,13 @@ import slicer
 from slicer.i18n import tr as _
 
 from PartialSegLib.errors import InputError
+from PartialSegLib.protocol import Predict
 
 from . import checks, mrml
 from .table import volumesTableSteps
 from .temporaryFolder import temporaryFolder
-from .workerClient import FoundSegment, Job, WorkerClient, WorkerError
+from .workerClient import WorkerClient
+from .workerJobs import Job, ReceivedSegment, WorkerError
 
 
 @dataclass
@@ -104,10 +106,10 @@ class Segmenter:
         )
         if problem is not None:
             raise InputError(problem)
-        roi = None if request.roiNode is None else list(mrml.roiLimits(request.roiNode))
+        roi = None if request.roiNode is None else mrml.roiLimits(request.roiNode)
         voxels = voxelsKey(request.volumeNode)
 
-        def finished(segments: list[FoundSegment], reply: dict[str, Any]) -> None:
+        def finished(segments: list[ReceivedSegment], reply: dict[str, Any]) -> None:
             self._adding = self._addSegments(request, voxels, segments, reply)
 
         self.client.start(
@@ -115,12 +117,7 @@ class Segmenter:
                 model=_withoutEffort(request.model),
                 volume=mrml.volumeFromNode(request.volumeNode),
                 imageKey=imageKey(request.volumeNode),
-                request={
-                    "tasks": list(request.tasks),
-                    "structures": None if request.structures is None else list(request.structures),
-                    "roi": roi,
-                    "effort": request.model.get("effort"),
-                },
+                request=Predict(request.tasks, request.structures, roi, request.model.get("effort")),
                 onFinished=finished,
                 onFailed=request.onFailed,
                 onProgress=request.onProgress,
@@ -153,7 +150,7 @@ class Segmenter:
         self,
         request: Request,
         voxels: object,
-        segments: Iterable[FoundSegment],
+        segments: Iterable[ReceivedSegment],
         reply: dict[str, Any],
     ) -> Iterator[None]:
         """Add one segment in each step; the result is told in the last one."""
@@ -205,7 +202,7 @@ def _withoutEffort(model: dict[str, Any]) -> dict[str, Any]:
 def _addingSteps(
     result: Result,
     volumeNode: slicer.vtkMRMLScalarVolumeNode,
-    segments: Iterable[FoundSegment],
+    segments: Iterable[ReceivedSegment],
     makeTable: bool,
 ) -> Iterator[None]:
     """Add one segment to the node in each step, then make the table."""

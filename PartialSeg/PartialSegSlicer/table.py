@@ -2,13 +2,11 @@
 
 from collections.abc import Generator
 
-import numpy as np
 import slicer
 import vtk
 from slicer.i18n import tr as _
-from vtk.util.numpy_support import vtk_to_numpy
 
-from .provenance import TASK_TAG, isMadeByPartialSeg, tagOf
+from .provenance import TASK_TAG, isMadeByPartialSeg, labelmapOf, tagOf, voxelCount
 from .subjectHierarchy import placeBeside
 
 TABLE_ROLE = "PartialSeg.Volumes"
@@ -53,26 +51,14 @@ def volumesTableSteps(segmentationNode, tableNode=None) -> Generator[None, None,
     return tableNode
 
 
-def voxelCount(segment) -> int:
-    """Return the number of voxels of a vtkSegment, which may share its labelmap with others."""
-    scalars = _labelmap(segment).GetPointData().GetScalars()
-    if scalars is None:
-        return 0
-    return int(np.count_nonzero(vtk_to_numpy(scalars) == segment.GetLabelValue()))
-
-
 def voxelVolume(segmentationNode, segment) -> float:
     """Return the volume of a segment's voxels in mm³; linear parent transforms apply, others are left out."""
     imageToNode, nodeToWorld = vtk.vtkMatrix4x4(), vtk.vtkMatrix4x4()
-    _labelmap(segment).GetImageToWorldMatrix(imageToNode)
+    labelmapOf(segment).GetImageToWorldMatrix(imageToNode)
     transformNode = segmentationNode.GetParentTransformNode()
     if transformNode is not None and transformNode.IsTransformToWorldLinear():
         transformNode.GetMatrixTransformToWorld(nodeToWorld)
     return abs(imageToNode.Determinant() * nodeToWorld.Determinant())
-
-
-def _labelmap(segment):
-    return segment.GetRepresentation(slicer.vtkSegmentationConverter.GetBinaryLabelmapRepresentationName())
 
 
 def _newTable(segmentationNode):

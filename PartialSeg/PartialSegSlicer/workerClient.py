@@ -7,21 +7,24 @@ by a loop in scripts. After a crash the next job starts a new worker and sends m
 from __future__ import annotations
 
 import contextlib
-import threading
 import time
 import weakref
 from collections.abc import Callable
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from slicer.i18n import tr as _
 
-from PartialSegLib import __version__
-from PartialSegLib.protocol import ProtocolError, decode, encode
+from PartialSegLib import __version__, protocol
+from PartialSegLib.json_fields import from_json
+from PartialSegLib.protocol import ProtocolError, SetImage, decode, encode
 
+from .backgroundWork import BackgroundWork
 from .childProcess import lastWords, wasKilled
-from .workerJobs import FileJob, FoundSegment, Job, WorkerError
+from .workerJobs import FileJob, Job, ReceivedSegment, WorkerError
 from .workerProcess import WorkerProcess
 
 CANCEL_SECONDS = 30.0
@@ -55,7 +58,7 @@ class WorkerClient:
         self._endProcess: Callable[[], object] = lambda: None
         self._sentModel: dict[str, Any] | None = None
         self._sentImage: object = None
-        self._writing: _ImageWriter | None = None
+        self._writing: BackgroundWork[None] | None = None
 
     @property
     def isBusy(self) -> bool:
@@ -125,7 +128,7 @@ class WorkerClient:
             return
         for line in self._process.newLogLines():
             self.onLog(line)
-        if self._writing is not None and self._writing.isDone:
+        if self._writing is not None and self._writing.isDone(waitSeconds=0.0):
             self._imageWritten()
             return
         line = self._process.receive(max(timeoutSeconds, _POLL_SECONDS))
@@ -189,7 +192,7 @@ class WorkerClient:
     def _sendFile(self) -> None:
         assert isinstance(self._job, FileJob)
         self._sentModel, self._sentImage = self._job.model, None
-        self._send("segment_file", self._job.request)
+        self._send("segment_file", asdict(self._job.request))
 
     def _writeImage(self) -> None:
         assert isinstance(self._job, Job)
@@ -201,7 +204,9 @@ class WorkerClient:
             return
         self._sentImage = None
         path = self._process.scratch / f"image-{self._lastId + 1}.npy"
-        self._writing = _ImageWriter(path, self._job.volume.array)
+        save = partial(_saveImage, path, self._job.volume.array)
+        self._writing = BackgroundWork(save, "image")  # half a gigabyte would hold up Slicer
+        self._writing.start()
 
     def _imageWritten(self) -> None:
         assert self._writing is not None
@@ -215,14 +220,14 @@ class WorkerClient:
 
     def _sendImage(self) -> None:
         assert isinstance(self._job, Job)
-        name = f"image-{self._lastId + 1}.npy"
-        affine = np.asarray(self._job.volume.affine).tolist()
-        self._send("set_image", {"array": name, "affine": affine, "crop_to_body": self._job.cropToBody})
+        first, second, third, last = np.asarray(self._job.volume.affine).tolist()
+        image = SetImage(f"image-{self._lastId + 1}.npy", (first, second, third, last))
+        self._send("set_image", asdict(image))
 
     def _sendRequest(self) -> None:
         assert isinstance(self._job, Job)
         self._sentImage = self._job.imageKey
-        self._send("predict", self._job.request)
+        self._send("predict", asdict(self._job.request))
 
     def _handle(self, line: str) -> None:
         try:
@@ -264,18 +269,21 @@ class WorkerClient:
         if self._isCancelled:
             self._fail(_cancelled())
             return
-        if isinstance(job, FileJob):
-            self._job = None
-            job.onFinished(result)
-            return
+        tell: Callable[[], object]
         try:
-            segments = [_readSegment(process.scratch, entry) for entry in result.pop("segments")]
+            entries = result.pop("segments")
+            if isinstance(job, FileJob):
+                tell = partial(job.onFinished, [from_json(protocol.FileSegment, entry) for entry in entries])
+            else:
+                found = [from_json(protocol.FoundSegment, entry) for entry in entries]
+                segments = [_readSegment(process.scratch, segment) for segment in found]
+                tell = partial(job.onFinished, segments, result)
         except (OSError, ValueError, KeyError) as error:
             sentence = _("The result of the worker could not be read: {error}.").format(error=error)
             self._fail(WorkerError("ProtocolError", sentence))
             return
         self._job = None
-        job.onFinished(segments, result)
+        tell()
 
     def _fail(self, error: WorkerError) -> None:
         job, self._job, self._steps = self._job, None, []
@@ -310,32 +318,19 @@ def _notReady() -> WorkerError:
     return WorkerError("WorkerDied", sentence, advice)
 
 
-class _ImageWriter:
-    """Writes the image in a thread of its own: half a gigabyte would hold up Slicer."""
-
-    def __init__(self, path: Path, array: np.ndarray) -> None:
-        self.error: OSError | None = None
-        self._array = array
-        self._path = path
-        self._thread = threading.Thread(target=self._write, name="PartialSeg image", daemon=True)
-        self._thread.start()
-
-    @property
-    def isDone(self) -> bool:
-        return not self._thread.is_alive()
-
-    def _write(self) -> None:
-        try:
-            np.save(self._path, self._array, allow_pickle=False)
-        except OSError as error:
-            self.error = error
-            with contextlib.suppress(OSError):
-                self._path.unlink()
+def _saveImage(path: Path, array: np.ndarray) -> None:
+    """Write the image whole or not at all."""
+    try:
+        np.save(path, array, allow_pickle=False)
+    except OSError:
+        with contextlib.suppress(OSError):
+            path.unlink()
+        raise
 
 
-def _readSegment(scratch: Path, entry: dict[str, Any]) -> FoundSegment:
-    path = scratch / Path(entry["array"]).name
+def _readSegment(scratch: Path, found: protocol.FoundSegment) -> ReceivedSegment:
+    path = scratch / Path(found.array).name
     mask = np.load(path, allow_pickle=False).view(bool)
     path.unlink()
-    z, y, x = (slice(first, last) for first, last in entry["box"])
-    return FoundSegment(entry["task"], entry["structure"], (z, y, x), mask)
+    z, y, x = (slice(first, last) for first, last in found.box)
+    return ReceivedSegment(found.task, found.structure, (z, y, x), mask)

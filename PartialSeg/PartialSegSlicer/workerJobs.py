@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from PartialSegLib.protocol import FileSegment, Predict, SegmentFile
 from PartialSegLib.volume import Volume
 
 
@@ -27,7 +28,7 @@ class WorkerError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class FoundSegment:
+class ReceivedSegment:
     """What the worker found of one structure: a boolean mask (z, y, x) of a box of the volume's voxels."""
 
     task: str
@@ -44,8 +45,7 @@ class Job:
         model: parameters of the worker's `load_model`.
         volume: what to segment; its array is read by another thread until it has been sent.
         imageKey: changes whenever the voxels or the geometry of the volume change.
-        request: parameters of the worker's `predict`.
-        cropToBody: look only at the box around the body; None does what the model says.
+        request: what to predict.
         onFinished: called with the segments and the rest of the reply (provenance, timings, patches_encoded).
         onFailed: called with a `WorkerError`; kind Cancelled after a cancel.
         onProgress: called with the patches done and in total.
@@ -55,12 +55,11 @@ class Job:
     model: dict[str, Any]
     volume: Volume
     imageKey: object
-    request: dict[str, Any]
-    onFinished: Callable[[list[FoundSegment], dict[str, Any]], object]
+    request: Predict
+    onFinished: Callable[[list[ReceivedSegment], dict[str, Any]], object]
     onFailed: Callable[[WorkerError], object]
     onProgress: Callable[[int, int], object] = lambda done, total: None
     onWarning: Callable[[str], object] = lambda sentence: None
-    cropToBody: bool | None = None
 
 
 @dataclass
@@ -69,14 +68,14 @@ class FileJob:
 
     Attributes:
         model: parameters of `load_model`, as of `Job`.
-        request: parameters of the worker's `segment_file`.
-        onFinished: called with the reply (segments with voxels and volume_ml, provenance, timings).
+        request: image and segmentation file, and what to look for.
+        onFinished: called with what was found of each structure.
         onFailed, onProgress, onWarning: as of `Job`.
     """
 
     model: dict[str, Any]
-    request: dict[str, Any]
-    onFinished: Callable[[dict[str, Any]], object]
+    request: SegmentFile
+    onFinished: Callable[[list[FileSegment]], object]
     onFailed: Callable[[WorkerError], object]
     onProgress: Callable[[int, int], object] = lambda done, total: None
     onWarning: Callable[[str], object] = lambda sentence: None
