@@ -60,7 +60,8 @@ class Region:
                 f"{low:.0f} to {high:.0f}" for low, high in zip(ends.min(0)[:3], ends.max(0)[:3], strict=True)
             ]
             raise InputError(
-                f"The region of interest lies outside the image ({', '.join(spans)} mm in R, A, S)."
+                f"The region of interest lies outside the image ({', '.join(spans)} mm in R, A, S); move it, "
+                "or leave it out."
             )
         z, y, x = (slice(int(low), int(high) + 1) for low, high in zip(first, last, strict=True))
         return z, y, x

@@ -1,5 +1,6 @@
 """What is said before a run: every problem and every warning with its sentence."""
 
+import re
 import time
 from collections import namedtuple
 
@@ -183,9 +184,16 @@ def test_a_transform_that_mirrors_the_patient_is_told(scene):
 def test_a_region_outside_the_volume_is_refused(scene):
     volumeNode = ctNode()
     roi = roiNode(centerOf(volumeNode) + 100)
-    assert checks.findProblem(volumeNode, roiNode=roi) == (
-        "The region of interest R lies outside CT; move it, or choose none."
+    problem = checks.findProblem(volumeNode, roiNode=roi)
+    assert re.fullmatch(
+        r"R: The region of interest lies outside the image \(.* mm .*\); move it, .*\.", problem
     )
+
+
+def test_a_region_thinner_than_a_voxel_is_not_said_to_lie_outside(scene):
+    volumeNode = ctNode()
+    roi = roiNode(centerOf(volumeNode) + 0.3, size=(0.01, 0.01, 0.01))
+    assert "lies between the centres of the voxels" in checks.findProblem(volumeNode, roiNode=roi)
 
 
 def test_a_region_that_was_not_drawn_is_refused(scene):

@@ -173,10 +173,8 @@ def _roiProblem(volumeNode, roiNode) -> str | None:
         )
     try:
         Region.from_limits(roiLimits(roiNode)).voxel_box(affineOfNode(volumeNode), arrayShape(volumeNode))
-    except InputError:
-        return _("The region of interest {name} lies outside {volume}; move it, or choose none.").format(
-            name=name, volume=volumeNode.GetName()
-        )
+    except InputError as error:
+        return f"{name}: {error}"
     return None
 
 
