@@ -126,12 +126,14 @@ def test_patches_of_one_case_are_extrapolated_to_another(tmp_path: Path) -> None
     visits = {"patches planned": 20, "patches": 4, "preprocess": 0.0, "coarse pass": 0.2}
     kept = {"a: MONAI, DoDNet": loop, "a: ours, DoDNet": ours, "a: ours, DoDNet, seven tasks": ours}
     kept |= {"a: ours, DoDNet, 8 bits": {**ours, "total": 2.2}}
+    kept |= {"a: ours, DoDNet, region selection, fast": {"total": 1.0, "patches": 2, "patches planned": 10}}
     figures = figures_of(tmp_path, **kept, **{"b: ours, DoDNet, patches to visit": visits})
     rows = list(dodnet_rows(plan(tmp_path, ["a", "b"]), figures))
 
     assert [row.measured.split(" times")[0] for row in rows] == [
-        "3.7", "5.0", "not measured", "5.0", "20.0", "4.8", "33.4", "5.0", "not measured",
+        "3.7", "5.0", "not measured", "11.0", "5.0", "20.0", "4.8", "33.4", "5.0", "not measured",
     ]  # fmt: skip
+    assert rows[3].measured.endswith("2 of 10 patches)")
 
 
 def test_what_was_not_measured_is_neither_reached_nor_missed(tmp_path: Path) -> None:
