@@ -129,6 +129,28 @@ class Batch:
         """
         self._add_row(_row(case, WRITING))
 
+    def withdraw(self, case: BatchCase) -> None:
+        """Take back what `begin` wrote down of a case that came to nothing.
+
+        A folder of which nothing else is written down is free for other tasks and options again.
+
+        Raises:
+            InputError: the folder cannot be written to.
+        """
+        with locked(self.folder / LOCK_FILE):
+            rows = self._read_rows(otherwise=self._rows)
+            row = rows.get(case.name, {})
+            if (row.get("status"), row.get("image")) != (WRITING, str(case.image)):
+                return
+            del rows[case.name]
+            self._rows = rows
+            self._unwritten.pop(case.name, None)
+            if rows:
+                self._write_rows()
+                return
+            for file in (self.summary, self.folder / REQUEST_FILE):
+                file.unlink(missing_ok=True)
+
     def record(self, case: BatchCase, outcome: Outcome) -> None:
         """Write down what became of a case; the summary is replaced in one stroke, rows of other runs stay.
 

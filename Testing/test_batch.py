@@ -243,6 +243,20 @@ def test_a_name_that_another_image_has_is_refused(images, manifest, tmp_path):
     assert Batch([other.parent / "a.nrrd"], out, request).left
 
 
+def test_what_came_to_nothing_is_not_written_down(images, manifest, tmp_path):
+    batch = Batch([images], tmp_path / "out", BatchRequest(manifest, tasks=("liver",)))
+    batch.begin(batch.cases[0])
+    batch.withdraw(batch.cases[0])
+    batch.withdraw(batch.cases[0])
+    assert list(batch.folder.iterdir()) == []
+    other = Batch([images], tmp_path / "out", BatchRequest(manifest, tasks=("spleen",)))
+    record(other, "a")
+    other.withdraw(other.cases[0])  # is done
+    other.begin(other.cases[1])
+    other.withdraw(other.cases[1])
+    assert [(row["case"], row["status"]) for row in rows_of(other)] == [("a", "done")]
+
+
 def test_a_summary_that_was_damaged_meanwhile_is_written_again(images, manifest, tmp_path):
     batch = Batch([images], tmp_path / "out", BatchRequest(manifest))
     record(batch, "a")

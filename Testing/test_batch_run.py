@@ -125,6 +125,17 @@ def test_a_cancelled_batch_goes_on_with_what_is_left(runs):
     assert runs.told.cases[done][3] == 3 - done
 
 
+@pytest.mark.parametrize("end", ["cancel", "stop"])
+def test_a_batch_that_ends_in_its_first_case_leaves_the_folder_to_other_tasks(runs, end):
+    run = runs()
+    run.start()
+    assert rows_of(run.batch)["a"]["status"] == "writing"
+    getattr(run, end)()
+    finish(run)
+    assert not run.batch.summary.exists()
+    assert len(runs("spleen").batch.left) == 3
+
+
 def test_a_worker_that_is_killed_costs_its_case_only(runs):
     run = runs()
     run.start()

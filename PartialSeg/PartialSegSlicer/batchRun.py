@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -72,6 +73,7 @@ class BatchRun:
         self._total = len(self._waiting)
         self._isRunning = False
         self._lastFailure = ""
+        self._begun: BatchCase | None = None
 
     @property
     def isRunning(self) -> bool:
@@ -97,6 +99,8 @@ class BatchRun:
         """End the worker at once, without callbacks."""
         self._isRunning = False
         self.client.stop()
+        with contextlib.suppress(InputError, OSError):
+            self._withdraw()
 
     def _next(self) -> None:
         if not self._waiting:
@@ -109,6 +113,7 @@ class BatchRun:
         except InputError as error:
             self._end(str(error))
             return
+        self._begun = case
 
         def seconds() -> float:
             return time.monotonic() - started
@@ -143,7 +148,14 @@ class BatchRun:
             )
         )
 
+    def _withdraw(self) -> None:
+        """Write nothing down of a case that was cancelled, so that its folder takes other tasks."""
+        begun, self._begun = self._begun, None
+        if begun is not None:
+            self.batch.withdraw(begun)
+
     def _record(self, case: BatchCase, outcome: Outcome) -> None:
+        self._begun = None
         try:
             self.batch.record(case, outcome)
         except InputError as error:
@@ -154,6 +166,7 @@ class BatchRun:
 
     def _end(self, sentence: str) -> None:
         try:
+            self._withdraw()
             self.batch.finish()
         except InputError as error:
             sentence = sentence or str(error)
