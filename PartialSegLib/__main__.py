@@ -21,10 +21,10 @@ from . import __version__
 from .cli.data_arguments import add_data_arguments
 from .cli.training_arguments import add_training_arguments
 from .errors import Cancelled, DeviceError, InputError
+from .sentences import RESEARCH_USE
 
 REPEATED = ("--task", "--structure", "--data-set", "--mask", "--fold")
 WRONG_INPUT, NO_DEVICE, INTERRUPTED = 2, 3, 130
-NOTICE = "Research use only. Not a medical device; not for diagnosis or treatment."
 SERIES = "of a DICOM folder that holds several: its UID, or a part of its description"
 TASK = "a task of the model; repeat for more, or separate them by commas"
 KEEP = "keep only this structure (TASK/STRUCTURE: of that task only); several as with --task"
@@ -94,12 +94,12 @@ def _repeating(given: list[str], other: str) -> str:
 def build_parser() -> Parser:
     """Describe all commands and their options."""
     text = "Segment CT with networks trained on partially labelled data."
-    parser = Parser("partialseg", description=text, epilog=NOTICE)
+    parser = Parser("partialseg", description=text, epilog=RESEARCH_USE)
     parser.add_argument("--version", action="version", version=f"partialseg {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
     def add(name: str, module: str, function: str, text: str) -> Parser:
-        command = commands.add_parser(name, help=text, description=text, epilog=NOTICE)
+        command = commands.add_parser(name, help=text, description=text, epilog=RESEARCH_USE)
         command.set_defaults(module=module, function=function)
         return command
 

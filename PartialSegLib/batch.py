@@ -19,7 +19,7 @@ from pathlib import Path
 from .batch_images import SUMMARY_FILE, case_names, find_images, results_in
 from .batch_request import BatchRequest
 from .errors import InputError
-from .output_files import locked, replacing
+from .output_files import explained_writing_errors, locked, replacing
 from .segmentation import Key
 
 REQUEST_FILE = "batch.json"
@@ -137,14 +137,14 @@ class Batch:
         Raises:
             InputError: the folder cannot be written to.
         """
-        with locked(self.folder / LOCK_FILE):
+        self._unwritten.pop(case.name, None)
+        with locked(self.folder / LOCK_FILE), explained_writing_errors(self.summary):
             rows = self._read_rows(otherwise=self._rows)
             row = rows.get(case.name, {})
             if (row.get("status"), row.get("image")) != (WRITING, str(case.image)):
                 return
             del rows[case.name]
             self._rows = rows
-            self._unwritten.pop(case.name, None)
             if rows:
                 self._write_rows()
                 return

@@ -55,8 +55,8 @@ def reoriented(segmentation: Segmentation, orientation: str) -> Segmentation:
         InputError: the orientation is not one of the 48 codes.
     """
     grid = reorient(grid_of(segmentation), orientation)
-    result = Segmentation(grid.shape, grid.affine, segmentation.provenance)
-    result.label_values = segmentation.label_values
+    values = segmentation.label_values
+    result = Segmentation(grid.shape, grid.affine, segmentation.provenance, label_values=values)
     for key in segmentation:
         result.add(*key, *_turned(segmentation.packed(key), segmentation.affine, grid))
     if segmentation.ignored is not None:

@@ -57,8 +57,9 @@ class FileEntry:
 
     def __post_init__(self) -> None:
         """Refuse values that no package can mean."""
-        is_checksum = re.fullmatch("[0-9a-f]{64}", self.sha256) is not None
-        require(is_checksum, "sha256: expected 64 hexadecimal digits")
+        require(
+            re.fullmatch("[0-9a-f]{64}", self.sha256) is not None, "sha256: expected 64 hexadecimal digits"
+        )
         require(self.bytes >= 0, f"bytes: expected a size, got {self.bytes}")
 
 
@@ -242,8 +243,9 @@ class Manifest:
         )
         require(bool(self.tasks), "tasks: expected at least one task, got none")
         names = [task.name for task in self.tasks]
-        differ = len(set(names)) == len(names)
-        require(differ, f"tasks: every task needs its own name, got {', '.join(names)}")
+        require(
+            len(set(names)) == len(names), f"tasks: every task needs its own name, got {', '.join(names)}"
+        )
         for structure in self.uncoded:
             require(
                 re.fullmatch("[a-z0-9][a-z0-9_]*", structure) is not None,
@@ -304,8 +306,10 @@ def manifest_from_json(value: Any) -> Manifest:
         raise InputError(f'format: expected "{FORMAT}"; this is not the manifest of a model package')
     version = value.get("format_version")
     if isinstance(version, int) and version > FORMAT_VERSION:
-        made = f"made by a newer PartialSeg (format {version}, this one reads {FORMAT_VERSION})"
-        raise InputError(f"format_version: {made}; update PartialSeg")
+        raise InputError(
+            f"format_version: made by a newer PartialSeg (format {version}, this one reads "
+            f"{FORMAT_VERSION}); update PartialSeg"
+        )
     return from_json(Manifest, value)
 
 
@@ -319,11 +323,13 @@ def read_manifest(folder: str | Path) -> Manifest:
     try:
         contents = path.read_bytes()
     except FileNotFoundError:
-        lacks = f"it has no {MANIFEST_FILE}"
-        raise InputError(f"{folder} is not a model package: {lacks}; check the path") from None
+        raise InputError(
+            f"{folder} is not a model package: it has no {MANIFEST_FILE}; check the path"
+        ) from None
     except OSError as error:
-        advice = "check the path and its permissions"
-        raise InputError(f"{path} cannot be read ({error.strerror}); {advice}") from None
+        raise InputError(
+            f"{path} cannot be read ({error.strerror}); check the path and its permissions"
+        ) from None
     return parse_manifest(contents, path)
 
 

@@ -15,6 +15,7 @@ from .errors import InputError
 from .output_files import replacing
 from .overview_scene import Scene
 from .segmentation import Segmentation
+from .sentences import RESEARCH_USE
 from .surface_view import render_surfaces
 from .volume import Volume
 
@@ -29,7 +30,6 @@ BACKGROUND, TEXT, FAINT = "#0b0f14", "#e8edf2", "#8a97a6"
 LEGEND_INCHES, TITLE_INCHES, FOOTER_INCHES, GAP_INCHES = 3.0, 0.5, 0.35, 0.06
 CUTS = (("axial", "S", "APRL"), ("coronal", "A", "SIRL"), ("sagittal", "R", "SIAP"))
 """Per array axis: the plane, the patient axis across it, and what is up, down, left and right."""
-FOOTER = "Research use only. Not a medical device; not for diagnosis or treatment."
 SCALE_BAR_MM = 50
 
 
@@ -97,7 +97,7 @@ def _draw(figure: Figure, scene: Scene, title: str) -> None:
     _draw_surfaces(panel(column, middle, right, upper), scene)
     _draw_legend(panel(column + right, bottom, LEGEND_INCHES, size[1] - bottom - TITLE_INCHES), scene)
     figure.text(0.012, 1 - 0.3 / size[1], title, color=TEXT, fontsize=13, va="center", parse_math=False)
-    figure.text(0.012, 0.16 / size[1], FOOTER, color=FAINT, fontsize=9, va="center")
+    figure.text(0.012, 0.16 / size[1], RESEARCH_USE, color=FAINT, fontsize=9, va="center")
 
 
 def _extent_mm(scene: Scene) -> list[float]:

@@ -150,5 +150,5 @@ def body_voxels(prepared: PreparedImage, preprocessing: Preprocessing) -> np.nda
                 max(0, rows[0] - margins[1]) : rows[-1] + margins[1] + 1,
                 max(0, columns[0] - margins[2]) : columns[-1] + margins[2] + 1,
             ] = True
-    widened = ndimage.maximum_filter1d(kept.view(np.uint8), 2 * margins[0] + 1, axis=0, mode="constant")
-    return widened.astype(bool)
+    grown = ndimage.maximum_filter1d(kept.view(np.uint8), 2 * margins[0] + 1, axis=0, mode="constant")
+    return grown.astype(bool)

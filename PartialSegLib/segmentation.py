@@ -191,8 +191,7 @@ class Segmentation:
         names: dict[Key, str] = {}
         taken: set[str] = set()
         for task, structure in self._masks:
-            word = "".join(letter if letter.isalnum() or letter in "._" else "_" for letter in task)
-            name = plain = structure if tasks[structure] == 1 else f"{word}-{structure}"
+            name = plain = structure if tasks[structure] == 1 else f"{one_word(task)}-{structure}"
             numbers = itertools.count(2)
             while name.casefold() in taken:
                 name = f"{plain}_{next(numbers)}"
@@ -215,6 +214,11 @@ class Segmentation:
             raise InputError(f"Several tasks found {key} ({choices}); give (task, structure).")
         name = "/".join(map(str, key)) if isinstance(key, tuple) else key
         raise InputError(f"The segmentation has no {name}; it holds {choices}.")
+
+
+def one_word(text: str) -> str:
+    """Return a name as part of identifiers and file names: what could mislead there becomes "_"."""
+    return "".join(letter if letter.isalnum() or letter in "._" else "_" for letter in text)
 
 
 def writing_order(keys: Iterable[Key]) -> list[Key]:

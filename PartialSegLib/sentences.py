@@ -1,9 +1,11 @@
-"""What many sentences for people have in common: long lists, and advice where a name is unknown."""
+"""What is said to people in many places: the notice, long lists, and advice where a name is unknown."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from difflib import get_close_matches
+
+RESEARCH_USE = "Research use only. Not a medical device; not for diagnosis or treatment."
 
 
 def first_few(names: Sequence[object], most: int) -> str:

@@ -237,8 +237,8 @@ class InferenceSession:
         prepared = selected.image.prepared
         of_tasks = {task.name: views[number] for number, task, _ in requests}
         provenance = self._provenance(selected.selection, region, of_tasks)
-        segmentation = Segmentation(prepared.input_shape, prepared.affine, provenance)
-        segmentation.label_values = label_values(self.model.manifest)
+        values = label_values(self.model.manifest)
+        segmentation = Segmentation(prepared.input_shape, prepared.affine, provenance, label_values=values)
         with self._scoring.stage("restore"):
             for request in requests:
                 view, scores = views[request.number], kept.pop(request.number, None)

@@ -99,7 +99,7 @@ class BatchRun:
         """End the worker at once, without callbacks."""
         self._isRunning = False
         self.client.stop()
-        with contextlib.suppress(InputError, OSError):
+        with contextlib.suppress(InputError):
             self._withdraw()
 
     def _next(self) -> None:
@@ -165,11 +165,11 @@ class BatchRun:
         self._next()
 
     def _end(self, sentence: str) -> None:
-        try:
-            self._withdraw()
-            self.batch.finish()
-        except InputError as error:
-            sentence = sentence or str(error)
+        for step in (self._withdraw, self.batch.finish):
+            try:
+                step()
+            except InputError as error:
+                sentence = sentence or str(error)
         self._waiting.clear()
         self._isRunning = False
         self.client.stop()

@@ -15,6 +15,7 @@ import vtk
 from vtk.util.numpy_support import vtk_to_numpy
 
 from PartialSegLib.seg_nrrd import PROVENANCE_TAG, STRUCTURE_TAG, TASK_TAG, VOXELS_TAG, segment_tags
+from PartialSegLib.segmentation import one_word
 from PartialSegLib.structures import structure_or_tissue
 
 _PIECE = 1 << 18  # voxels that fit into a processor's cache
@@ -22,7 +23,7 @@ _PIECE = 1 << 18  # voxels that fit into a processor's cache
 
 def segmentId(task: str, structure: str) -> str:
     """Return the ID that what a task finds of a structure has in every segmentation node."""
-    return f"PartialSeg_{_word(task)}_{_word(structure)}"
+    return f"PartialSeg_{one_word(task)}_{one_word(structure)}"
 
 
 def segmentTags(task: str, structure: str, voxels: int, provenance: Mapping[str, Any]) -> dict[str, str]:
@@ -106,8 +107,4 @@ def updateNames(segmentation, structure: str) -> None:
 
 def _possibleIds(task: str, structure: str) -> tuple[str, ...]:
     """The ID that the module gives, and those that the command line writes into files."""
-    return segmentId(task, structure), structure, f"{_word(task)}-{structure}"
-
-
-def _word(text: str) -> str:
-    return "".join(letter if letter.isalnum() or letter in "._" else "_" for letter in text)
+    return segmentId(task, structure), structure, f"{one_word(task)}-{structure}"
