@@ -23,7 +23,8 @@ from collection_on_disk import (
     arrays,
     write_collection_files,
 )
-from torch.utils.data import DataLoader
+from threadpoolctl import threadpool_info, threadpool_limits
+from torch.utils.data import DataLoader, Dataset
 from training_runs import tiny_config
 
 from PartialSegLib.errors import InputError
@@ -33,7 +34,7 @@ from PartialSegLib.training.cases import Cases
 from PartialSegLib.training.collection import Collection, write_collection
 from PartialSegLib.training.config import TrainingConfig
 from PartialSegLib.training.data import batches, prepare, validation_cases
-from PartialSegLib.training.data_workers import check_shared_memory, explained_data_workers
+from PartialSegLib.training.data_workers import check_shared_memory, explained_data_workers, loaded
 from PartialSegLib.training.label_bits import flags_by_shifts, from_bits, to_bits
 from PartialSegLib.training.patches.augmentation import PRESETS, Augmentation
 from PartialSegLib.training.patches.collection_cases import (
@@ -330,6 +331,21 @@ def test_a_killed_data_worker_is_one_sentence(collection, tmp_path):
     config = tiny_config(tmp_path, workers=1, phases=[{"iterations": 5000}])
     with pytest.raises(InputError, match=r"prepares data has ended or hangs \(.*\), .*; choose fewer"):
         train_with_a_killed_worker(patches(collection, 5000), config)
+
+
+class BlasThreads(Dataset[tuple[torch.Tensor]]):
+    """How many threads NumPy takes where it is asked."""
+
+    def __getitem__(self, key: int) -> tuple[torch.Tensor]:
+        pools = [pool for pool in threadpool_info() if pool["user_api"] == "blas"]
+        return (torch.tensor([pool["num_threads"] for pool in pools]),)
+
+
+def test_a_data_worker_computes_in_one_thread():
+    with threadpool_limits(2):
+        assert (BlasThreads()[0][0] == 2).all()
+        (((threads,),),) = loaded(BlasThreads(), [[0]], count=1, pinned=False)
+    assert threads.tolist() == [1] * len(BlasThreads()[0][0])
 
 
 def test_too_little_shared_memory_is_told_before_the_first_step(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from PartialSegLib.phantom import (
     make_phantom,
     make_tissues,
     random_appearance,
+    render,
     structure_mask,
 )
 
@@ -147,6 +149,23 @@ def test_a_smooth_field_does_not_depend_on_the_grid_it_is_evaluated_on() -> None
     whole = field(axis, axis, axis)
     assert np.allclose(whole[5:9, 2:4, ::3], field(axis[5:9], axis[2:4], axis[::3]), atol=1e-5)
     assert whole.std() > 0.5
+
+
+def test_gas_makes_the_content_of_the_colon_darker_and_uneven_and_nothing_else() -> None:
+    tissues = np.full((10, 20, 20), Tissue.COLON, np.uint8)
+    tissues[:, :, 10:] = Tissue.LIVER
+    axes = [np.arange(n) * 3.0 for n in tissues.shape]
+    appearance = random_appearance(np.random.default_rng(2))
+    contents = dict.fromkeys(appearance.contents, (0.0, 20.0, 60.0))
+    smooth = replace(appearance, blur=(0.0, 0.0, 0.0), contents=contents)
+    plain, bubbly = (
+        render(tissues, axes, np.random.default_rng(1), replace(smooth, bubbles=bubbles))
+        for bubbles in (0.0, 100.0)
+    )
+    taken = plain - bubbly
+    assert np.array_equal(taken[:, :, 10:], np.zeros((10, 20, 10)))
+    assert 20 < taken[:, :, :10].mean() < 100
+    assert taken[:, :, :10].std() > 15
 
 
 def test_lesion_contrast_scales_the_difference_to_the_organ() -> None:

@@ -83,6 +83,11 @@ def test_a_file_may_extend_a_recipe_and_a_setting_may_lie_in_a_list(tmp_path: Pa
         ({"phases": [{"iterations": 1, "momentum": 1}]}, r"phases\[0\].momentum: .* less than 1, got 1"),
         ({"phases": [{"iterations": 1, "gradient_clip": -1}]}, "gradient_clip: expected more than 0 or null"),
         ({"loss": {"deep_supervision": [0, 0]}}, "loss.deep_supervision: .* not all 0"),
+        ({"loss": {"structure_weights": {"liver": 0}}}, "structure_weights.liver: expected more than 0, got"),
+        (
+            {"loss": {"kind": "softmax", "structure_weights": {"liver": 2}}},
+            "structure_weights: the loss 'softmax' knows none",
+        ),
         ({"synthetic": {"atlas_share": 2}}, "synthetic.atlas_share: expected a number from 0 to 1, got 2"),
         ({"precision": "half"}, "precision: expected 'float32'"),
         ({"extends": "nowhere.json"}, "No training configuration at"),
@@ -130,6 +135,10 @@ def test_a_wrong_use_of_a_collection_is_named(
         ),
         ({"only_tasks": ["liver", "splen"]}, "only_tasks: unknown task 'splen'; perhaps you meant spleen"),
         ({"loss": {"deep_supervision": [2, 1]}}, "2 weights, but DoDNet has 1"),
+        (
+            {"loss": {"structure_weights": {"livr": 2}}},
+            "loss.structure_weights: unknown structure 'livr'; perhaps you meant liver",
+        ),
         ({"tissue": {"weight": 1.0, "layer": "projektion"}}, "has no module 'projektion'"),
         ({"transfer": {"package": "no-such-model"}}, "no-such-model"),
         ({"batch_size": 3, "accumulate": 2}, "3 images cannot be shared by 1 processes in 2 parts"),

@@ -88,6 +88,16 @@ def test_the_average_is_over_cases_or_over_channels_first() -> None:
     assert cost == pytest.approx((full + empty) / 2)
 
 
+def test_a_structure_counts_by_its_weight() -> None:
+    case = prediction([[0.5] * 4, [-1.0] * 4, [2.0] * 4], [[1.0] * 4] * 3, [True, False, True])
+    each = [
+        dice_and_cross_entropy([case._replace(annotated=torch.tensor(only))], Loss(), ALONE).item()
+        for only in ([True, False, False], [False, False, True])
+    ]
+    weighted = dice_and_cross_entropy([case._replace(weights=torch.tensor([1.0, 7.0, 3.0]))], Loss(), ALONE)
+    assert weighted.item() == pytest.approx((each[0] + 3 * each[1]) / 2)
+
+
 def test_a_false_structure_costs_by_its_confidence_not_by_its_volume() -> None:
     def cost(logits: Tensor, target: Tensor) -> float:
         case = prediction(logits, target)

@@ -86,6 +86,20 @@ def test_the_averaged_weights_forget_the_start_and_then_change_by_their_decay() 
         assert torch.equal(plain.weights[name], weight)
 
 
+def test_the_weight_of_a_structure_reaches_its_channel() -> None:
+    weights = {"colon_tumor": 5.0, "spleen": 3.0}  # channels 1 and 0 of the tasks that are left
+    run, (cases,) = run_and_cases(
+        loss={"structure_weights": weights}, only_tasks=["colon", "spleen"], synthetic={"cases_per_image": 2}
+    )
+    features = run.network.forward_features(cases.image[None])
+    losses = []
+    for number, task in enumerate(cases.tasks.tolist()):
+        logits = run.network.forward_head(features, task)[0].flatten(1)
+        case = Prediction(task, logits, cases.target[number].flatten(1), cases.annotated[number])
+        losses.append((5, 3)[task] * dice_and_cross_entropy([case], run.config.loss, ALONE))
+    torch.testing.assert_close(run.training_step([cases], 0), (losses[0] + losses[1]) / 2)
+
+
 def test_levels_are_supervised_by_their_weights() -> None:
     """With labels of every other voxel at the second one, which has half the size."""
     run, (cases,) = run_and_cases(**LEVELS, loss={"deep_supervision": [2, 1]})

@@ -66,6 +66,8 @@ class Appearance:
         mean, texture: (256,) HU by tissue.
         contents: for stomach, small bowel and colon the share of gas, and the HU of the rest (two kinds);
             for the heart those of blood and wall.
+        bubbles: how uneven gas in the colon's content makes it: a normally distributed field of this standard
+            deviation, HU, whose absolute value is taken off.
         blur: standard deviation (z, y, x) of the point spread, mm.
         noise: standard deviation of white noise, HU; noise_grain that of correlated noise.
         shading: standard deviation of a slow drift over the image, HU.
@@ -74,6 +76,7 @@ class Appearance:
     mean: np.ndarray
     texture: np.ndarray
     contents: dict[Tissue, tuple[float, float, float]]
+    bubbles: float
     blur: tuple[float, float, float]
     noise: float
     noise_grain: float
@@ -113,7 +116,8 @@ def random_appearance(
     contents[Tissue.HEART] = 0.0, blood, muscle + rng.uniform(0.1, 0.8) * (blood - muscle)
     if weights[PHASES.index("arterial")] > 0.6 and rng.random() < 0.5:
         _make_early_arterial(mean, texture, rng)
-    return Appearance(mean, texture, contents, blurs, noise, grain, shading)
+    bubbles = rng.uniform(20, 160)
+    return Appearance(mean, texture, contents, bubbles, blurs, noise, grain, shading)
 
 
 def _make_early_arterial(mean: np.ndarray, texture: np.ndarray, rng: np.random.Generator) -> None:
@@ -141,7 +145,7 @@ def _content(rng: np.random.Generator, gas: float = 0.25, stool: float = 0.15) -
     if rng.random() < 0.12:
         return share, rng.uniform(100, 400), rng.uniform(60, 300)
     if rng.random() < stool:
-        return share, rng.uniform(-150, 40), rng.uniform(20, 110)
+        return share, rng.uniform(-150, 40), rng.uniform(20, 80)
     return share, rng.uniform(0, 45), rng.uniform(0, 60)
 
 
@@ -195,5 +199,7 @@ def _fill_bowel(
         content = np.where(patches > 0, np.float32(first), np.float32(second))
         gas = share > 0 and inside.sum() > 200
         level = np.quantile(height[inside][::17], 1 - min(share, 0.95)) if gas else np.inf
+        if tissue == Tissue.COLON:
+            content -= appearance.bubbles * np.abs(SmoothField(rng, low, high, 7.0, 1.0)(*axes))
         content[height > level] = -950.0
         image[inside] = content[inside]

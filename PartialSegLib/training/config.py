@@ -102,6 +102,8 @@ class Loss:
         smooth_numerator: whether its numerator is smoothed too; papers and official code do not.
         joint_dice: of "class-adaptive" and "softmax", Dice over the batch (papers) or over each case.
         foreground_weight, background_weight: see `dice_and_cross_entropy`.
+        structure_weights: of "dice and cross-entropy", by name of a structure, how many times as much as
+            others it counts; 1 where it is not named.
         deep_supervision: weights of the network's output levels, finest first, scaled to a sum of 1; empty
             trains the finest alone.
     """
@@ -113,11 +115,18 @@ class Loss:
     joint_dice: bool = True
     foreground_weight: float = 0.0
     background_weight: float = 0.0
+    structure_weights: dict[str, float] = field(default_factory=dict)
     deep_supervision: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse weights that mean nothing."""
         require_at_least(self, dice_epsilon=0, foreground_weight=0, background_weight=0)
+        require(
+            not self.structure_weights or self.kind == "dice and cross-entropy",
+            f"structure_weights: the loss {self.kind!r} knows none; leave them out",
+        )
+        for name, weight in self.structure_weights.items():
+            require(weight > 0, f"structure_weights.{name}: expected more than 0, got {weight}")
         weights = self.deep_supervision
         require(
             not weights or (min(weights) >= 0 and max(weights) > 0),
@@ -235,6 +244,12 @@ class TrainingConfig:
     def iterations(self) -> int:
         """Steps of the whole run."""
         return sum(phase.iterations for phase in self.phases)
+
+    @property
+    def trained_tasks(self) -> list[dict[str, Any]]:
+        """Tasks of the package that are trained, as in its manifest."""
+        tasks = self.package.get("tasks", [])
+        return [task for task in tasks if not self.only_tasks or task.get("name") in self.only_tasks]
 
     @property
     def patch_size(self) -> tuple[int, int, int]:

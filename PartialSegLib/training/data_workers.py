@@ -65,10 +65,19 @@ def loaded(
         prefetch_factor=PREFETCHED if count else None,
         persistent_workers=count > 0,
         timeout=PATIENCE_S if count else 0,
-        worker_init_fn=heed_parent_only,
+        worker_init_fn=_begin,
         pin_memory=pinned,
     )
     return _without_errors(iter(loader))
+
+
+def _begin(worker: int) -> None:
+    """What a data worker does first: PyTorch gives it one thread, but NumPy's would spin on all cores."""
+    heed_parent_only()
+    with suppress(ImportError):
+        from threadpoolctl import threadpool_limits
+
+        threadpool_limits(1)
 
 
 class _WithErrors(Dataset[Any]):

@@ -32,6 +32,7 @@ class Prediction(NamedTuple):
         target: (K, V) bool or float.
         annotated: (K) bool.
         known: (V) bool; None where every voxel has been labelled.
+        weights: (K), how much each channel counts; None where all count alike.
     """
 
     task: int
@@ -39,6 +40,7 @@ class Prediction(NamedTuple):
     target: Tensor
     annotated: Tensor
     known: Tensor | None = None
+    weights: Tensor | None = None
 
 
 def dice_and_cross_entropy(predictions: Sequence[Prediction], options: Loss, across: Workers) -> Tensor:
@@ -53,7 +55,8 @@ def dice_and_cross_entropy(predictions: Sequence[Prediction], options: Loss, acr
     each channel, lets small structures leave the state in which nothing is predicted; `background_weight`,
     the sum over the background weighted by the probability there, over the false and the true volume, sees
     false lesions, which the plain mean sees as a few of very many voxels. Over the false volume alone it
-    would weigh little but the borders of large organs, and draw them inwards.
+    would weigh little but the borders of large organs, and draw them inwards. What a channel costs is
+    multiplied by its weight (`structure_weights`, 1 in the paper).
 
     Returns:
         Scalar; 0 when nothing is annotated.
@@ -84,6 +87,8 @@ def _channel_costs(prediction: Prediction, options: Loss) -> tuple[list[int], Te
         weight = probability.detach() * (1 - truth)
         size = weight.sum(1) + truth.sum(1)
         cost = cost + options.background_weight * (entropy * weight).sum(1) / size.clamp_min(1)
+    if prediction.weights is not None:
+        cost = cost * prediction.weights[prediction.annotated]
     return prediction.annotated.nonzero()[:, 0].tolist(), cost
 
 

@@ -61,8 +61,8 @@ def stop(noted: Sequence[int]) -> None:
     raise (KeyboardInterrupt if signal.SIGINT in noted else Terminated)(INTERRUPTED)
 
 
-def heed_parent_only(worker: int = 0) -> None:
-    """Let a process that prepares data live until the run needs it no longer: `worker_init_fn`.
+def heed_parent_only() -> None:
+    """Let a process that prepares data live until the run needs it no longer.
 
     Ctrl+C in a terminal, SLURM and systemd signal all processes, but the run still has to finish its step.
     """

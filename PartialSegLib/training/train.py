@@ -183,12 +183,10 @@ def make_manifest(config: TrainingConfig) -> Manifest:
         raise InputError(
             f"network: unknown network {config.network!r}; {suggestion(config.network, NETWORKS)}."
         )
-    tasks = config.package.get("tasks", [])
-    if config.only_tasks:
-        names = [task.get("name") for task in tasks]
-        for name in config.only_tasks:
-            require(name in names, f"only_tasks: unknown task {name!r}; {suggestion(name, names)}.")
-        tasks = [task for task in tasks if task.get("name") in config.only_tasks]
+    names = [task.get("name") for task in config.package.get("tasks", [])]
+    for name in config.only_tasks:
+        require(name in names, f"only_tasks: unknown task {name!r}; {suggestion(name, names)}.")
+    tasks = config.trained_tasks
     arguments = dict(config.network_arguments)
     if "num_tasks" in signature(NETWORKS[config.network]).parameters:
         arguments.setdefault("num_tasks", len(tasks))
@@ -200,6 +198,10 @@ def make_manifest(config: TrainingConfig) -> Manifest:
         "inference": to_json(config.inference),
     }
     manifest = from_json(Manifest, fields)
+    structures = {name for task in manifest.tasks for name in task.structures}
+    for name in config.loss.structure_weights:
+        known = name in structures
+        require(known, f"loss.structure_weights: unknown structure {name!r}; {suggestion(name, structures)}.")
     network = build_network(manifest.network)
     check_tasks_served(network, manifest)
     _check_patch(network, manifest, len(config.loss.deep_supervision))

@@ -43,6 +43,7 @@ class TrainingStep(nn.Module):
         self.tissue_head = tissue_head
         self.config = config
         self.workers = workers
+        self.structure_weights = config.loss.structure_weights
         deep = bool(config.loss.deep_supervision)
         self.encode: Callable[[Tensor], list[Any]] = network.forward_levels if deep else self._finest_level
         if config.compile:
@@ -117,7 +118,15 @@ class TrainingStep(nn.Module):
         if cases.ignored is not None:
             known = ~_of_size(cases.ignored[None].to(logits.device, non_blocking=True), size).flatten()
         annotated = cases.annotated[number, :channels].to(logits.device)
-        return Prediction(task, logits.float().flatten(1), target.flatten(1), annotated, known)
+        weights = self._channel_weights(task, channels).to(logits.device) if self.structure_weights else None
+        return Prediction(task, logits.float().flatten(1), target.flatten(1), annotated, known, weights)
+
+    def _channel_weights(self, task: int, channels: int) -> Tensor:
+        """How much each channel of a task counts, (channels)."""
+        weights = torch.ones(channels)
+        for structure, channel in self.config.trained_tasks[task]["structures"].items():
+            weights[channel] = self.structure_weights.get(structure, 1.0)
+        return weights
 
 
 def _of_size(masks: Tensor, size: Sequence[int]) -> Tensor:
