@@ -1,15 +1,17 @@
-# Everything needed is installed into .venv on first use; a second run reuses it.
+# What is needed is installed into .venv on first use, for the demo less than for the tests; a second run
+# reuses it.
 # `make demo CT=image.nii.gz` takes a CT of yours (.nii.gz, .nrrd, .mha or a folder with one DICOM series).
 
 PYTHON ?= python3
 OUTPUT ?= demo-output
 BIN := .venv/bin
+DEMO := .venv/installed-demo
 INSTALLED := .venv/installed
 
 .PHONY: all demo test lint format types bench bench-field parity reproduce clean
 all: $(INSTALLED)
 
-demo: $(INSTALLED)
+demo: $(DEMO)
 	$(BIN)/python -m PartialSegLib demo $(if $(CT),"$(CT)") -o "$(OUTPUT)" $(DEMO_OPTIONS)
 
 test: $(INSTALLED)
@@ -42,10 +44,14 @@ reproduce: $(INSTALLED)
 clean:
 	rm -rf .venv .venv-field build *.egg-info
 
-$(INSTALLED): pyproject.toml constraints.txt
+$(DEMO): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "PartialSeg needs Python 3.11 or newer; try: make PYTHON=python3.12"; exit 1; }
 	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[picture]"
+	@touch $@
+
+$(INSTALLED): $(DEMO)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[lint,test]"
 	@touch $@
 

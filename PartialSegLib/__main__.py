@@ -9,13 +9,14 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import re
 import signal
 import sys
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from . import __version__
 from .cli.data_arguments import add_data_arguments
@@ -32,6 +33,11 @@ KEEP = "keep only this structure (TASK/STRUCTURE: of that task only); several as
 
 class Parser(argparse.ArgumentParser):
     """Answers wrong usage with one sentence."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        if not self._negative_number_matcher.match("-1e1"):  # before Python 3.14
+            self._negative_number_matcher = re.compile(r"-\.?\d")
 
     def error(self, message: str) -> NoReturn:
         """Leave with the sentence."""

@@ -45,26 +45,39 @@ def find_images(inputs: Iterable[str | Path], any_modality: bool = False) -> lis
         any_modality: whether DICOM images other than CT will do.
 
     Raises:
-        InputError: an input does not exist, or there is no image in it.
+        InputError: an input does not exist or cannot be read, or there is no image in it.
     """
     images: dict[Path, None] = {}
     passed_over: list[Path] = []
     for given in inputs:
         path = Path(given).expanduser().absolute()
-        if not path.exists():
-            raise InputError(f"There is no file or folder {path}; check the path.")
-        found = list(_images_in(path, any_modality, passed_over)) if path.is_dir() else [path]
-        if not path.is_dir() and path.name in results_in(path.parent):
-            logger.warning("%s is the result of a batch and left out.", path)
-            continue
-        if not found:
-            raise InputError(f"{path} holds no images{_listed_others(passed_over)}; {_advice(path)}.")
-        images |= dict.fromkeys(found)
+        try:
+            images |= dict.fromkeys(_images_at(path, any_modality, passed_over))
+        except OSError as error:
+            raise InputError(
+                f"{path} cannot be read ({error.strerror or error}); check its permissions, and that its "
+                "drive is connected."
+            ) from None
     if passed_over:
         logger.warning("Some folders are left out%s.", _listed_others(passed_over))
     if not images:
         raise InputError("No images were given; give files or folders.")
     return list(images)
+
+
+def _images_at(path: Path, any_modality: bool, passed_over: list[Path]) -> list[Path]:
+    """The images that a file or folder stands for; none where it is the result of a batch."""
+    if not path.exists():
+        raise InputError(f"There is no file or folder {path}; check the path.")
+    if not path.is_dir():
+        if path.name not in results_in(path.parent):
+            return [path]
+        logger.warning("%s is the result of a batch and left out.", path)
+        return []
+    found = list(_images_in(path, any_modality, passed_over))
+    if not found:
+        raise InputError(f"{path} holds no images{_listed_others(passed_over)}; {_advice(path)}.")
+    return found
 
 
 def _listed_others(folders: list[Path]) -> str:
@@ -98,7 +111,7 @@ def _images_in(folder: Path, any_modality: bool, passed_over: list[Path]) -> Ite
     for path in sorted(folder.iterdir()):
         if path.is_file() and _is_image(path.name) and path.name not in results and not is_label_map(path):
             yield path
-    for parent, folders, files in os.walk(folder):
+    for parent, folders, files in os.walk(folder, onerror=_warn_of_unreadable):
         folders.sort()
         dicom = _dicom_files(Path(parent), files)
         if (first := next(dicom, None)) is None:
@@ -107,6 +120,10 @@ def _images_in(folder: Path, any_modality: bool, passed_over: list[Path]) -> Ite
             yield Path(parent)
         else:
             passed_over.append(Path(parent))
+
+
+def _warn_of_unreadable(error: OSError) -> None:
+    logger.warning("%s cannot be read (%s) and is left out.", error.filename, error.strerror or error)
 
 
 def _is_image(name: str) -> bool:

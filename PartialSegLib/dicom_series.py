@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .errors import InputError
-from .image_header import check_one_scalar_volume, check_spacing
+from .image_header import check_one_scalar_volume, check_spacing, check_straight_line
 from .voxel_type import compact
 
 if TYPE_CHECKING:
@@ -100,8 +100,8 @@ def read_dicom_series(
         to RAS mm; k grows along the normal of the slices.
 
     Raises:
-        InputError: When there is no series or more than one, or slices are missing, doubled, tilted, unevenly
-            spaced, of different size or orientation, or unreadable.
+        InputError: When there is no series or more than one, or slices are missing, doubled, tilted, shifted,
+            unevenly spaced, of different size or orientation, or unreadable.
     """
     slices = _read_slice_headers(_find_series(folder, any_modality, series).files)
     normal = slices[0].normal
@@ -218,18 +218,16 @@ def storage_class(path: Path) -> str | None:
     return None
 
 
-def _header(name: str | Path) -> "SimpleITK.ImageFileReader":
+def _header(path: Path) -> "SimpleITK.ImageFileReader":
     import SimpleITK
 
     reader = SimpleITK.ImageFileReader()
     reader.SetImageIO("GDCMImageIO")
-    reader.SetFileName(str(name))
+    reader.SetFileName(str(path))
     try:
         reader.ReadImageInformation()
     except RuntimeError as error:
-        raise InputError(
-            f"{Path(name).name} is truncated or damaged; copy the DICOM series again."
-        ) from error
+        raise InputError(f"{path.name} is truncated or damaged; copy the DICOM series again.") from error
     return reader
 
 
@@ -304,6 +302,8 @@ def _step_between_slices(slices: list[_Slice]) -> np.ndarray:
                 f"Slices are missing or unevenly spaced: {distance:g} mm {between}, elsewhere {usual:g} mm; "
                 "export the complete series again."
             )
+    names, places = zip(*[(item.path.name, item.position) for item in slices], strict=True)
+    check_straight_line(names, np.array(places), first.normal, min(first.pixel_spacing) / 2)
     step: np.ndarray = (last.position - first.position) / (len(slices) - 1)
     if np.linalg.norm(np.cross(step, first.normal)) > _TILT_TOLERANCE * np.linalg.norm(step):
         raise InputError(

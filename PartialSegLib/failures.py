@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 from .errors import Cancelled, DeviceError, InputError, OutOfMemoryError
 from .protocol import ProtocolError
 
@@ -38,6 +40,11 @@ def sentence(error: Exception) -> str:
 def is_fault_of_ours(error: Exception) -> bool:
     """Whether a traceback belongs into the log."""
     return not isinstance(error, _EXPECTED)
+
+
+def lacks_library(error: Exception) -> bool:
+    """Whether a library could not be loaded; a broken torch fails with whatever its remains lead to."""
+    return isinstance(error, ImportError) or (is_fault_of_ours(error) and "torch" not in sys.modules)
 
 
 def _first_line(error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""What the header of every image format must say for the image to be one scalar volume."""
+"""What the headers of every image format must say for the image to be one scalar volume."""
 
 from collections.abc import Sequence
 
@@ -43,6 +43,31 @@ def check_spacing(spacing: Sequence[float] | np.ndarray) -> None:
         raise InputError(
             f"The voxel spacing is {listed(spacing)} mm, it must be positive everywhere; "
             "export the image again."
+        )
+
+
+def check_straight_line(
+    names: Sequence[str], positions: np.ndarray, normal: np.ndarray, tolerance: float
+) -> None:
+    """Check that slices are not shifted within their planes; a tilted stack is straight, too.
+
+    Args:
+        names: What the slices are called, in their order.
+        positions: (N, 3), where their first voxels lie, in mm.
+        normal: (3,), unit vector across the slices.
+        tolerance: Largest distance in mm from the straight line between the first and the last, in the plane.
+
+    Raises:
+        InputError: When one lies further away.
+    """
+    line = np.linspace(positions[0], positions[-1], len(positions))
+    distances = np.linalg.norm(np.cross(positions - line, normal), axis=1)
+    worst = int(distances.argmax())
+    if distances[worst] > tolerance:
+        raise InputError(
+            f"Slices are shifted within their planes: {names[worst]} lies {distances[worst]:.3g} mm beside "
+            "the straight line from the first to the last; keep one scan in the folder, or resample the "
+            "series to a rectangular grid first."
         )
 
 

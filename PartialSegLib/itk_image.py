@@ -29,6 +29,11 @@ _ANATOMICAL_SPACES = {
     "right-anterior-superior-time", "left-anterior-superior-time", "left-posterior-superior-time", "rast",
     "last", "lpst",
 }  # fmt: skip
+_SIGNS_WITH_TIME = {
+    "right-anterior-superior-time": [[-1], [-1]], "rast": [[-1], [-1]],
+    "left-anterior-superior-time": [[1], [-1]], "last": [[1], [-1]],
+}  # fmt: skip
+"""Of x and y, by space: ITK takes every space with time as left-posterior-superior."""
 _MILLIMETRES_PER_UNIT = {
     "um": 0.001, "µm": 0.001, "\u03bcm": 0.001, "micron": 0.001, "microns": 0.001, "cm": 10.0, "m": 1000.0,
 }  # fmt: skip
@@ -53,6 +58,7 @@ def read_itk_image(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
     header, header_bytes = _read_header(path)
     _check_spacing(header)
+    _check_frames(header)
     _check_space(path, header)
     _check_encoding(header)
     data = _data_file(path, header)
@@ -72,6 +78,7 @@ def read_itk_image(path: Path) -> tuple[np.ndarray, np.ndarray]:
     if image.GetDimension() == 4:
         image = image[:, :, :, 0]
     affine = affine_of(image)
+    affine[:2] *= _SIGNS_WITH_TIME.get(header.get("space", "").lower(), [[1], [1]])
     affine[:3] *= _millimetres_per_unit(header)
     return SimpleITK.GetArrayFromImage(image), affine
 
@@ -129,11 +136,16 @@ def _check_spacing(header: dict[str, str]) -> None:
     for name in ("spacings", "elementspacing"):
         if name in header:
             check_spacing([float(number) for number in _NUMBER.findall(header[name])])
-    vectors = [
-        _NUMBER.findall(vector) for vector in header.get("space directions", "").split(")") if vector.strip()
-    ]
-    if vectors:
-        check_spacing([float(np.linalg.norm([float(number) for number in vector])) for vector in vectors])
+    vectors = map(_NUMBER.findall, header.get("space directions", "").split(")"))  # "none" has no numbers
+    lengths = [float(np.linalg.norm([float(number) for number in vector])) for vector in vectors if vector]
+    if lengths:
+        check_spacing(lengths)
+
+
+def _check_frames(header: dict[str, str]) -> None:
+    """Find volumes along a last axis without direction; ITK takes them as one volume of vectors."""
+    if header.get("space directions", "").lower().endswith("none"):
+        check_one_scalar_volume([int(size) for size in re.findall(r"\d+", header.get("sizes", ""))], 1)
 
 
 def _check_space(path: Path, header: dict[str, str]) -> None:

@@ -29,7 +29,7 @@ FOLDER_TABLE = "labels.csv"
 _DATASET_FILE = "dataset.json"
 _FOLDERS_ABOVE = 3
 """How far above a label map nnU-Net's dataset.json may lie: TRAINER/fold_0/validation/a.nii.gz."""
-_LARGEST_LABEL = 255
+_LARGEST_LABEL = 32767  # of int16, as some programs read any label map
 _ROUNDING_ML = 0.001
 _LOST_SHARE = 0.01
 """Of a mask, more than which is told to be overwritten."""
@@ -41,38 +41,41 @@ logger = logging.getLogger(__name__)
 
 
 def write_label_map(path: Path, segmentation: Segmentation) -> None:
-    """Write one uint8 label map and NAME.labels.csv.
+    """Write one label map, uint8 or uint16, and NAME.labels.csv; when writing fails, both are as they were.
 
     Where masks overlap the later one of `writing_order` wins: organs, then structures within an organ
     (vessels), then lesions. Labels are `segmentation.label_values`, so those of a model are the same
-    whichever tasks were asked for; masks without them, or with values above 255, are numbered from 1 in this
-    order.
+    whichever tasks were asked for; masks without them, or with values that no label map holds, are numbered
+    from 1 in this order.
 
     Args:
         path: A .nii or .nii.gz file.
         segmentation: What to write.
 
     Raises:
-        InputError: When there are more than 255 masks or the files cannot be written.
+        InputError: When there are more than 32,767 masks or the files cannot be written.
     """
     if len(segmentation) > _LARGEST_LABEL:
         raise InputError(
             f"{len(segmentation)} masks do not fit one label map; write a .seg.nrrd file or a folder."
         )
     values = _written_values(segmentation)
-    labels = np.zeros(segmentation.shape, np.uint8)
+    largest = max(values.values(), default=0)
+    labels = np.zeros(segmentation.shape, np.uint8 if largest <= 255 else np.uint16)
     for key, value in values.items():
         box, mask = segmentation.cropped(key)
         labels[box][mask] = value
-    with replacing(path) as image, replacing(table_path(path)) as table:
-        write_nifti(image, labels, segmentation.affine)
+    with replacing(path.parent, named=path) as folder:
+        folder.mkdir()
+        write_nifti(folder / path.name, labels, segmentation.affine)
+        table = folder / table_path(path).name
         _write_table(table, segmentation, {key: str(value) for key, value in values.items()})
 
 
 def _written_values(segmentation: Segmentation) -> dict[Key, int]:
     """The label of each mask, in the order in which they are written."""
     keys, given = writing_order(segmentation), segmentation.label_values
-    if all(given.get(key, _LARGEST_LABEL + 1) <= _LARGEST_LABEL for key in keys):
+    if all(1 <= given.get(key, 0) <= _LARGEST_LABEL for key in keys):
         return {key: given[key] for key in keys}
     return {key: label for label, key in enumerate(keys, start=1)}
 
@@ -292,17 +295,21 @@ def _given_back(path: Path, values: Values, label_ml: Mapping[float, float]) -> 
 def _own_values(
     key: Key, values: Values, later: Values, label_ml: Mapping[float, float], written_ml: float | None
 ) -> tuple[int, ...]:
-    """The labels of a mask: its own, an organ's tumours, and what brings it to its volume in the table.
+    """The labels of a mask: its own and what brings it to its volume in the table.
 
-    That are structures in the organ, where the volume gets closer, and the same structure of another task,
-    where the volume is met: only then did that one cover all that is missing.
+    That are structures in the organ, where the volume gets closer, tumours first, and the same structure of
+    another task, where the volume is met: only then did that one cover all that is missing. Where the table
+    has no volume, or the map was edited and has more, an organ gets the tumour of its own task.
     """
-    tumors = [values[other] for other in values if other[1] == f"{key[1]}_tumor"]
-    own = dict.fromkeys(itertools.chain(values[key], *(tumors if key[1] in ORGANS_WITH_TUMOR else [])))
-    structure = structure_or_tissue(key[1])
-    for other in later if written_ml is not None else ():
-        added = [number for number in later[other] if number not in own]
-        missing_ml = (written_ml or 0.0) - sum(label_ml[number] for number in own)
+    task, structure = key[0], structure_or_tissue(key[1])
+    own = dict.fromkeys(values[key])
+    tumor = f"{key[1]}_tumor" if key[1] in ORGANS_WITH_TUMOR else ""
+    if written_ml is None or sum(label_ml[number] for number in own) > written_ml + _ROUNDING_ML:
+        return tuple(own | dict.fromkeys(values.get((task, tumor), ())))
+    tumors = sorted((other for other in values if other[1] == tumor), key=lambda other: other[0] != task)
+    for other in dict.fromkeys([*tumors, *later]):
+        added = [number for number in values[other] if number not in own]
+        missing_ml = written_ml - sum(label_ml[number] for number in own)
         excess_ml = sum(label_ml[number] for number in added) - missing_ml
         region = structure_or_tissue(other[1]).region
         is_inside = structure.region is None and region == structure.type

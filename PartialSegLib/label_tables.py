@@ -55,7 +55,7 @@ def labels_of(contents: dict[str, Any], path: Path) -> dict[str, tuple[int, ...]
     """Labels and their values without the background, as a dataset.json names them.
 
     The Decathlon and nnU-Net version 1 write {"1": "liver"}, version 2 {"liver": 1} or, for regions,
-    {"liver": [1, 2]}.
+    {"liver": [1, 2]}. Labels of one name are one structure.
 
     Raises:
         InputError: When a value is not a whole number.
@@ -67,7 +67,7 @@ def labels_of(contents: dict[str, Any], path: Path) -> dict[str, tuple[int, ...]
             name, values = (str(key), value) if is_number else (str(value), int(key))
             numbers = tuple(int(number) for number in (values if isinstance(values, list) else [values]))
             if numbers not in ((), (0,)) and name.lower() != "background":
-                labels[name] = numbers
+                labels[name] = (*labels.get(name, ()), *numbers)
     except (TypeError, ValueError):
         raise InputError(
             f"{path}: expected labels as name: value or value: name, got {contents['labels']}."

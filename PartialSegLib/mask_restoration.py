@@ -176,13 +176,15 @@ def _restore_scores(
         yield from scores.masks(request.structures)
         return
     separate = runner.structure_scores(scores.scores, request.task)
+    threshold = runner.threshold(request.task)
     if kept is not None:
         outside = tensor_of(~kept).to(scores.scores.device)
-        separate = {structure: score.masked_fill(outside, 0) for structure, score in separate.items()}
+        nothing = 0.0 if threshold else LOWEST_SCORE
+        separate = {structure: score.masked_fill(outside, nothing) for structure, score in separate.items()}
     separate = {structure: image.unpad(score) for structure, score in separate.items()}
-    cleaned = _clean_up(image, request, separate, runner.threshold, share)
+    cleaned = _clean_up(image, request, separate, threshold, share)
     for structure in request.structures:
-        yield structure, restore(cleaned[structure], image.prepared, runner.threshold)
+        yield structure, restore(cleaned[structure], image.prepared, threshold)
 
 
 def _clean_up(

@@ -179,11 +179,12 @@ class NetworkRunner:
     def structure_scores(self, blended: Tensor, task: Task) -> dict[str, Tensor]:
         """Per structure of a task the scores (D, H, W) that are compared with `threshold`.
 
-        For sigmoid the probability; for softmax the lead, of the probability or the logit as they were
-        blended, over the best other channel: both decide like argmax.
+        For sigmoid the probability, or the logit where logits were blended: nnU-Net, too, interpolates these.
+        A clean-up on the network's grid may ask for probabilities. For softmax the lead, of the probability
+        or the logit as they were blended, over the best other channel: both decide like argmax.
         """
         if self.inference.activation == "sigmoid":
-            if self.inference.blend == "logits":
+            if self.inference.blend == "logits" and self.threshold(task):
                 blended = blended.float().sigmoid()
             return dict(zip(task.structures, blended, strict=True))
         best, second = blended.topk(2, dim=0).values
@@ -192,10 +193,10 @@ class NetworkRunner:
             for structure, channel in task.structures.items()
         }
 
-    @property
-    def threshold(self) -> float:
+    def threshold(self, task: Task) -> float:
         """A voxel belongs to a structure when its score is greater."""
-        return 0.5 if self.inference.activation == "sigmoid" else 0.0
+        probable = self.inference.blend == "probabilities" or bool(task.network_steps)
+        return 0.5 if self.inference.activation == "sigmoid" and probable else 0.0
 
     def _activate(self, logits: Tensor) -> Tensor:
         return logits.sigmoid() if self.inference.activation == "sigmoid" else logits.softmax(dim=0)

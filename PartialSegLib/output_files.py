@@ -23,7 +23,9 @@ _LONGEST_NAME = 250
 
 
 @contextlib.contextmanager
-def replacing(path: str | os.PathLike[str], outdated: Collection[str] = ()) -> Iterator[Path]:
+def replacing(
+    path: str | os.PathLike[str], outdated: Collection[str] = (), named: Path | None = None
+) -> Iterator[Path]:
     """Give a temporary path that becomes `path` when the block ends well and vanishes when it does not.
 
     The temporary lies in the same folder, so that the rename is atomic, and keeps the suffixes of `path`,
@@ -35,6 +37,7 @@ def replacing(path: str | os.PathLike[str], outdated: Collection[str] = ()) -> I
         path: Where the finished output shall be.
         outdated: Names of files in a target folder that go when the new ones are there, and come back with
             the old ones.
+        named: What an error says cannot be written, where that is not all of `path`.
 
     Yields:
         The temporary path to write to; nothing exists there yet.
@@ -46,7 +49,7 @@ def replacing(path: str | os.PathLike[str], outdated: Collection[str] = ()) -> I
     place = target if target.is_dir() else target.parent
     temporary = place / _temporary_name(target.name)
     try:
-        with explained_writing_errors(target):
+        with explained_writing_errors(named or target):
             target.parent.mkdir(parents=True, exist_ok=True)
             yield temporary
             _flush(temporary)
@@ -180,6 +183,8 @@ def _set_aside(path: Path, old: Path) -> None:
 
 def _replace(source: Path, target: Path) -> None:
     """As `os.replace`, but with patience."""
+    if target.is_dir() and not source.is_dir():  # each system calls it something else
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
     end = time.monotonic() + _PATIENCE_SECONDS
     while True:
         try:

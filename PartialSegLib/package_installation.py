@@ -7,6 +7,7 @@ import hashlib
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,12 +15,14 @@ from .errors import InputError
 from .manifest import MANIFEST_FILE, Manifest, parse_manifest, read_manifest
 from .package_files import check_contents, refuse_to_overwrite
 from .package_sources import PackageArchive, PackageFolder
-from .packages import BUNDLED_MODELS, model_folders
+from .packages import BUNDLED_MODELS, MODEL_DIR_VARIABLE, manifests_in, model_folders
 from .sentences import suggestion
 
 __all__ = ["AlreadyInstalledError", "Progress", "delete_package", "install_package"]
 
 MAX_MANIFEST_BYTES = 4 << 20
+_PARTIAL = ".partial-"
+_STALE_SECONDS = 6 * 3600  # whoever installs writes all the time, perhaps on another computer
 
 Package = PackageArchive | PackageFolder
 
@@ -44,7 +47,8 @@ def install_package(
 ) -> Path:
     """Copy a package among the installed ones, under its own name; it appears only when complete and checked.
 
-    Only `model.json` and the files it names are taken, each with the size and SHA-256 it states.
+    Only `model.json` and the files it names are taken, each with the size and SHA-256 it states. What an
+    installation that was killed has left is tidied up first.
 
     Args:
         source: a package folder, or a .zip of one.
@@ -60,17 +64,19 @@ def install_package(
         InputError: the source is no sound package, or the folder cannot be written to; what was installed
             before is still there.
     """
-    place = model_folders()[0] if folder is None else Path(folder).expanduser()
+    place = _place(folder)
     with contextlib.closing(_opened(Path(source).expanduser())) as package:
         contents = _read_manifest_bytes(package)
         manifest = parse_manifest(contents, package.place / MANIFEST_FILE)
-        target = _target(place, manifest, replace)
-        with _working_folder(place, f"Cannot install {manifest.name} in {place}") as work:
-            new = work / "new"
-            new.mkdir()
-            (new / MANIFEST_FILE).write_bytes(contents)
-            _copy_files(package, manifest, new, on_progress)
-            _swap(new, target, work / "old")
+        with _explained(f"Cannot install {manifest.name} in {place}"):
+            _tidy_up(place)
+            target = _target(place, manifest, replace)
+            with _working_folder(place) as work:
+                new = work / "new"
+                new.mkdir()
+                (new / MANIFEST_FILE).write_bytes(contents)
+                _copy_files(package, manifest, new, on_progress)
+                _swap(new, target, work / "old" / target.name)
     return target
 
 
@@ -84,16 +90,29 @@ def delete_package(name: str, folder: str | Path | None = None) -> None:
     Raises:
         InputError: no such package there, it is part of PartialSeg, or its folder cannot be removed.
     """
-    place = model_folders()[0] if folder is None else Path(folder).expanduser()
-    packages = _packages_in(place)
-    if name not in packages:
-        if name in _packages_in(BUNDLED_MODELS):
-            raise InputError(f"The model {name} is part of PartialSeg and cannot be deleted.")
-        raise InputError(f"There is no model {name!r} in {place}: {suggestion(name, packages)}.")
-    _refuse_bundled(packages[name])
-    with _working_folder(place, f"Cannot delete {packages[name]}") as work:
-        os.replace(packages[name], work / "old")
-        _discard(work / "old")
+    place = _place(folder)
+    with _explained(f"Cannot delete {name} from {place}"):
+        packages = _packages_in(place)
+        if name not in packages:
+            if name in _packages_in(BUNDLED_MODELS):
+                raise InputError(f"The model {name} is part of PartialSeg and cannot be deleted.")
+            raise InputError(f"There is no model {name!r} in {place}: {suggestion(name, packages)}.")
+        _refuse_bundled(packages[name])
+        with _working_folder(place) as work:
+            _discard(packages[name], work)
+
+
+def _place(folder: str | Path | None) -> Path:
+    """Where to install and delete: the given folder, or the user's."""
+    if folder is not None:
+        return Path(folder).expanduser()
+    *users, _bundled = model_folders()
+    if not users:
+        raise InputError(
+            "There is no home folder in which models could be kept; choose a folder for models, or name one "
+            f"in {MODEL_DIR_VARIABLE}."
+        )
+    return users[0]
 
 
 def _opened(source: Path) -> Package:
@@ -116,7 +135,7 @@ def _packages_in(folder: Path) -> dict[str, Path]:
     """Folder of each package by its name, and of the broken ones by the name of the folder."""
     packages: dict[str, Path] = {}
     broken: dict[str, Path] = {}
-    for path in sorted(folder.glob(f"[!.]*/{MANIFEST_FILE}")):
+    for path in manifests_in(folder):
         try:
             packages.setdefault(read_manifest(path.parent).name, path.parent)
         except InputError:
@@ -145,30 +164,63 @@ def _refuse_bundled(package: Path) -> None:
 
 
 @contextlib.contextmanager
-def _working_folder(place: Path, failure: str) -> Iterator[Path]:
-    """A hidden folder beside the packages, one level too deep to be taken for one; removed in the end."""
-    work = None
+def _explained(failure: str) -> Iterator[None]:
+    """Tell in one sentence what a file system refuses."""
     try:
-        place.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(prefix=".partial-", dir=place))
-        yield work
+        yield
     except OSError as error:
         reason = error.strerror or str(error)
         raise InputError(
             f"{failure}: {reason}; check its permissions and free space, and close programs that use it."
         ) from error
+
+
+@contextlib.contextmanager
+def _working_folder(place: Path) -> Iterator[Path]:
+    """A hidden folder beside the packages, one level too deep to be taken for one; removed in the end.
+
+    In it `new` is being written, `old` holds whole packages under the names of their folders, and `discarded`
+    is being removed.
+    """
+    place.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=_PARTIAL, dir=place))
+    try:
+        yield work
     finally:
-        if work is not None:
-            shutil.rmtree(work / "new", ignore_errors=True)
-            with contextlib.suppress(OSError):  # an old package that could not be put back is kept
-                work.rmdir()
+        _remove_working_folder(work)
 
 
-def _discard(old: Path) -> None:
-    """Remove a package that is out of sight already; of a link, only the link."""
-    if old.is_symlink():
-        old.unlink()
-    shutil.rmtree(old, ignore_errors=True)
+def _remove_working_folder(work: Path) -> None:
+    for name in ("new", "discarded"):
+        shutil.rmtree(work / name, ignore_errors=True)
+    with contextlib.suppress(OSError):  # an old package that could not be put back is kept
+        for folder in (work / "old", work):
+            if folder.exists():
+                folder.rmdir()
+
+
+def _tidy_up(place: Path) -> None:
+    """Put back what a killed replacement has set aside, and remove what was left long ago."""
+    for work in place.glob(f"{_PARTIAL}*"):
+        with contextlib.suppress(OSError):  # another process was quicker
+            for old in (work / "old").glob("*"):
+                if not (place / old.name).exists():
+                    os.replace(old, place / old.name)
+            newest = max(path.lstat().st_mtime for path in (work, *work.rglob("*")))
+            if time.time() - newest > _STALE_SECONDS:
+                for old in (work / "old").glob("*"):
+                    if (place / old.name / MANIFEST_FILE).exists():
+                        _discard(old, work)
+                _remove_working_folder(work)
+
+
+def _discard(package: Path, work: Path) -> None:
+    """Remove a package, after taking it out of sight whole; of a link, only the link."""
+    discarded = work / "discarded"
+    os.replace(package, discarded)
+    if discarded.is_symlink():
+        discarded.unlink()
+    shutil.rmtree(discarded, ignore_errors=True)
 
 
 def _copy_files(package: Package, manifest: Manifest, new: Path, on_progress: Progress) -> None:
@@ -195,10 +247,12 @@ def _swap(new: Path, target: Path, old: Path) -> None:
     if not target.exists():
         os.replace(new, target)
         return
+    old.parent.mkdir()
     os.replace(target, old)
     try:
         os.replace(new, target)
     except BaseException:
         os.replace(old, target)
         raise
-    _discard(old)
+    with contextlib.suppress(OSError):  # in use somewhere: a later installation removes it
+        _discard(old, new.parent)

@@ -19,22 +19,39 @@ logger = logging.getLogger(__name__)
 def model_folders() -> list[Path]:
     """Folders whose sub-folders are packages: the user's first, then the bundled one.
 
-    The user's is $PARTIALSEG_MODEL_DIR, or ~/.partialseg/models when the variable is not set.
+    The user's is $PARTIALSEG_MODEL_DIR, or ~/.partialseg/models when the variable is not set; without a home
+    folder there is none.
     """
     user = os.environ.get(MODEL_DIR_VARIABLE)
-    return [Path(user).expanduser() if user else Path.home() / ".partialseg" / "models", BUNDLED_MODELS]
+    try:
+        return [Path(user).expanduser() if user else Path.home() / ".partialseg" / "models", BUNDLED_MODELS]
+    except RuntimeError:  # no home folder
+        return [BUNDLED_MODELS]
+
+
+def manifests_in(folder: Path) -> list[Path]:
+    """Paths of the manifests of all packages in a folder, sorted; none where there is no such folder.
+
+    Hidden folders, which an import or installation that was killed may leave, are passed over.
+
+    Raises:
+        OSError: the folder cannot be read: it is locked away, or its drive does not answer.
+    """
+    try:
+        packages = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    return [path / MANIFEST_FILE for path in packages if os.path.exists(path / MANIFEST_FILE)]
 
 
 def installed_packages() -> list[tuple[Path, Manifest]]:
     """Folder and manifest of every readable package, the user's first, each name once.
 
-    A broken package is left out with a warning in the log, so that one bad folder does not hide the others;
-    hidden folders, which an import that was killed may leave, without one.
+    A broken package, and a folder of models that cannot be read, is left out with a warning in the log, so
+    that it does not hide the others.
     """
     packages: dict[str, tuple[Path, Manifest]] = {}
-    for manifest_path in (
-        path for folder in model_folders() for path in sorted(folder.glob(f"[!.]*/{MANIFEST_FILE}"))
-    ):
+    for manifest_path in (path for folder in model_folders() for path in _readable_manifests_in(folder)):
         try:
             manifest = read_manifest(manifest_path.parent)
         except InputError as error:
@@ -42,6 +59,19 @@ def installed_packages() -> list[tuple[Path, Manifest]]:
         else:
             packages.setdefault(manifest.name, (manifest_path.parent, manifest))
     return list(packages.values())
+
+
+def _readable_manifests_in(folder: Path) -> list[Path]:
+    try:
+        return manifests_in(folder)
+    except OSError as error:
+        logger.warning(
+            "The models in %s are left out: the folder cannot be read (%s); check its permissions, and that "
+            "its drive is connected.",
+            folder,
+            error.strerror or error,
+        )
+        return []
 
 
 def find_package(name_or_path: str | Path) -> Path:
@@ -59,14 +89,14 @@ def find_package(name_or_path: str | Path) -> Path:
         if name_or_path in installed:
             return installed[name_or_path]
         for folder in model_folders():
-            if (folder / name_or_path / MANIFEST_FILE).exists():
+            if os.path.exists(folder / name_or_path / MANIFEST_FILE):
                 return folder / name_or_path
-        if not path.exists():
+        if not os.path.exists(path):
             raise InputError(
                 f"Unknown model {name_or_path!r}: {suggestion(name_or_path, installed)}, "
                 "or give the path of a package folder."
             )
-    if not path.exists():
+    if not os.path.exists(path):  # unlike the method it takes a drive that does not answer for none
         raise InputError(f"There is no model package at {path}; check the path.")
     if path.is_file():
         raise InputError(

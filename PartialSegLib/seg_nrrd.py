@@ -75,6 +75,10 @@ def read_seg_nrrd(path: Path) -> Segmentation:
             image = SimpleITK.ReadImage(str(path))
         except RuntimeError as error:
             raise InputError("The file is missing, truncated or damaged; check the path.") from error
+        if image.GetDimension() != 3:
+            raise InputError(
+                f"The image is {image.GetDimension()}-D, a 3-D one is needed; save it in Slicer again."
+            )
         layers = SimpleITK.GetArrayViewFromImage(image).reshape((*image.GetSize()[::-1], -1))
         fields = {key: image.GetMetaData(key) for key in image.GetMetaDataKeys()}
         segments = _read_segments(fields, layers.shape[3])

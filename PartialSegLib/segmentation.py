@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import re
 from collections import Counter
 from collections.abc import ItemsView, Iterable, Iterator, Mapping, ValuesView
 from dataclasses import dataclass, field
@@ -182,7 +183,8 @@ class Segmentation:
     def identifier(self, key: str | Key) -> str:
         """Return the name of a mask for files: "liver_tumor", or "liver-liver_tumor" as in `display_name`.
 
-        Where an earlier mask has this name, but for capital letters, a number is added.
+        What could lead to another folder, or Windows allows in no file name, becomes "_". Where an earlier
+        mask has this name, but for capital letters, a number is added.
         """
         return self._identifiers()[self._resolve(key)]
 
@@ -191,7 +193,8 @@ class Segmentation:
         names: dict[Key, str] = {}
         taken: set[str] = set()
         for task, structure in self._masks:
-            name = plain = structure if tasks[structure] == 1 else f"{one_word(task)}-{structure}"
+            file = _file_name(structure)
+            name = plain = file if tasks[structure] == 1 else f"{one_word(task)}-{file}"
             numbers = itertools.count(2)
             while name.casefold() in taken:
                 name = f"{plain}_{next(numbers)}"
@@ -219,6 +222,12 @@ class Segmentation:
 def one_word(text: str) -> str:
     """Return a name as part of identifiers and file names: what could mislead there becomes "_"."""
     return "".join(letter if letter.isalnum() or letter in "._" else "_" for letter in text)
+
+
+def _file_name(text: str) -> str:
+    """A name from anywhere, without what leads out of a folder; all else stays, so that it is known again."""
+    name = re.sub(r'[\x00-\x1f"*/:<>?\\|]', "_", text)
+    return name if name.strip(". ") else "_"
 
 
 def writing_order(keys: Iterable[Key]) -> list[Key]:

@@ -107,9 +107,7 @@ class InferenceSession:
         self.selection = Selection.for_model(model, selection, skip_air, region_from)
         self._coarse: InferenceSession | None = None
         if coarse := self.selection.coarse:
-            self._coarse = InferenceSession(
-                coarse.model, device, cache_bytes=0, precision=precision, engine=engine
-            )
+            self._coarse = InferenceSession(coarse.model, device, 0, precision=precision, engine=engine)
         flips = all_flips(inference.mirror_axes if mirror else ())
         self._cache_bytes = cache_bytes
         with explained_memory_errors(self.device):
@@ -154,8 +152,8 @@ class InferenceSession:
             if self._cache_bytes is None:
                 self._scoring.cache.budget_bytes = self._memory.choose_cache_bytes(image)
             self._selected = selected
-        if check and (doubt := find_doubt(volume)):
-            logger.warning("%s, or what is found may be wrong.", doubt)
+            if check and (doubt := find_doubt(volume)):
+                logger.warning("%s, or what is found may be wrong.", doubt)
 
     def reset_image(self) -> None:
         """Forget the image and its features."""
@@ -209,13 +207,16 @@ class InferenceSession:
     ) -> tuple[dict[int, TaskView], dict[int, Kept]]:
         """What each task looks at, and its blended scores, or the winners alone where these are enough."""
         find = None if self._coarse is None else partial(self._find_coarsely, self._coarse, on_progress)
-        views = selected.views(requests, region, find)
+        encoded = self.timings["encode"]
+        try:
+            with self._scoring.stage("preprocess"):
+                views = selected.views(requests, region, find)
+        finally:
+            self.timings["preprocess"] -= self.timings["encode"] - encoded  # of the coarse pass, within it
         tasks = {request.number: request.task for request in requests}
-        image, scores_device = selected.image, self.device
+        image, cache, scores_device = selected.image, self._scoring.cache, self.device
         if self.device.type == "cuda":
-            scores_device = self._memory.choose_scores_device(
-                image, requests, self._scoring.cache, scores_are_wanted
-            )
+            scores_device = self._memory.choose_scores_device(image, requests, cache, scores_are_wanted)
 
         def start_keeping(number: int, channels: int, passes: int) -> Kept:
             task = tasks[number]
@@ -273,9 +274,8 @@ class InferenceSession:
         if self._coarse is None:
             return estimate
         requests = request_tasks(self._coarse.model.manifest, None, None)
-        return estimate.with_coarse(
-            self._coarse._memory.estimate(volume, requests, 0, is_loaded, scores_are_wanted=True)
-        )
+        coarse = self._coarse._memory.estimate(volume, requests, 0, is_loaded, scores_are_wanted=True)
+        return estimate.with_coarse(coarse)
 
     @cached_property
     def _memory(self) -> MemoryEstimator:

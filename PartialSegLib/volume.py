@@ -241,7 +241,8 @@ def write_volume(path: str | Path, volume: Volume) -> None:
         raise InputError(
             f"{path}: A volume is written as {', '.join(_WRITABLE_SUFFIXES)}; choose one of these."
         )
-    array = volume.array.astype(_FILE_TYPES.get(volume.array.dtype.name, volume.array.dtype), copy=False)
+    kind = volume.array.dtype.name  # without the byte order, of which ITK knows the computer's alone
+    array = volume.array.astype(_FILE_TYPES.get(kind, kind), copy=False)
     with replacing(path) as temporary:
         match suffix:
             case ".nrrd":

@@ -50,6 +50,7 @@ def count_patches(settings: dict[str, Any]) -> dict[str, Any]:
     record: dict[str, Any] = {}
     session = open_session(settings)
     session.set_image(read_volume(settings["image"]))
+    record["preprocess"] = session.timings["preprocess"]
 
     def stop(done: int, total: int) -> None:
         record["patches"] = total
@@ -61,7 +62,6 @@ def count_patches(settings: dict[str, Any]) -> dict[str, Any]:
     with suppress(Cancelled):
         timed(network, "all", lambda: session.predict(settings["tasks"], stop))
     record["patches planned"] = session.patches_planned
-    record["preprocess"] = session.timings["preprocess"]
     record["coarse pass"] = network["all"] - network["network"]
     return record
 

@@ -113,6 +113,10 @@ def rgb_nifti(folder: Path) -> Path:
 
 NRRD_AXES = b"(1,0,0) (0,1,0) (0,0,1)"
 NRRD_HEADER = b"NRRD0004\ntype: short\ndimension: 3\nsizes: 7 6 5\nendian: little\nencoding: raw\n"
+NRRD_OF_FRAMES = (
+    NRRD_HEADER.replace(b"dimension: 3\nsizes: 7 6 5", b"dimension: 4\nsizes: 7 6 5 2")
+    + b"space: LPS\nkinds: domain domain domain list\nspace directions: " + NRRD_AXES + b" none\n\n"
+)  # fmt: skip
 TEXT = b"The quick brown fox jumps over the lazy dog.\n" * 50
 
 BAD_FILES = {
@@ -143,6 +147,7 @@ BAD_FILES = {
     "2-D nrrd": (image_named("ct.nrrd", VALUES[0]), "2-D, a 3-D volume is needed"),
     "4-D nii": (image_named("ct.nii.gz", np.stack([VALUES] * 3)), "4-D with 3 volumes"),
     "4-D mha": (image_named("ct.mha", np.stack([VALUES] * 2)), "4-D with 2 volumes"),
+    "4-D nrrd": (bytes_named("ct.nrrd", NRRD_OF_FRAMES + bytes(2 * VALUES.nbytes)), "4-D with 2 volumes"),
     "RGB nii": (rgb_nifti, "3 values per voxel"),
     "vector nii": (image_named("ct.nii", np.stack([VALUES] * 2, -1), True), "2 values per voxel"),
     "RGB nrrd": (image_named("ct.nrrd", np.zeros((3, 4, 5, 3), np.uint8), True), "3 values per voxel"),
@@ -239,7 +244,7 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path, name):
 
 @pytest.mark.parametrize("name", ["liver.nii.gz", "liver.seg.nrrd", "folder"])
 def test_a_file_is_on_the_disk_before_it_gets_its_name(tmp_path, monkeypatch, name):
-    on_disk, named = set(), set()
+    on_disk, named, flushed = set(), set(), []
     monkeypatch.setattr(os, "fsync", lambda descriptor: on_disk.add(os.fstat(descriptor).st_ino))
     replace = os.replace
 
@@ -247,6 +252,7 @@ def test_a_file_is_on_the_disk_before_it_gets_its_name(tmp_path, monkeypatch, na
         files = [path for path in (Path(source), *Path(source).rglob("*")) if path.is_file()]
         assert {path.stat().st_ino for path in files} <= on_disk
         named.update(path.name for path in files)
+        flushed.append(len(on_disk))
         replace(source, target)
 
     monkeypatch.setattr(os, "replace", check)
@@ -254,6 +260,7 @@ def test_a_file_is_on_the_disk_before_it_gets_its_name(tmp_path, monkeypatch, na
     segmentation.add("liver", "liver", None, VALUES > 0)
     write_segmentation(tmp_path / name, segmentation)
     assert len(named) == (1 if name == "liver.seg.nrrd" else 2)
+    assert flushed[0] == len(named)  # all are there before the first rename
 
 
 def write_folder(path: Path) -> None:

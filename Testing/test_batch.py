@@ -120,7 +120,12 @@ def test_an_image_given_twice_is_one_case(images):
 
 @pytest.mark.parametrize(
     ("given", "sentence"),
-    [([], "No images were given"), (["nowhere.nii.gz"], "There is no file or folder"), (["."], "no images")],
+    [
+        ([], "No images were given"),
+        (["nowhere.nii.gz"], "There is no file or folder"),
+        (["."], "no images"),
+        ([300 * "a"], r"a cannot be read \(File name too long\); check its permissions"),
+    ],
 )
 def test_inputs_without_images_are_refused(tmp_path, monkeypatch, given, sentence):
     monkeypatch.chdir(tmp_path)

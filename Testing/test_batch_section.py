@@ -79,12 +79,16 @@ def test_a_cancelled_batch_keeps_what_is_finished(section, tmp_path):
     assert (tmp_path / "results" / "anna.seg.nrrd").exists()
 
 
-@pytest.mark.parametrize("missing", ["paths", "file", "output", "tasks"])
+@pytest.mark.parametrize("missing", ["paths", "file", "drive", "home", "output", "tasks"])
 def test_what_is_missing_is_said(section, dialogs, missing, tmp_path):
     if missing == "paths":
         section.ui.batchPathsEdit.setPlainText("")
     elif missing == "file":
         section.ui.batchPathsEdit.setPlainText(f' "{tmp_path / "gone.nii"}" ')  # as Windows copies it
+    elif missing == "drive":
+        section.ui.batchPathsEdit.setPlainText("/" + 300 * "a")  # refused as a drive is that does not answer
+    elif missing == "home":
+        section.ui.batchPathsEdit.setPlainText("~nobody-of-this-name/cts")
     elif missing == "output":
         section.ui.batchOutputEdit.text = ""
     else:
@@ -94,10 +98,12 @@ def test_what_is_missing_is_said(section, dialogs, missing, tmp_path):
     expected = {
         "paths": "No images",
         "file": f"no file or folder {tmp_path / 'gone.nii'};",
+        "drive": "cannot be read (File name too long); check its permissions",
+        "home": "Something unexpected happened: RuntimeError: Could not determine home directory",
         "output": "Choose a folder",
         "tasks": "Tick at least one task",
     }
-    assert expected[missing] in dialogs.texts("error")[-1]
+    assert expected[missing] in dialogs.texts("error")[-1] == section.ui.batchStatusLabel.text
     assert not section.panel.batchSection.isRunning
     assert not (tmp_path / "results").exists()
 

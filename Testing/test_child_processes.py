@@ -6,12 +6,15 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 import pythonqt
 from scene_nodes import ctNode
+
+from PartialSegLib.worker.scratch import ScratchFolder
 
 from PartialSegSlicer import workerClient, workerProcess
 from PartialSegSlicer.backgroundWork import BackgroundWork
@@ -178,6 +181,37 @@ def test_only_what_a_crashed_slicer_has_left_is_removed(tmp_path):
     removeLeftovers(tmp_path)
     assert {folder.name for folder in tmp_path.iterdir()} == {process.scratch.name, "PartialSeg-main"}
     process.stop()
+
+
+def endWorker(process):
+    ScratchFolder(process.scratch).remove_all()
+    process.stop()
+
+
+@pytest.mark.parametrize("end", [endWorker, WorkerProcess.stop])
+def test_an_image_that_windows_holds_on_to_is_removed_by_the_next_slicer(tmp_path, monkeypatch, end):
+    process, unlink = WorkerProcess(READER, tmp_path), os.unlink
+
+    def refuse_mapped(path, **options):
+        if str(path).endswith("image-1.npy"):
+            raise PermissionError(13, "The file is mapped")
+        unlink(path, **options)
+
+    for name in ("image-1.npy", "mask-2-0.npy"):
+        (process.scratch / name).touch()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "unlink", refuse_mapped)
+        end(process)
+        waitUntil(lambda: not (process.scratch / "mask-2-0.npy").exists())
+        waitUntil(lambda: process._mark.closed and not reapers())
+        removeLeftovers(tmp_path)
+    assert {file.name for file in process.scratch.iterdir()} == {"PartialSeg-in-use", "image-1.npy"}
+    removeLeftovers(tmp_path)
+    assert not process.scratch.exists()
+
+
+def reapers():
+    return [thread for thread in threading.enumerate() if thread.name == "PartialSeg reap"]
 
 
 def test_arrays_lie_in_the_folder_of_the_application_settings(scene, tmp_path, monkeypatch):

@@ -92,7 +92,8 @@ def test_segment_writes_segments_on_the_grid_of_the_input_and_a_report(tmp_path,
     facts = json.loads(report.read_text())
     assert [s["structure"] for s in facts["structures"]] == ["liver", "liver_tumor", "spleen"]
     assert facts["provenance"]["model"] == "tiny"
-    assert facts["seconds"].keys() >= {"read", "preprocess", "encode", "head", "restore", "write"}
+    stages = ["read", "load_model", "estimate_memory", "preprocess", "encode", "head", "restore", "write"]
+    assert sorted(facts["seconds"]) == sorted(stages)
     assert sorted(path.name for path in out.parent.iterdir()) == ["out.seg.nrrd", "report.json"]
 
 
@@ -150,7 +151,8 @@ def test_a_person_learns_where_the_file_is_and_what_was_not_found(tmp_path, pack
 def test_nothing_is_found_outside_the_region_of_interest(tmp_path, package, ct, run):
     box = np.array([(-40, -10), (-20, 20), (110, 150)])
     out = tmp_path / "out.nii.gz"
-    assert run("segment", ct, "-o", out, "--model", package, "--roi", *box.ravel()).returncode == 0
+    edges = [f"{edge:.1e}" for edge in box.ravel()]  # such as -4.0e+01
+    assert run("segment", ct, "-o", out, "--model", package, "--roi", *edges).returncode == 0
     voxels = np.argwhere(read_volume(out).array)
     places = voxels @ AFFINE[:3, :3].T + AFFINE[:3, 3]
     assert (places.min(axis=0) >= box[:, 0]).all()
@@ -190,6 +192,8 @@ def test_outputs_never_replace_the_input_or_each_other(tmp_path, package, ct, ru
     shutil.copy(ct, tmp_path / "liver.nii.gz")
     (tmp_path / "dicom").mkdir()
     (tmp_path / "slice").touch()
+    for folder in ("y.seg.nrrd", "y.nii.gz", "z.labels.csv"):
+        (tmp_path / folder).mkdir()
     before = sorted(tmp_path.rglob("*"))
     for image, options, message in (
         (
@@ -200,6 +204,9 @@ def test_outputs_never_replace_the_input_or_each_other(tmp_path, package, ct, ru
         ("liver.nii.gz", ["-o", tmp_path], "a mask would replace the input"),
         ("dicom", ["-o", tmp_path / "dicom"], "segmentation would replace the input"),
         ("ct.nii.gz", ["-o", tmp_path / "slice"], "a segmentation is written as"),
+        ("ct.nii.gz", ["-o", tmp_path / "y.seg.nrrd"], r"y\.seg\.nrrd: A folder .* for the segmentation\."),
+        ("ct.nii.gz", ["-o", tmp_path / "y.nii.gz"], r"y\.nii\.gz: A folder has this name; choose another"),
+        ("ct.nii.gz", ["-o", tmp_path / "z.nii.gz"], r"z\.labels\.csv: A folder .* the table of the labels"),
         ("ct.nii.gz", ["-o", tmp_path / "x.nii.gz", "--report", tmp_path / "ct.nii.gz"], "a .json file"),
         ("ct.nii.gz", ["-o", tmp_path / "x.nii.gz", "--report", tmp_path / "x.labels.csv"], "a .json file"),
         ("ct.nii.gz", ["-o", tmp_path / "x.nii.gz", "--report", tmp_path / "dicom"], "a .json file"),
@@ -363,6 +370,23 @@ def test_demo_without_a_ct_compares_with_the_phantom(tmp_path, package, run, mon
     assert done.returncode == 0
     assert re.search(r"structure +volume \(ml\) +true \(ml\) +Dice", done.stdout)
     assert np.array_equal(read_volume(tmp_path / "demo" / "phantom.nii.gz").array, small.volume.array)
+
+
+def test_a_demo_leaves_nothing_of_an_earlier_one_beside_its_segmentation(tmp_path, package, ct, run):
+    demo = tmp_path / "demo"
+    (demo / "overview.png").mkdir(parents=True)  # so that the picture cannot be written
+    for name in ("notes.txt", "report.json"):
+        (demo / name).write_text("old")
+    phantom = Path(shutil.copy(ct, demo / "phantom.nii.gz"))
+    with full_disk(64):
+        assert run("demo", ct, "-o", demo, "--model", package).returncode == 2
+    assert (demo / "report.json").exists()
+    for image, is_kept in ((phantom, True), (ct, False)):  # an input is never removed
+        segmented = run("demo", image, "-o", demo, "--model", package)
+        assert_one_sentence(segmented, 2, r"overview\.png: Is a directory")
+        assert phantom.exists() == is_kept
+    names = ["notes.txt", "overview.png", "segmentation.seg.nrrd"]
+    assert sorted(path.name for path in demo.iterdir()) == names
 
 
 def test_models_and_info_describe_a_package(package, run, monkeypatch):

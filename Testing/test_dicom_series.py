@@ -24,12 +24,13 @@ SCREENSHOT = "1.2.840.10008.5.1.4.1.1.7"
 
 @dataclass(frozen=True)
 class Series:
-    """A series to be written: position of slice k is origin + k * step (LPS mm)."""
+    """A series to be written: position of slice k is origin + k * step (LPS mm), of slice 2 also + shift."""
 
     uid: str = "1.2.3"
     modality: str = "CT"
     description: str = "abdomen"
     step: tuple[float, float, float] = (0, 0, 2.5)
+    shift: tuple[float, float, float] = (0, 0, 0)
     orientation: tuple[float, ...] = (1, 0, 0, 0, 1, 0)
     spacing: tuple[float, float] = (0.9, 0.8)
     skipped: tuple[int, ...] = ()
@@ -40,7 +41,9 @@ class Series:
 def write_slice(path: Path, series: Series, index: int, plane: np.ndarray) -> None:
     image = SimpleITK.GetImageFromArray(plane[np.newaxis])
     image.SetSpacing((series.spacing[1], series.spacing[0], 1))
-    position = np.array((-10, -20, 30)) + index * np.array(series.step)
+    position = (
+        np.array((-10, -20, 30)) + index * np.array(series.step) + (index == 2) * np.array(series.shift)
+    )
     rows, columns = np.array(series.orientation[:3]), np.array(series.orientation[3:])
     image.SetDirection(np.stack([rows, columns, np.cross(rows, columns)], axis=1).ravel().tolist())
     image.SetOrigin(position.tolist())
@@ -162,12 +165,26 @@ def test_scouts_and_screenshots_are_passed_over_unless_there_is_nothing_else(tmp
         (Series(skipped=(2,)), "Slices are missing or unevenly spaced: 5 mm between"),
         (Series(step=(0, 0.4, 2.5)), "gantry tilt"),
         (Series(step=(0, 0, 0)), "same place"),
+        (Series(shift=(40, 0, 0)), r"shifted within their planes: slice-1\.dcm lies 40 mm beside"),
+        (Series(shift=(0, -0.41, 0)), r"slice-1\.dcm lies 0\.41 mm beside"),
     ],
-    ids=["missing", "tilted", "doubled"],
+    ids=["missing", "tilted", "doubled", "shifted", "shifted by half a voxel"],
 )
 def test_slices_that_fill_no_regular_grid_are_refused(tmp_path, series, sentence):
     with pytest.raises(InputError, match=sentence):
         read_volume(write_series(tmp_path / "ct", series))
+
+
+@pytest.mark.parametrize(
+    "series",
+    [
+        Series(shift=(0.39, 0, 0.1)),
+        Series(step=(0, -1.4434, 2.5), orientation=(1, 0, 0, 0, 0.8660, 0.5), shift=(0, 5e-4, 5e-4)),
+    ],
+    ids=["by less than half a voxel", "by rounding, oblique"],
+)
+def test_slices_may_lie_a_little_beside_their_places(tmp_path, series):
+    assert np.array_equal(read_volume(write_series(tmp_path / "ct", series)).array, IMAGE)
 
 
 def test_slices_of_different_pixel_spacing_are_refused(tmp_path):

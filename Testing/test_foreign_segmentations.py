@@ -60,6 +60,16 @@ def test_segments_without_layer_and_label_have_a_layer_each_as_in_old_slicer(tmp
     assert np.array_equal(segmentation["spleen"], ~LIVER)
 
 
+def test_a_tag_chooses_no_place_for_a_mask(tmp_path):
+    two_segments(tmp_path / "x.seg.nrrd", {"Tags": "PartialSeg.Structure:../../escaped|"}, {})
+    segmentation = read_segmentation(tmp_path / "x.seg.nrrd")
+    write_segmentation(tmp_path / "far" / "down", segmentation)
+    assert not list(tmp_path.glob("*escaped*"))
+    back = read_segmentation(tmp_path / "far" / "down")
+    assert back.keys() == segmentation.keys() == [("", "../../escaped"), ("", "spleen")]
+    assert np.array_equal(back["../../escaped"], LIVER)
+
+
 def test_damaged_provenance_is_passed_over(tmp_path):
     damaged, good = ({"Tags": f"PartialSeg.Provenance:{text}|"} for text in ("{abc", '{"model": "tiny"}'))
     two_segments(tmp_path / "damaged.seg.nrrd", damaged, good)
@@ -75,6 +85,15 @@ def test_a_segment_that_was_copied_with_its_tags_is_called_by_its_name(tmp_path,
     segmentation = read_segmentation(tmp_path / "copied.seg.nrrd")
     assert segmentation.keys() == [("liver", "liver"), ("", structure)]
     assert np.array_equal(segmentation[structure], ~LIVER)
+
+
+@pytest.mark.parametrize("shape", [(3, 4), (2, 3, 4, 5)])
+def test_a_segmentation_of_another_dimension_is_refused(tmp_path, shape):
+    nrrd.write(str(tmp_path / "flat.seg.nrrd"), np.ones(shape, np.uint8))
+    with pytest.raises(
+        InputError, match=rf"flat\.seg\.nrrd: The image is {len(shape)}-D, a 3-D one is needed"
+    ):
+        read_segmentation(tmp_path / "flat.seg.nrrd")
 
 
 @pytest.mark.parametrize(
@@ -136,6 +155,16 @@ def test_a_dataset_json_names_the_labels_beside_it_or_below(tmp_path):
     assert np.array_equal(segmentation["liver"], LIVER)
     named = read_segmentation(tmp_path / "labelsTr" / "x.nii.gz", {"spleen": (1,)})
     assert np.array_equal(named["spleen"], ~LIVER)
+
+
+def test_labels_of_one_name_in_a_dataset_json_are_one_structure(tmp_path, caplog):
+    write_volume(tmp_path / "x.nii.gz", Volume(LIVER * 2 + ~LIVER, np.eye(4)))
+    contents = {"labels": {"0": "background", "1": "lesion", "2": "lesion", "3": "spleen"}}
+    (tmp_path / "dataset.json").write_text(json.dumps(contents))
+    segmentation = read_segmentation(tmp_path / "x.nii.gz")
+    assert segmentation.keys() == [("", "lesion"), ("", "spleen")]
+    assert segmentation["lesion"].all()
+    assert not caplog.messages
 
 
 @pytest.mark.parametrize(

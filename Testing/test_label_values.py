@@ -13,7 +13,7 @@ from PartialSegLib.label_values import label_values
 from PartialSegLib.manifest import Inference, Manifest
 from PartialSegLib.segmentation import Segmentation, read_segmentation, write_segmentation
 from PartialSegLib.task import Task
-from PartialSegLib.volume import read_volume
+from PartialSegLib.volume import read_volume, write_volume
 
 SHAPE = (4, 5, 6)
 
@@ -51,6 +51,12 @@ def test_the_channels_of_several_softmax_tasks_are_no_labels() -> None:
     assert values == {("liver", "liver"): 1, ("spleen", "spleen"): 2, ("liver", "liver_tumor"): 3}
 
 
+def test_a_channel_0_is_no_label_since_that_is_the_background() -> None:
+    task = Task("abdomen", {"liver": 0, "spleen": 1})
+
+    assert label_values(softmax_manifest(task)) == {("abdomen", "liver"): 1, ("abdomen", "spleen"): 2}
+
+
 def found(*masks: tuple[str, str, int]) -> Segmentation:
     """Each mask one column longer than the one before, on top of each other."""
     segmentation = Segmentation(SHAPE, np.eye(4))
@@ -84,12 +90,66 @@ def test_a_tumour_with_a_smaller_label_than_its_organ_is_written_over_it(
     assert not caplog.messages
 
 
-@pytest.mark.parametrize("largest", [None, 256])
+@pytest.mark.parametrize("task", ["organs", "lesions"])
+@pytest.mark.parametrize(
+    ("liver", "tumor", "kept", "bare"),
+    [
+        (np.s_[0:4], np.s_[1:3], np.s_[0:4], np.s_[0:4]),  # the tumour within
+        (np.s_[0:2], np.s_[2:3], np.s_[0:2], np.s_[0:3]),  # beside
+        (np.s_[0:3], np.s_[2:4], np.s_[0:2], np.s_[0:4]),  # half of it within: both are as far from the truth
+        (np.s_[0:0], np.s_[2:4], np.s_[0:0], np.s_[2:4]),  # alone
+    ],
+)
+def test_an_organ_gets_a_tumour_back_by_its_volume_or_without_one_by_its_task(
+    tmp_path: Path, task: str, liver: slice, tumor: slice, kept: slice, bare: slice
+) -> None:
+    segmentation = Segmentation(SHAPE, np.diag((10.0, 10, 10, 1)))
+    masks = np.zeros((4, *SHAPE), bool)
+    for mask, slices in zip(masks, (liver, tumor, kept, bare), strict=True):
+        mask[slices] = True
+    segmentation.add("organs", "liver", None, masks[0])
+    segmentation.add(task, "liver_tumor", None, masks[1])
+    write_segmentation(tmp_path / "map.nii.gz", segmentation)
+    back = read_segmentation(tmp_path / "map.nii.gz")
+
+    assert np.array_equal(back["liver"], masks[2])
+    assert np.array_equal(back["liver_tumor"], masks[1])
+
+    table = tmp_path / "map.labels.csv"
+    rows = [line.split(",")[:3] for line in table.read_text(encoding="utf-8").splitlines()]
+    table.write_text("".join(",".join(row) + "\n" for row in rows), encoding="utf-8")
+    without_volume = read_segmentation(tmp_path / "map.nii.gz")["liver"]
+
+    assert np.array_equal(without_volume, masks[3] if task == "organs" else masks[0] & ~masks[1])
+
+
+def test_an_organ_that_was_enlarged_by_hand_keeps_the_tumour_of_its_task(tmp_path: Path) -> None:
+    segmentation = found(("liver", "liver_tumor", 2), ("liver", "liver", 4))
+    write_segmentation(tmp_path / "map.nii.gz", segmentation)
+    labels = read_volume(tmp_path / "map.nii.gz")
+    labels.array[0] = 1
+    write_volume(tmp_path / "map.nii.gz", labels)
+
+    assert read_segmentation(tmp_path / "map.nii.gz").voxel_count("liver") == 16 + 30
+
+
+def test_labels_above_255_are_written_as_they_are(tmp_path: Path) -> None:
+    segmentation = found(("", "spleen", 3), ("", "liver", 2))
+    segmentation.label_values = {("", "spleen"): 9, ("", "liver"): 32767}
+    write_segmentation(tmp_path / "two.nii.gz", segmentation)
+
+    assert set(np.unique(read_volume(tmp_path / "two.nii.gz").array)) == {0, 9, 32767}
+    assert np.array_equal(read_segmentation(tmp_path / "two.nii.gz")["liver"], segmentation["liver"])
+
+
+@pytest.mark.parametrize("largest", [None, 0, 32768])
 def test_without_all_values_or_with_too_large_ones_masks_are_numbered(
     tmp_path: Path, largest: int | None
 ) -> None:
     segmentation = found(("", "spleen", 3), ("", "liver", 2))
-    segmentation.label_values = {("", "spleen"): 9} | ({("", "liver"): largest} if largest else {})
+    segmentation.label_values = {("", "spleen"): 9} | (
+        {("", "liver"): largest} if largest is not None else {}
+    )
     write_segmentation(tmp_path / "two.nii.gz", segmentation)
 
     assert set(np.unique(read_volume(tmp_path / "two.nii.gz").array)) == {0, 1, 2}

@@ -1,5 +1,6 @@
 """Importing official checkpoints and replacing models from the panel's menu; the children are real."""
 
+import os
 import tempfile
 import zipfile
 
@@ -181,6 +182,17 @@ def test_a_second_installation_waits_for_the_first(widget, dialogs, models, arch
     assert dialogs.texts("error") == ["Another model is being installed; wait until it is ready."]
     waitForMenu(widget)
     assert_sound(models / "tiny")
+
+
+def test_closing_the_module_ends_an_installation_and_leaves_nothing(widget, dialogs, models, tmp_path):
+    entry = {"sha256": "0" * 64, "bytes": 8 << 30}
+    package = write_package(tmp_path / "large", files={"weights.safetensors": entry})
+    os.truncate(package / "weights.safetensors", entry["bytes"])
+    widget.panel.modelMenu.install(str(package))
+    pythonqt.wait_until(lambda: list(models.glob(".partial-*/new/weights.safetensors")))
+    widget.cleanup()
+    assert list(models.iterdir()) == []
+    assert dialogs.texts("error") == []
 
 
 def test_closing_the_module_ends_an_import(widget, dialogs, models, scratch, checkpoint):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from small_packages import WEIGHTS, assert_refused, assert_sound, write_package,
 from unprivileged import run_unprivileged
 
 from PartialSegLib.errors import Cancelled, InputError
+from PartialSegLib.manifest import read_manifest
 from PartialSegLib.package_installation import delete_package, install_package
 from PartialSegLib.packages import BUNDLED_MODELS, find_package, installed_packages
 
@@ -114,6 +117,58 @@ def test_a_failed_replacement_puts_the_old_package_back(
     with pytest.raises(InputError, match=r"Cannot install tiny in .*in use.*close programs that use it"):
         install_package(write_package(package, "2.0.0"), replace=True)
     assert_sound(models / "tiny", "1.0.0")
+
+
+@pytest.mark.parametrize("killed_after", [0, 1, 2])
+def test_what_a_killed_replacement_leaves_is_put_right_by_the_next_installation(
+    package: Path, models: Path, killed_after: int
+):
+    install_package(package).rename(models / "folder of mine")
+    newer = write_package(package, "2.0.0")
+    run_killed(killed_after, "install", str(newer), "--replace")
+    (left,) = models.glob(".*")
+    other = write_package(models.parent / "other", name="other")
+
+    install_package(other)  # while whoever installs might still live
+    version = "2.0.0" if killed_after == 2 else "1.0.0"
+    assert read_manifest(models / "folder of mine").version == version
+    assert left.exists()
+
+    for path in (left, *left.rglob("*")):
+        os.utime(path, times=(0, time.time() - 7 * 3600))
+    install_package(other, replace=True)
+    assert_sound(models / "folder of mine", version)
+    assert sorted(path.name for path in models.iterdir()) == ["folder of mine", "other"]
+
+
+def test_what_a_killed_deletion_leaves_does_not_come_back(package: Path, models: Path):
+    install_package(package)
+    run_killed(1, "", "tiny")
+    assert list(models.glob("[!.]*")) == []
+    for path in (*models.glob(".*"), *models.glob(".*/**/*")):
+        os.utime(path, times=(0, 0))
+    install_package(write_package(models.parent / "other", name="other"))
+    assert [path.name for path in models.iterdir()] == ["other"]
+
+
+def run_killed(calls: int, *arguments: str) -> None:
+    """Run `install`, or else `delete_package`, in a process that ends behind its so-many-th `os.replace`."""
+    program = """if True:
+        import os, sys
+        from PartialSegLib.__main__ import main
+        from PartialSegLib.package_installation import delete_package
+        rename, left = os.replace, [int(sys.argv.pop(1))]
+        def counted(source, target):
+            if left[0] > 0:
+                rename(source, target)
+            left[0] -= 1
+            if left[0] <= 0:
+                os._exit(9)
+        os.replace = counted
+        main(sys.argv[1:]) if sys.argv[1] else delete_package(sys.argv[2])
+    """
+    command = [sys.executable, "-c", program, str(calls), *arguments]
+    assert subprocess.run(command, cwd=Path(__file__).parents[1]).returncode == 9
 
 
 def test_a_damaged_source_leaves_the_installed_package_alone(archive: Path, package: Path, models: Path):

@@ -11,7 +11,10 @@ import pytest
 from PartialSegLib.errors import InputError
 from PartialSegLib.importers.dodnet import mots_manifest
 from PartialSegLib.manifest import FileEntry, manifest_to_json
+from PartialSegLib.package_installation import delete_package, install_package
 from PartialSegLib.packages import BUNDLED_MODELS, find_package, installed_packages, model_folders
+
+BUNDLED = "trunk-7tasks"
 
 
 @pytest.fixture
@@ -39,6 +42,47 @@ def test_the_users_folder_defaults_to_the_home_folder(monkeypatch: pytest.Monkey
     monkeypatch.delenv("PARTIALSEG_MODEL_DIR", raising=False)
     monkeypatch.setattr(Path, "home", lambda: tmp_path)
     assert model_folders()[0] == tmp_path / ".partialseg" / "models"
+
+
+def test_without_a_home_folder_there_are_the_bundled_models(
+    monkeypatch: pytest.MonkeyPatch, package: Path, tmp_path: Path
+):
+    def no_home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", no_home)
+    for variable in ("", "~nobody-of-this-name/models"):
+        monkeypatch.setenv("PARTIALSEG_MODEL_DIR", variable)
+        assert find_package(BUNDLED).parent == BUNDLED_MODELS
+        with pytest.raises(InputError, match="There is no home folder in which models could be kept; choose"):
+            install_package(package)
+    assert install_package(package, tmp_path / "models") == tmp_path / "models" / "tiny"
+
+
+def test_a_model_folder_that_cannot_be_reached_hides_no_bundled_model(
+    monkeypatch: pytest.MonkeyPatch, package: Path, caplog: pytest.LogCaptureFixture
+):
+    monkeypatch.setenv("PARTIALSEG_MODEL_DIR", "/" + 300 * "a")  # refused as a drive is that does not answer
+    assert [manifest.name for _, manifest in installed_packages()] == [BUNDLED]
+    assert caplog.text.count("the folder cannot be read (File name too long); check its permissions") == 1
+    assert find_package(BUNDLED) == BUNDLED_MODELS / BUNDLED
+    with pytest.raises(InputError, match="Unknown model 'tiny'"):
+        find_package("tiny")
+    with pytest.raises(InputError, match="There is no model package at"):
+        find_package(Path("/" + 300 * "b"))
+    for change, sentence in (
+        (lambda: install_package(package), "install"),
+        (lambda: delete_package("x"), "delete"),
+    ):
+        with pytest.raises(InputError, match=f"Cannot {sentence} .*: File name too long; check"):
+            change()
+
+
+def test_a_package_that_cannot_be_reached_hides_no_other(user_folder: Path):
+    write_package(user_folder / "b", "model-b")
+    (user_folder / "a").symlink_to("/" + 300 * "a")
+    assert find_package("model-b") == user_folder / "b"
+    assert [manifest.name for _, manifest in installed_packages()] == ["model-b", BUNDLED]
 
 
 def test_a_package_is_found_by_its_name_its_folder_or_its_path(user_folder: Path):

@@ -7,6 +7,7 @@ from panel_steps import itemNamed, nodeIds, picture, segmentationNode, waitForEn
 from scene_nodes import segmentIds
 from small_packages import write_package, zip_package
 
+from PartialSegSlicer import workerProcess
 from PartialSegSlicer.parameters import Parameters
 
 
@@ -51,6 +52,29 @@ def test_cancel_leaves_the_scene_as_it_was(widget, volumeNode):
     assert "cancelled" in widget.ui.statusLabel.text
     assert segmentationNode() is None
     assert nodeIds() == before
+
+
+def test_while_segments_are_added_cancel_is_not_offered(widget, volumeNode):
+    pythonqt.click(widget.panel.taskTree._buttons["liver"])
+    widget.panel._timer.stop()
+    pythonqt.wait_until(lambda: widget.panel.poll() or widget.panel.segmenter.isAdding, 120)
+    button = widget.ui.applyButton
+    assert (button.text, button.enabled, button.toolTip) == ("Cancel", False, "Adding the segments.")
+    widget.panel._timer.start()
+    waitForEnd(widget)
+    assert button.toolTip != "Adding the segments."
+
+
+def test_a_worker_that_cannot_be_started_is_told_and_nothing_stays_busy(
+    widget, volumeNode, dialogs, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(workerProcess, "pythonProgram", lambda: str(tmp_path / "none"))
+    pythonqt.click(widget.panel.taskTree._buttons["spleen"])
+    sentence = widget.ui.statusLabel.text
+    assert sentence.startswith("The worker could not be started: ")
+    assert dialogs.texts("error") == [sentence]
+    assert not widget.ui.progressBar.visible
+    waitForEnd(widget)
 
 
 def test_searching_hides_other_tasks(widget):

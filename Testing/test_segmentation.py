@@ -149,6 +149,30 @@ def test_masks_of_like_names_have_files_of_their_own(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("structure", "name"),
+    [
+        ("../../escaped", ".._.._escaped"),
+        ("..", "_"),
+        (". ", "_"),
+        ("", "_"),
+        ("/etc/liver", "_etc_liver"),
+        ('C:\\a*b?"<c>\n', "C__a_b___c__"),
+        ("Left Kidney-2 (é)", "Left Kidney-2 (é)"),
+    ],
+)
+@pytest.mark.parametrize("tasks", [["abdomen"], ["a", "../b"]])
+def test_no_name_of_a_structure_leads_out_of_the_folder(tmp_path, tasks, structure, name):
+    segmentation = Segmentation(SHAPE, AFFINE)
+    for task in tasks:
+        segmentation.add(task, structure, None, LIVER)
+    write_segmentation(tmp_path / "in" / "masks", segmentation)
+    names = [name] if len(tasks) == 1 else [f"a-{name}", f".._b-{name}"]
+    assert [segmentation.identifier(key) for key in segmentation] == names
+    files = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
+    assert files == {"in/masks/labels.csv", *(f"in/masks/{name}.nii.gz" for name in names)}
+
+
+@pytest.mark.parametrize(
     ("key", "sentence"),
     [
         ("liver_tumor", r"Several tasks found liver_tumor \(liver/liver_tumor, hepatic vessel/liver_tumor\)"),

@@ -242,6 +242,27 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path, name):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("is_new", [True, False])
+def test_a_label_map_and_its_table_are_both_new_or_both_old(tmp_path, is_new):
+    path, table = tmp_path / "result.nii.gz", tmp_path / "result.labels.csv"
+    if not is_new:
+        write_segmentation(path, disjoint())
+        path.unlink()
+    old = None if is_new else table.read_bytes()
+    path.mkdir()  # so that the second rename fails
+    with pytest.raises(InputError, match=r"Cannot write .*result\.nii\.gz: Is a directory; choose another"):
+        write_segmentation(path, overlapping())
+    assert (table.read_bytes() if table.exists() else None) == old
+    assert {entry.name for entry in tmp_path.iterdir()} == {path.name, *([] if is_new else [table.name])}
+
+
+def test_a_file_never_takes_the_place_of_a_folder(tmp_path):
+    (tmp_path / "result.seg.nrrd").mkdir()
+    with pytest.raises(InputError, match=r"result\.seg\.nrrd: Is a directory"):
+        write_segmentation(tmp_path / "result.seg.nrrd", disjoint())
+    assert not list((tmp_path / "result.seg.nrrd").iterdir())
+
+
 def test_a_folder_is_filled_up_without_touching_other_files(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     write_segmentation(tmp_path, overlapping())

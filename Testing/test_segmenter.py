@@ -17,9 +17,10 @@ from tiny_model import TASKS, write_tiny_model
 from PartialSegLib import InferenceSession, InputError, Volume, load_model
 from PartialSegLib.manifest import Preprocessing
 
-from PartialSegSlicer import workerClient
+from PartialSegSlicer import segmenter, workerClient
 from PartialSegSlicer.provenance import provenanceOf
 from PartialSegSlicer.segmenter import Request, Segmenter
+from PartialSegSlicer.workerClient import WorkerClient
 from PartialSegSlicer.workerJobs import ReceivedSegment
 
 TIMEOUT_SECONDS = 120
@@ -249,6 +250,51 @@ def test_a_node_deleted_while_segments_are_added_is_told(scene, run, array, dele
     run.pollUntil(lambda: run.answers)
     assert str(run.answers[0]) == "The volume or the segmentation was deleted while segments were added."
     assert not run.segmenter.isBusy
+
+
+@pytest.mark.parametrize("fails", [False, True], ids=["finished", "failed"])
+def test_the_next_run_can_be_started_when_the_end_of_one_is_told(scene, run, array, monkeypatch, fails):
+    def table(node):
+        raise RuntimeError("no room\nfor a table")
+        yield
+
+    if fails:
+        monkeypatch.setattr(segmenter, "volumesTableSteps", table)
+    volumeNode, answers = ctNode(array=array), []
+
+    def goOn(answer):
+        answers.append(answer)
+        run.start(volumeNode, ["spleen"])
+
+    run.segmenter.start(
+        Request(volumeNode, ("liver",), run.model, makeTable=True, onFinished=goOn, onFailed=goOn)
+    )
+    run.pollUntil(lambda: answers)
+    assert run.segmenter.isBusy
+    run.pollUntil(lambda: run.answers)
+    assert run.answers[0].segmentIds
+    if fails:
+        assert answers[0].kind == "InternalError"
+        assert "RuntimeError: no room Try again; if it happens once more, report" in str(answers[0])
+
+
+def test_a_library_that_was_repaired_works_at_the_next_click(scene, package, array, tmp_path, monkeypatch):
+    """Of a torch that cannot be imported, submodules stay in the worker, so it must not go on."""
+    (tmp_path / "torch").mkdir()
+    (tmp_path / "torch" / "version.py").touch()
+    broken = "from . import version\nraise ImportError('DLL load failed while importing torch')\n"
+    (tmp_path / "torch" / "__init__.py").write_text(broken)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    run = Run(Segmenter(WorkerClient()), package)
+    volumeNode = ctNode(array=array)
+    error = run(volumeNode)
+    assert error.kind == "InternalError"
+    assert "A library cannot be loaded: DLL load failed" in str(error)
+    process = run.segmenter.client._process
+    run.pollUntil(lambda: not process.isRunning)
+    shutil.rmtree(tmp_path / "torch")
+    assert run(volumeNode).segmentIds
+    run.segmenter.stop()
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")

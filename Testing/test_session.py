@@ -2,10 +2,12 @@ import copy
 import dataclasses
 import inspect
 import itertools
+import logging
 import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from time import perf_counter
 
 import numpy as np
 import pytest
@@ -123,8 +125,12 @@ def test_the_tiny_model_finds_something_of_everything(reference, volume):
     np.testing.assert_array_equal(reference.affine, volume.affine)
 
 
-def test_the_session_equals_the_plain_loop(model, volume):
-    """The whole of the session in a dozen lines: no cache, no float16, no folded filters, no slabs."""
+@pytest.mark.parametrize(("blend", "threshold"), [("probabilities", 0.5), ("logits", 0.0)])
+def test_the_session_equals_the_plain_loop(model, volume, blend, threshold):
+    """The whole of the session in a dozen lines: no cache, no float16, no folded filters, no slabs.
+
+    Blended logits are interpolated as such, as nnU-Net does with regions.
+    """
     prepared = preprocess(volume, model.manifest.preprocessing, torch.device("cpu"))
     image = pad_to_patch(prepared.tensor, PATCH, prepared.background)
     weight = gaussian_weight(PATCH)
@@ -132,12 +138,12 @@ def test_the_session_equals_the_plain_loop(model, volume):
     with torch.no_grad():
         for patch in plan_patches(image.shape, PATCH, 0.5):
             logits = model.network(image[patch.slices][None, None], 0)[0]
-            sums[:, *patch.slices] += logits.sigmoid() * weight
+            sums[:, *patch.slices] += (logits.sigmoid() if threshold else logits) * weight
             weights[patch.slices] += weight
-    found = session_with(model, volume, precision="float32").predict("liver")
+    found = session_with(with_inference(model, blend=blend), volume, precision="float32").predict("liver")
     for structure, score in zip(TASKS[0].structures, sums / weights, strict=True):
         expected = np.zeros(volume.shape, bool)
-        box, mask = restore(score, prepared, 0.5)
+        box, mask = restore(score, prepared, threshold)
         expected[box] = mask
         assert np.count_nonzero(found[structure] != expected) <= 0.001 * expected.size
 
@@ -354,6 +360,26 @@ def test_timings_name_the_stages(model, volume):
     assert all(seconds > 0 for seconds in session.timings.values())
 
 
+def test_choosing_patches_is_timed_and_the_coarse_pass_within_it_once(model, volume):
+    session = session_with(model, volume, region_from=model)
+    before = dict(session.timings)
+    start = perf_counter()
+    session.predict("liver")
+    passed = perf_counter() - start
+    seconds = {stage: session.timings[stage] - before[stage] for stage in before}
+    assert all(second > 0 for second in seconds.values())
+    assert sum(seconds.values()) <= passed + 1e-6
+
+
+def test_looking_for_doubt_is_timed(model, volume, monkeypatch):
+    session, booked = InferenceSession(model, "cpu"), []
+    handler = logging.Handler()
+    monkeypatch.setattr(handler, "emit", lambda record: booked.append(session.timings["preprocess"]))
+    monkeypatch.setattr(logging.getLogger("PartialSegLib.session"), "handlers", [handler])
+    session.set_image(volume.with_array(volume.array - volume.array.min()))
+    assert booked == [0]  # the stage goes on while it is told
+
+
 def test_bfloat16_changes_little(model, volume):
     exact = session_with(model, volume, precision="float32").predict()
     rounded = session_with(model, volume, precision="bfloat16").predict()
@@ -413,8 +439,9 @@ def test_softmax_scores_decide_like_argmax(model):
     blended = torch.rand(2, 3, 4, 5).softmax(dim=0)
     scores = runner.structure_scores(blended, TASKS[0])
     winners = blended.argmax(dim=0)
-    assert torch.equal(scores["liver"] > runner.threshold, winners == 0)
-    assert torch.equal(scores["liver_tumor"] > runner.threshold, winners == 1)
+    threshold = runner.threshold(TASKS[0])
+    assert torch.equal(scores["liver"] > threshold, winners == 0)
+    assert torch.equal(scores["liver_tumor"] > threshold, winners == 1)
 
 
 @pytest.mark.parametrize("overlap", [0.0, 0.25, 0.9])

@@ -5,8 +5,10 @@ import importlib.metadata
 import os
 import subprocess
 import sys
+import sysconfig
 import time
 import venv
+from contextlib import nullcontext
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -14,10 +16,11 @@ import pytest
 import pythonqt
 import slicer
 import slicer_scene
+from panel_steps import itemNamed
 
 slicer_scene.boot()
 
-from PartialSegSlicer import dependencies, expectedTime, softwareRow  # noqa: E402
+from PartialSegSlicer import dependencies, expectedTime, pathLimit, softwareRow  # noqa: E402
 from PartialSegSlicer.dependencies import (  # noqa: E402
     DependencyCheck,
     DependencyError,
@@ -229,6 +232,7 @@ def test_repairing_removes_torch_first(checked, dialogs, monkeypatch, offerTorch
     assert "It is removed only if it can be downloaded" in dialogs.shown[-1].text
 
 
+NO_TORCH = DependencyReport({"torch": None, "safetensors": "0.4.0"}, "ModuleNotFoundError")
 BROKEN_TORCH = DependencyReport({"torch": "2.9.1", "safetensors": "0.4.0"}, "ImportError", "torch")
 
 
@@ -249,6 +253,31 @@ def test_on_windows_a_torch_that_slicer_has_loaded_is_replaced_after_a_restart(m
     with pytest.raises(DependencyError, match="restart Slicer"):
         dependencies.installDependencies(BROKEN_TORCH)
     assert calls == []
+
+
+@pytest.mark.parametrize(("left", "versions"), [(129, None), (130, ">=2.2,<2.13"), (180, ">=2.2")])
+def test_windows_gets_a_torch_whose_paths_it_accepts_or_none_is_removed(monkeypatch, left, versions):
+    calls = Calls(monkeypatch)
+    monkeypatch.setattr(dependencies, "pathLimit", lambda: len(sysconfig.get_path("purelib")) + left)
+    if versions is None:
+        with pytest.raises(DependencyError, match=r"into a short folder such as C:\\Slicer, or"):
+            dependencies.installDependencies(BROKEN_TORCH)
+        assert calls == []
+    else:
+        dependencies.installDependencies(NO_TORCH)
+        assert calls == [("installTorch", False, versions)]
+
+
+@pytest.mark.parametrize(("value", "limit"), [(1, float("inf")), (0, 259), (None, 259)])
+def test_windows_limits_paths_unless_it_is_switched_off(monkeypatch, value, limit):
+    def query(key, name):
+        if value is None:
+            raise FileNotFoundError(name)
+        return value, 4
+
+    registry = SimpleNamespace(HKEY_LOCAL_MACHINE=0, OpenKey=lambda *key: nullcontext(), QueryValueEx=query)
+    monkeypatch.setattr(pathLimit, "winreg", registry)
+    assert pathLimit.pathLimit() == limit
 
 
 @pytest.mark.parametrize("isOld", [False, True], ids=["5.12", "5.10"])
@@ -433,10 +462,53 @@ def test_the_expected_time_is_that_of_the_device_that_automatic_takes(widget, vo
 
 
 def test_missing_software_is_shown_without_a_click(widget, volumeNode, finding):
-    finding(DependencyReport({"torch": None, "safetensors": "0.4.0"}, "ModuleNotFoundError"))
+    finding(NO_TORCH)
     enter(widget)
     assert not widget.ui.advancedCollapsibleButton.collapsed
     assert widget.ui.applyButton.toolTip.startswith("Not installed yet: torch.")
+
+
+def test_while_pip_works_nothing_is_checked_or_installed_a_second_time(widget, dialogs, finding, monkeypatch):
+    finding(NO_TORCH)
+    enter(widget)
+    seen = []
+
+    def enterAgain():
+        """What a user may do meanwhile: pip lets Slicer handle events."""
+        widget.enter()
+        seen.append((widget.ui.softwareLabel.text, widget.ui.installButton.enabled))
+        widget.panel.advanced.software.onButton()
+
+    calls = Calls(monkeypatch, enterAgain)
+    pythonqt.click(widget.ui.installButton)
+    assert seen == [("Installing…", False)]
+    assert calls == [TORCH]
+    waitForCheck(widget)
+    assert widget.ui.softwareLabel.text == "Not installed yet: torch."
+
+
+def test_all_workers_are_ended_before_something_is_installed(
+    widget, volumeNode, dialogs, finding, monkeypatch, tmp_path
+):
+    (tmp_path / "image.nii.gz").write_text("no image")
+    pythonqt.tick(widget.ui.taskTree, itemNamed(widget, "spleen"))
+    pythonqt.click(widget.ui.batchCollapsibleButton)
+    widget.ui.batchPathsEdit.appendPlainText(str(tmp_path / "image.nii.gz"))
+    widget.ui.batchOutputEdit.text = str(tmp_path / "results")
+    pythonqt.click(widget.ui.batchButton)
+    pythonqt.click(widget.ui.applyButton)
+    clients = [widget.panel.segmenter.client, widget.panel.batchSection.client]
+    pythonqt.wait_until(lambda: all(client.pid for client in clients))
+    processes = [client._process for client in clients]
+    finding(NO_TORCH)
+    widget.panel.advanced.software.check()
+    waitForCheck(widget)
+    pids = []
+    Calls(monkeypatch, lambda: pids.extend(client.pid for client in clients))
+    pythonqt.click(widget.ui.installButton)
+    assert pids == [None, None]
+    assert widget.ui.statusLabel.text == ""
+    pythonqt.wait_until(lambda: not any(process.isRunning for process in processes))
 
 
 @needs_links

@@ -199,22 +199,55 @@ def test_masks_and_views_can_be_written(tmp_path):
 @pytest.mark.parametrize("suffix", [".nii.gz", ".nrrd", ".mha"])
 @pytest.mark.parametrize(
     "dtype",
-    ["bool", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "float16", "float32", "float64"],
-)
+    [
+        "bool", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64",
+        "float16", "float32", "float64", ">i2", ">f4",
+    ],
+)  # fmt: skip
 def test_every_real_type_can_be_written(tmp_path, dtype, suffix):
     array = np.array([0, 1, 0, 1, 1, 100], dtype).reshape(1, 2, 3)
     write_volume(tmp_path / f"ct{suffix}", Volume(array, PLAIN))
     assert np.array_equal(read_volume(tmp_path / f"ct{suffix}").array, array)
 
 
-@pytest.mark.parametrize(("space", "signs"), [("left-posterior-superior", (-1, -1, 1)), ("RAS", (1, 1, 1))])
-def test_nrrd_files_may_use_either_patient_coordinates(tmp_path, space, signs):
-    header = {"space": space, "space directions": np.diag((0.8, 0.9, 2.5)), "space origin": [1.0, 2.0, 3.0]}
-    nrrd.write(str(tmp_path / "ct.nrrd"), ct().array, header, index_order="C")
+@pytest.mark.parametrize(
+    ("space", "signs"),
+    [
+        ("left-posterior-superior", (-1, -1, 1)),
+        ("LPS", (-1, -1, 1)),
+        ("right-anterior-superior", (1, 1, 1)),
+        ("RAS", (1, 1, 1)),
+        ("left-anterior-superior", (-1, 1, 1)),
+        ("LAS", (-1, 1, 1)),
+    ],
+)
+@pytest.mark.parametrize("time", [False, True], ids=["", "time"])
+def test_nrrd_files_may_use_any_patient_coordinates(tmp_path, caplog, space, signs, time):
+    array, steps, origin = ct().array, (0.8, 0.9, 2.5), [1.0, 2.0, 3.0]
+    if time:
+        array, steps, origin = array[np.newaxis], (*steps, 30.0), [*origin, 60.0]
+        space += "T" if space.isupper() else "-time"
+    header = {"space": space, "space directions": np.diag(steps), "space origin": origin}
+    nrrd.write(str(tmp_path / "ct.nrrd"), array, header, index_order="C")
     volume = read_volume(tmp_path / "ct.nrrd")
+    assert not caplog.messages
     assert np.array_equal(volume.array, ct().array)
     assert volume.affine[:3, 3] == pytest.approx(np.multiply(signs, (1, 2, 3)))
     assert volume.affine[:3, :3] @ (1, 1, 1) == pytest.approx(np.multiply(signs, (0.8, 0.9, 2.5)))
+
+
+@pytest.mark.parametrize("frames_axis", [0, 3])
+def test_a_list_of_one_volume_in_an_nrrd_file_is_this_volume(tmp_path, frames_axis):
+    header = {
+        "space": "RAS",
+        "kinds": np.insert(["domain"] * 3, frames_axis, "list").tolist(),
+        "space directions": np.insert(np.diag((0.8, 0.9, 2.5)), frames_axis, np.nan, axis=0),
+        "space origin": [1.0, 2.0, 3.0],
+    }
+    nrrd.write(str(tmp_path / "ct.nrrd"), np.expand_dims(ct().array.T, frames_axis), header)
+    volume = read_volume(tmp_path / "ct.nrrd")
+    assert np.array_equal(volume.array, ct().array)
+    assert volume.spacing == pytest.approx((2.5, 0.9, 0.8))
 
 
 def body(air: float = -1000, organ: float = 50, fraction: float = 0.3) -> Volume:

@@ -249,7 +249,7 @@ def test_a_second_task_encodes_nothing(worker, package, array):
     first, second = (worker.result("predict", tasks=[task]) for task in ("liver", "kidney"))
     assert (first["patches_encoded"], second["patches_encoded"]) == (PATCHES, 0)
     assert first["timings"]["encode"] > 0
-    assert second["timings"] == {**second["timings"], "preprocess": 0, "encode": 0}
+    assert second["timings"]["encode"] == 0
     assert [segment["structure"] for segment in second["segments"]] == STRUCTURES["kidney"]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from slicer.i18n import tr as _
 from PartialSegLib.batch import Batch, BatchCase, Outcome
 from PartialSegLib.batch_request import OUTPUT_FORMATS
 from PartialSegLib.errors import InputError
+from PartialSegLib.failures import is_fault_of_ours, sentence
 
 from .backgroundWork import HAND_OVER_SECONDS, BackgroundWork
 from .batchRun import BatchListener, BatchRun, makeBatch, summarySentence
@@ -22,6 +24,8 @@ from .workerClient import WorkerClient
 
 POLL_MILLISECONDS = 50
 _FIRST_WAIT_SECONDS = 0.3  # folders of this computer are read by then
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -149,10 +153,8 @@ class BatchSection:
             return
         self._showIdle()
         error, batch = search.thread.error, search.thread.answer
-        if isinstance(error, InputError):
+        if error is not None:
             self._showError(error)
-        elif error is not None:
-            raise error
         else:
             assert batch is not None
             self._startRun(batch, search.choice)
@@ -177,9 +179,11 @@ class BatchSection:
         elif self._search is not None:
             self._pollSearch()
 
-    def _showError(self, error: InputError) -> None:
-        self.ui.batchStatusLabel.text = str(error)
-        slicer.util.errorDisplay(str(error))
+    def _showError(self, error: Exception) -> None:
+        if is_fault_of_ours(error):
+            logger.error("Looking for images has failed.", exc_info=error)
+        self.ui.batchStatusLabel.text = sentence(error)
+        slicer.util.errorDisplay(sentence(error))
 
     def _onCase(self, case: BatchCase, outcome: Outcome, done: int, total: int) -> None:
         self._casesDone = done

@@ -15,6 +15,7 @@ import os
 import re
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import threading
 import time
@@ -28,12 +29,14 @@ from slicer.i18n import tr as _
 
 from .backgroundWork import helpAlong
 from .childProcess import childOptions, killTree, lastWords, pythonProgram, wasKilled
+from .pathLimit import pathLimit
 
 REQUIREMENTS_FILE = Path(__file__).resolve().parents[1] / "Resources" / "requirements.txt"
 
 LIMIT_SECONDS = 300.0
 """How long a check may take; only a hanging driver, or a very slow disk, takes so long."""
 _DOWNLOAD_SECONDS = 60.0  # for pip to find out what it would download
+_TORCH_PATHS, _OLDER_TORCH_PATHS = 180, 130  # longest below site-packages; licences are a tree since 2.13
 _LOCKS_LOADED_FILES = os.name == "nt"
 
 
@@ -241,6 +244,7 @@ def _installTorch(repair: bool, log: Callable[[str], object]) -> None:
         raise DependencyError(
             _("The extension PyTorch is absent; install it in the Extensions Manager and restart Slicer.")
         ) from None
+    versions = _torchRange()
     logic = PyTorchUtils.PyTorchUtilsLogic()
     if repair:
         _requireRestart()
@@ -248,8 +252,8 @@ def _installTorch(repair: bool, log: Callable[[str], object]) -> None:
         _requireDownload()
         log(_("Removing the PyTorch that does not work"))
         logic.uninstallTorch()
-    log(_("Installing PyTorch; this takes some minutes"))
-    if logic.installTorch(askConfirmation=False, torchVersionRequirement=_torchRange()) is None:
+    log(_("Installing PyTorch {versions}; this takes some minutes").format(versions=versions))
+    if logic.installTorch(askConfirmation=False, torchVersionRequirement=versions) is None:
         raise DependencyError(_("PyTorch could not be installed; see the Python console for the reason."))
 
 
@@ -310,9 +314,20 @@ def _installOthers(requirements: list[str], repair: bool) -> None:
 
 
 def _torchRange() -> str:
-    """The versions of torch that will do, as in the requirements file."""
+    """The versions of torch that will do: as in the requirements file, and without paths that are too long.
+
+    Raises:
+        DependencyError: all have such paths.
+    """
     (torch,) = (line for line in _requirements() if _packageName(line) == "torch")
-    return torch.removeprefix("torch")
+    folder, limit = sysconfig.get_path("purelib"), pathLimit()
+    if len(folder) + _OLDER_TORCH_PATHS > limit:
+        sentence = _(
+            "Windows accepts paths of {limit} characters, too few for PyTorch in {folder}: install Slicer "
+            "into a short folder such as C:\\Slicer, or have long paths switched on."
+        )
+        raise DependencyError(sentence.format(limit=limit, folder=folder))
+    return torch.removeprefix("torch") + (",<2.13" if len(folder) + _TORCH_PATHS > limit else "")
 
 
 def _otherRequirements() -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import tempfile
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -13,10 +14,15 @@ import qt
 import slicer
 from slicer.i18n import tr as _
 
-from PartialSegLib.errors import InputError
+from PartialSegLib.errors import Cancelled, InputError
 from PartialSegLib.manifest import read_manifest
 from PartialSegLib.nnunet_files import find_models
-from PartialSegLib.package_installation import AlreadyInstalledError, delete_package, install_package
+from PartialSegLib.package_installation import (
+    AlreadyInstalledError,
+    Progress,
+    delete_package,
+    install_package,
+)
 from PartialSegLib.packages import model_folders
 
 from .backgroundWork import BackgroundWork
@@ -84,13 +90,15 @@ class ModelMenu:
 
     def install(self, source: str, replace: bool = False) -> None:
         """Install a package in the background; a wrong one is told in one sentence."""
+        stopped = threading.Event()
 
         def work() -> str:
-            return _("Installed in {folder}.").format(folder=install_package(source, replace=replace))
+            folder = install_package(source, replace=replace, on_progress=_cancelledBy(stopped))
+            return _("Installed in {folder}.").format(folder=folder)
 
         self._log(_("Installing {source}…").format(source=source))
         again = partial(self.install, source, replace=True)
-        self._start(_Work(BackgroundWork(work, "models"), whenReplacing=again))
+        self._start(_Work(BackgroundWork(work, "models"), again, whenStopped=stopped.set))
 
     def chooseCheckpoint(self) -> None:
         """Ask for an official checkpoint, or a zip that nnU-Net exports, and turn it into a package."""
@@ -121,7 +129,7 @@ class ModelMenu:
             self._import(path)
 
     def stop(self) -> None:
-        """Give up what is under way; a package that is being copied is still copied wholly."""
+        """Give up what is under way; nothing is left of a package that is not complete yet."""
         self._timer.stop()
         if self.choice is not None:
             self.choice.close()
@@ -202,7 +210,17 @@ class _Work:
 
     thread: BackgroundWork[str]
     whenReplacing: Callable[[], object]
-    whenStopped: Callable[[], object] = lambda: None
+    whenStopped: Callable[[], object]
+
+
+def _cancelledBy(stopped: threading.Event) -> Progress:
+    """Progress of an installation that ends when nobody waits for it any more."""
+
+    def onProgress(done: int, total: int) -> None:
+        if stopped.is_set():
+            raise Cancelled
+
+    return onProgress
 
 
 class _Import:
@@ -214,19 +232,21 @@ class _Import:
         self._arguments = ["-m", "PartialSegLib", "import", "auto", path, *choice, "-o"]
         self._replace = replace
         self._process: subprocess.Popen[bytes] | None = None
-        self._stopped = False
+        self._stopped = threading.Event()
 
     def __call__(self) -> str:
         with tempfile.TemporaryDirectory(prefix="PartialSeg-", ignore_cleanup_errors=True) as folder:
             package = Path(folder) / "package"
             self._runChild(package, folder)
-            installed = install_package(package, replace=self._replace)
+            installed = install_package(
+                package, replace=self._replace, on_progress=_cancelledBy(self._stopped)
+            )
         count = read_manifest(installed).network.members
         cost = _(" It holds {count} networks and takes {count} times as long as one.").format(count=count)
         return _("Installed in {folder}.").format(folder=installed) + (cost if count > 1 else "")
 
     def stop(self) -> None:
-        self._stopped = True
+        self._stopped.set()
         if self._process is not None:
             killTree(self._process)
 
@@ -240,7 +260,7 @@ class _Import:
             stderr=subprocess.PIPE,
             **options,
         ) as self._process:
-            if self._stopped:
+            if self._stopped.is_set():
                 killTree(self._process)
             lines = self._process.communicate()[1].decode("utf-8", "replace").splitlines()
         if wasKilled(self._process.returncode, lines):

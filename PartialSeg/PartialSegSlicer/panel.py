@@ -50,6 +50,7 @@ class Panel:
         self._timer.setInterval(POLL_MILLISECONDS)
         self._timer.connect("timeout()", self.poll)
         segmenter.client.onLog = self.log
+        self.advanced.software.onBeforeInstall = self._endWorkers
         ui.applyButton.connect("clicked(bool)", lambda checked=False: self.onApply())
         ui.searchEdit.connect("textChanged(QString)", self.taskTree.search)
         ui.allButton.connect("clicked(bool)", lambda checked=False: self.taskTree.tickAll(True))
@@ -102,6 +103,8 @@ class Panel:
         if not self.segmenter.isBusy:
             self._timer.stop()
             self.showWhatCanBeDone()
+        elif self.segmenter.isAdding:
+            self.showWhatCanBeDone()
 
     def log(self, line: str) -> None:
         """Add a line to the log."""
@@ -116,10 +119,13 @@ class Panel:
 
     def close(self) -> None:
         """End everything: the panel goes away."""
-        self.stop()
-        self.batchSection.stop()
+        self._endWorkers()
         self.modelMenu.stop()
         self.advanced.software.stop()
+
+    def _endWorkers(self) -> None:
+        self.stop()
+        self.batchSection.stop()
 
     @property
     def manifest(self) -> Manifest | None:
@@ -199,8 +205,9 @@ class Panel:
         """Enable the buttons, or say why they are not."""
         button = self.ui.applyButton
         if self.segmenter.isBusy:
-            button.text, button.enabled = _("Cancel"), True
-            button.toolTip = _("Stop; the scene stays as it is.")
+            isAdding = self.segmenter.isAdding
+            button.text, button.enabled = _("Cancel"), not isAdding
+            button.toolTip = _("Adding the segments.") if isAdding else _("Stop; the scene stays as it is.")
             self.taskTree.enableButtons(_("A segmentation is running."))
             return
         button.text = _("Apply")

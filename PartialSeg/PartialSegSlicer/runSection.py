@@ -108,7 +108,8 @@ class RunSection:
                 onWarning=self._onWarning,
             )
         )
-        self._showStart(tasks)
+        if self.segmenter.isBusy:  # not if the worker could not be started, which has been told
+            self._showStart(tasks)
 
     def showCancelling(self) -> None:
         """Say that the run will end soon."""

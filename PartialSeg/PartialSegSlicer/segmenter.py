@@ -6,14 +6,17 @@ may delete nodes or change voxels while the worker computes; then nothing is add
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import logging
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import slicer
 from slicer.i18n import tr as _
 
 from PartialSegLib.errors import InputError
+from PartialSegLib.failures import describe_failure, is_fault_of_ours
 from PartialSegLib.protocol import Predict
 
 from . import checks, mrml
@@ -21,6 +24,8 @@ from .table import volumesTableSteps
 from .temporaryFolder import temporaryFolder
 from .workerClient import WorkerClient
 from .workerJobs import Job, ReceivedSegment, WorkerError
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -53,7 +58,8 @@ class Request:
         excluded: "task/structure" that are not wanted although their task and structure are.
         roiNode: Markups ROI; None for the whole volume.
         makeTable: write the volumes of all segments of the node to a table.
-        onFinished, onFailed, onProgress, onWarning: called from `poll`.
+        onFinished, onFailed: called from `poll`; they may start another request.
+        onProgress, onWarning: called from `poll`.
     """
 
     volumeNode: slicer.vtkMRMLScalarVolumeNode
@@ -79,12 +85,17 @@ class Segmenter:
 
     def __init__(self, client: WorkerClient) -> None:
         self.client = client
-        self._adding: Iterator[None] | None = None
+        self._adding: Iterator[Callable[[], object] | None] | None = None
 
     @property
     def isBusy(self) -> bool:
         """Whether a request is being worked on."""
-        return self.client.isBusy or self._adding is not None
+        return self.client.isBusy or self.isAdding
+
+    @property
+    def isAdding(self) -> bool:
+        """Whether segments are being added to the scene, which no cancel stops."""
+        return self._adding is not None
 
     def keepsFeatures(self, volumeNode: slicer.vtkMRMLScalarVolumeNode, model: dict[str, Any]) -> bool:
         """Whether the next request on this volume with this model finds features computed before."""
@@ -129,8 +140,9 @@ class Segmenter:
         """Handle what the worker has sent, or add one segment to the scene."""
         if self._adding is None:
             self.client.poll(timeoutSeconds)
-        elif next(self._adding, self) is self:
+        elif (tell := next(self._adding)) is not None:
             self._adding = None
+            tell()
 
     def wait(self) -> None:
         """Poll until the request has ended; for scripts, never for the panel."""
@@ -138,7 +150,10 @@ class Segmenter:
             self.poll(0.02)
 
     def cancel(self) -> None:
-        """Ask the worker to stop; `onFailed` with kind Cancelled follows within one patch."""
+        """Ask the worker to stop; `onFailed` with kind Cancelled follows within one patch.
+
+        Segments that are being added (`isAdding`) are added to the end.
+        """
         self.client.cancel()
 
     def stop(self) -> None:
@@ -152,20 +167,37 @@ class Segmenter:
         voxels: object,
         segments: Iterable[ReceivedSegment],
         reply: dict[str, Any],
-    ) -> Iterator[None]:
-        """Add one segment in each step; the result is told in the last one."""
+    ) -> Iterator[Callable[[], object] | None]:
+        """Add one segment in each step; the last one gives the callback that is to be made."""
+        try:
+            result = yield from self._resultSteps(request, voxels, segments, reply)
+            tell = partial(request.onFinished, result)
+        except Exception as error:
+            if is_fault_of_ours(error):
+                logger.exception("Segments could not be added.")
+            tell = partial(request.onFailed, WorkerError(*describe_failure(error)))
+        yield tell
+
+    def _resultSteps(
+        self,
+        request: Request,
+        voxels: object,
+        segments: Iterable[ReceivedSegment],
+        reply: dict[str, Any],
+    ) -> Generator[None, None, Result]:
+        """Add one segment in each step and return the result.
+
+        Raises:
+            InputError: the nodes are not what they were when the request began.
+        """
         volumeNode, node = request.volumeNode, request.segmentationNode
         wanted = [found for found in segments if f"{found.task}/{found.structure}" not in request.excluded]
-        try:
-            _checkUnchanged(request, voxels)
-            for segment in wanted:
-                mrml.checkSegment(volumeNode, segment)
-            if node is not None:
-                mrml.checkSegmentation(node, volumeNode)
-        except InputError as error:
-            request.onFailed(WorkerError("InputError", str(error)))
-            return
-        if node is None:
+        _checkUnchanged(request, voxels)
+        for segment in wanted:
+            mrml.checkSegment(volumeNode, segment)
+        if node is not None:
+            mrml.checkSegmentation(node, volumeNode)
+        else:
             name = _("{volume} segmentation").format(volume=volumeNode.GetName())
             node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", name)
         mrml.prepareSegmentation(node, volumeNode)
@@ -173,10 +205,8 @@ class Segmenter:
         for step in _addingSteps(result, volumeNode, wanted, request.makeTable):
             yield step
             if volumeNode.GetScene() is None or node.GetScene() is None:
-                sentence = _("The volume or the segmentation was deleted while segments were added.")
-                request.onFailed(WorkerError("InputError", sentence))
-                return
-        request.onFinished(result)
+                raise InputError(_("The volume or the segmentation was deleted while segments were added."))
+        return result
 
 
 def _checkUnchanged(request: Request, voxels: object) -> None:

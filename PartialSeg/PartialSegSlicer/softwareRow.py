@@ -19,16 +19,22 @@ class SoftwareRow:
         ui: the widgets of PartialSeg.ui by name.
         onChecked: called with the report of every check.
         log: called with lines to show.
+
+    Attributes:
+        onBeforeInstall: called before anything is installed; set by whoever runs workers, to end them:
+            Windows replaces no files that a process has loaded, and what is left of a failed import stays.
     """
 
     def __init__(
         self, ui: Any, onChecked: Callable[[DependencyReport], object], log: Callable[[str], object]
     ) -> None:
         self.report = NOT_CHECKED
+        self.onBeforeInstall: Callable[[], object] = lambda: None
         self._label, self._button = ui.softwareLabel, ui.installButton
         self._onChecked = onChecked
         self._log = log
         self._check: DependencyCheck | None = None
+        self._isInstalling = False
         self._timer = qt.QTimer()
         self._timer.setInterval(100)
         self._timer.connect("timeout()", self._poll)
@@ -41,7 +47,7 @@ class SoftwareRow:
 
     def check(self) -> None:
         """Look, in a child process, what is installed, whether it works, and on which devices."""
-        if self._check is not None:
+        if self._check is not None or self._isInstalling:
             return
         self._label.text = _("Checking…")
         self._button.enabled = False
@@ -54,18 +60,24 @@ class SoftwareRow:
 
     def onButton(self) -> None:
         """Check, or install what a check has found to be missing."""
+        if self._isInstalling:
+            return
         if not self.report.canBeMended:
             self.check()
             return
         if not slicer.util.confirmOkCancelDisplay(self.report.question()):
             return
+        self.onBeforeInstall()
         self._label.text = _("Installing…")
-        self._button.enabled = False  # events are handled while pip works
+        self._button.enabled = False
+        self._isInstalling = True  # events are handled while pip works: the module may be left and entered
         try:
             installDependencies(self.report, self._log)
         except DependencyError as error:
             self._log(str(error))
             slicer.util.errorDisplay(str(error))
+        finally:
+            self._isInstalling = False
         self.check()
 
     def stop(self) -> None:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 import tempfile
 from pathlib import Path
 
 import slicer
 
-from .workerProcess import MARK, SCRATCH_PREFIX, WorkerProcess, lock
+from .workerProcess import MARK, SCRATCH_PREFIX, WorkerProcess, lock, removeScratch
 
 
 def temporaryFolder() -> str:
@@ -39,6 +38,4 @@ def removeLeftovers(parent: Path) -> None:
         with contextlib.suppress(OSError):
             with mark.open("r+b") as file:
                 lock(file)
-            for array in mark.parent.glob("*.npy"):
-                array.unlink()  # refused while a worker lives: then the mark stays, for another time
-            shutil.rmtree(mark.parent)
+            removeScratch(mark.parent)

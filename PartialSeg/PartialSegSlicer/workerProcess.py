@@ -146,7 +146,7 @@ class WorkerProcess:
 
     def _removeScratch(self) -> None:
         self._mark.close()
-        shutil.rmtree(self.scratch, ignore_errors=True)
+        removeScratch(self.scratch)
 
     def _readReplies(self) -> None:
         assert self._process.stdout is not None
@@ -174,6 +174,15 @@ class WorkerProcess:
                     stream.flush()
         except OSError:
             pass  # the process is gone; receive() tells
+
+
+def removeScratch(folder: Path) -> None:
+    """Remove a scratch folder; its mark stays while Windows holds on to an array, for another time."""
+    for array in folder.glob("*.npy"):
+        with contextlib.suppress(OSError):
+            array.unlink()
+    if not any(folder.glob("*.npy")):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def lock(file: IO[bytes]) -> None:

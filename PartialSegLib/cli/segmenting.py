@@ -46,7 +46,8 @@ def segment(options: Namespace) -> None:
     with _timed(seconds, "read"):
         volume = _read_input(options)
     session = open_session(options, seconds)
-    memory = MemoryCheck(session, volume, options)
+    with _timed(seconds, "estimate_memory"):
+        memory = MemoryCheck(session, volume, options)
     session.set_image(volume, check=False)
     del volume  # the session needs its voxels no more
     segmentation = _predict(session, options, seconds)
@@ -73,11 +74,13 @@ def demo(options: Namespace) -> None:
         source = f"phantom {PHANTOM_SEED}"
         volume, reference = _make_phantom(seconds)
     session = open_session(options, seconds)
-    memory = MemoryCheck(session, volume, options)
+    with _timed(seconds, "estimate_memory"):
+        memory = MemoryCheck(session, volume, options)
     session.set_image(volume, check=False)
     segmentation = _predict(session, options, seconds)
     with _timed(seconds, "write"):
         write_segmentation(folder / "segmentation.seg.nrrd", segmentation)
+        _remove_earlier(folder, options.input)
         if reference:
             write_volume(folder / "phantom.nii.gz", volume)
     with _timed(seconds, "draw"):
@@ -178,6 +181,13 @@ def _tell_outcome(output: Path, segmentation: Segmentation) -> None:
         write_line(f"Nothing found of: {', '.join(empty)}.")
 
 
+def _remove_earlier(folder: Path, image: Path | None) -> None:
+    """Remove what an earlier demo has left beside the segmentation that is replaced now."""
+    for file in (folder / name for name in ("phantom.nii.gz", "overview.png", "report.json")):
+        if file.is_file() and not (image and file.samefile(image)):
+            file.unlink()
+
+
 def _make_phantom(seconds: Seconds) -> tuple[Volume, Segmentation]:
     """A synthetic CT and its exact labels."""
     from ..phantom import STRUCTURE_TISSUES, make_phantom
@@ -223,6 +233,9 @@ def _check_outputs(image: Path, output: Path, report: Path | None) -> None:
         files["the table of the labels"] = table_path(output)
     elif not suffix and image.suffix and image.name.partition(".")[0].rpartition("-")[2] in load_structures():
         files["a mask"] = output / image.name
+    for what, file in files.items() if suffix else ():
+        if file is not image and file.is_dir():
+            raise InputError(f"{file}: A folder has this name; choose another name for {what}.")
     if report:
         if report.suffix.lower() != ".json" or report.is_dir():
             raise InputError(f"{report}: a report is written as a .json file; choose such a name.")

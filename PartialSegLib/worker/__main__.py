@@ -14,7 +14,7 @@ from time import perf_counter
 from typing import NoReturn
 
 from .. import __version__
-from ..failures import describe_failure, is_fault_of_ours
+from ..failures import describe_failure, is_fault_of_ours, lacks_library
 from ..protocol import (
     Request,
     error_message,
@@ -58,22 +58,28 @@ def main() -> NoReturn:
     inbox = Inbox(leave)
     inbox.read_from(requests)
     run(Service(folder), inbox, Replies(replies, leave))
+    leave(0)
 
 
-def run(service: Service, inbox: Inbox, replies: Replies) -> NoReturn:
-    """Answer what comes in, one after the other; "ready" goes first, once something has come in."""
+def run(service: Service, inbox: Inbox, replies: Replies) -> None:
+    """Answer what comes in, one after the other; "ready" goes first, once something has come in.
+
+    Returns when a library could not be loaded: parts of it stay in this process, so it would not work here
+    even after it was repaired.
+    """
     inbox.first()
     replies.send(ready_message(__version__, os.getpid()))
-    while True:
-        waiting = inbox.first()
-        inbox.answer(replies, _answer(waiting, service, replies))
+    is_sound = True
+    while is_sound:
+        message, is_sound = _answer(inbox.first(), service, replies)
+        inbox.answer(replies, message)
 
 
-def _answer(waiting: Waiting, service: Service, replies: Replies) -> dict[str, object]:
-    """The reply to a request, or to a line that was none."""
+def _answer(waiting: Waiting, service: Service, replies: Replies) -> tuple[dict[str, object], bool]:
+    """The reply to a request, or to a line that was none, and whether this process can go on."""
     if not isinstance(waiting.content, Request):
         logger.info("Refused: %s", waiting.content)
-        return error_message(waiting.content.id, *describe_failure(waiting.content))
+        return error_message(waiting.content.id, *describe_failure(waiting.content)), True
     request, start = waiting.content, perf_counter()
     talk = Conversation(
         send_progress=lambda done, total: replies.send(progress_message(request.id, done, total)),
@@ -82,14 +88,15 @@ def _answer(waiting: Waiting, service: Service, replies: Replies) -> dict[str, o
     )
     try:
         message = result_message(request.id, service.serve(request, talk))
-        outcome, fault = "done", None
+        outcome, fault, is_sound = "done", None, True
     except Exception as error:
         kind, sentence, advice = describe_failure(error)
         message = error_message(request.id, kind, sentence, advice)
         outcome, fault = f"{kind}: {sentence}", error if is_fault_of_ours(error) else None
+        is_sound = not lacks_library(error)
     seconds = perf_counter() - start
     logger.info("%s %s, %.2f s: %s", request.method, request.id, seconds, outcome, exc_info=fault)
-    return message
+    return message, is_sound
 
 
 def _set_up_process() -> None:

@@ -59,5 +59,12 @@ class ScratchFolder:
             (self.path / name).unlink()
 
     def remove_all(self) -> None:
-        """Remove the folder: a client that has crashed leaves a patient's image behind."""
-        shutil.rmtree(self.path, ignore_errors=True)
+        """Remove the folder: a client that has crashed leaves a patient's image behind.
+
+        While Windows holds on to an array the rest of the folder stays, too: by the client's mark in it the
+        next client knows what it may remove.
+        """
+        for array in self.path.glob("*.npy"):
+            self.remove(array.name)
+        if not any(self.path.glob("*.npy")):
+            shutil.rmtree(self.path, ignore_errors=True)

@@ -170,7 +170,8 @@ class Service:
         talk.stop_if_cancelled()
         start = perf_counter()
         write_segmentation(params.output, found)
-        seconds |= {**timings, "preprocess": prepared, "write": perf_counter() - start}
+        timings["preprocess"] += prepared
+        seconds |= {**timings, "write": perf_counter() - start}
         segments = [FileSegment(*key, found.voxel_count(key), found.volume_ml(key)) for key in found]
         return SegmentedFile(segments, found.provenance, seconds)
 
