@@ -168,6 +168,27 @@ def test_gas_makes_the_content_of_the_colon_darker_and_uneven_and_nothing_else()
     assert taken[:, :, :10].std() > 15
 
 
+def test_organs_are_made_uneven_and_nothing_else() -> None:
+    tissues = np.full((10, 20, 20), Tissue.PANCREAS, np.uint8)
+    tissues[:, :10, 10:], tissues[:, 10:, 10:] = Tissue.LIVER, Tissue.LIVER_TUMOR
+    axes = [np.arange(n) * 3.0 for n in tissues.shape]
+    even, uneven = (random_appearance(np.random.default_rng(2), unevenness=most) for most in (0.0, 20.0))
+    assert np.array_equal(even.mean, uneven.mean)
+    plain, changed = (
+        render(
+            tissues,
+            axes,
+            np.random.default_rng(1),
+            replace(one, blur=(0.0, 0.0, 0.0), noise=0, noise_grain=0, shading=0),
+        )
+        for one in (even, uneven)
+    )
+    difference = changed - plain
+    assert not difference[tissues == Tissue.LIVER_TUMOR].any()
+    assert 1 < difference[tissues == Tissue.LIVER].std() < 40
+    assert difference[tissues == Tissue.PANCREAS].mean() < -5
+
+
 def test_lesion_contrast_scales_the_difference_to_the_organ() -> None:
     def difference(contrast: float) -> float:
         mean = random_appearance(np.random.default_rng(3), lesion_contrast=contrast).mean

@@ -27,6 +27,8 @@ from PartialSegLib.training import train
 from PartialSegLib.training.exit_codes import exit_code_of
 from PartialSegLib.training.losses import LOSSES
 from PartialSegLib.training.run import Run
+from PartialSegLib.training.train import make_manifest
+from PartialSegLib.training.workers import ALONE
 
 Process = subprocess.Popen[str]
 STARTED: list[Process] = []
@@ -148,6 +150,7 @@ def test_a_run_that_is_killed_and_interrupted_continues_to_the_bit(tmp_path: Pat
 
 
 def test_two_processes_train_as_one_with_twice_the_images(tmp_path: Path) -> None:
+    """But for rounding, which a group normalisation of nearly even images enlarges from step to step."""
     phases = [{"iterations": 3, "learning_rate": 0.001, "momentum": 0.5}]
     changes = {
         "batch_size": 4, "accumulate": 1, "phases": phases, "store_float16": False, "ema_decay": 0.0,
@@ -157,11 +160,13 @@ def test_two_processes_train_as_one_with_twice_the_images(tmp_path: Path) -> Non
         assert errors.count("exit code 0") == len(configs)
     for kind in LOSSES:
         one, two = (tmp_path / f"{name}, {kind}" for name in ("one", "two"))
-        train(tiny_config(one, loss={"kind": kind}, **changes))
+        config = tiny_config(one, loss={"kind": kind}, **changes)
+        start = Run(config, make_manifest(config).network.arguments, ALONE).network.state_dict()
+        train(config)
         assert losses_of(two) == pytest.approx(losses_of(one), rel=1e-4), kind
-        weights = [load_model(run / "package").network.state_dict() for run in (one, two)]
-        for name, weight in weights[0].items():
-            torch.testing.assert_close(weights[1][name], weight, rtol=1e-3, atol=1e-5)
+        ends = [load_model(run / "package").network.state_dict() for run in (one, two)]
+        first, second = (torch.cat([(end[name] - start[name]).flatten() for name in start]) for end in ends)
+        assert (first - second).norm() < 0.02 * first.norm(), kind
 
 
 def test_a_run_stops_when_one_of_its_processes_is_killed_and_goes_on_later(tmp_path: Path) -> None:

@@ -57,6 +57,8 @@ _TABLE: dict[Tissue, tuple[float, float, float, float, float, float]] = {
     Tissue.LUNG_TUMOR: (25, 50, 55, 50, 30, 15),
 }
 
+_ORGANS = (Tissue.LIVER, Tissue.SPLEEN, Tissue.KIDNEY_CORTEX, Tissue.KIDNEY_MEDULLA, Tissue.PANCREAS)
+
 
 @dataclass(frozen=True)
 class Appearance:
@@ -71,6 +73,9 @@ class Appearance:
         blur: standard deviation (z, y, x) of the point spread, mm.
         noise: standard deviation of white noise, HU; noise_grain that of correlated noise.
         shading: standard deviation of a slow drift over the image, HU.
+        unevenness: (256,) by tissue, standard deviation of a field of 20 mm within organs, HU: healthy ones
+            are not even, by fat, perfusion and flow of the contrast agent.
+        lobulation: how uneven fat between the lobules makes the pancreas, as `bubbles`.
     """
 
     mean: np.ndarray
@@ -81,10 +86,16 @@ class Appearance:
     noise: float
     noise_grain: float
     shading: float
+    unevenness: np.ndarray
+    lobulation: float
 
 
 def random_appearance(
-    rng: np.random.Generator, phase: str | None = None, strength: float = 1.0, lesion_contrast: float = 1.0
+    rng: np.random.Generator,
+    phase: str | None = None,
+    strength: float = 1.0,
+    lesion_contrast: float = 1.0,
+    unevenness: float = 0.0,
 ) -> Appearance:
     """Draw an appearance.
 
@@ -93,6 +104,8 @@ def random_appearance(
         phase: one of `PHASES`; None draws one, and mixes it with another.
         strength: 1 for realistic spread of the HU between patients; more for domain randomisation.
         lesion_contrast: multiplies the difference between tumours and the organ around them.
+        unevenness: the most that organs have of it, HU; the pancreas has up to three times as much of
+            `lobulation`.
     """
     weights = np.zeros(4)
     if phase is None:
@@ -117,7 +130,11 @@ def random_appearance(
     if weights[PHASES.index("arterial")] > 0.6 and rng.random() < 0.5:
         _make_early_arterial(mean, texture, rng)
     bubbles = rng.uniform(20, 160)
-    return Appearance(mean, texture, contents, bubbles, blurs, noise, grain, shading)
+    uneven = np.zeros(256, np.float32)
+    if unevenness:
+        uneven[list(_ORGANS)] = rng.uniform(0, unevenness, len(_ORGANS))
+    lobulation = rng.uniform(0, 3 * unevenness) if unevenness else 0.0
+    return Appearance(mean, texture, contents, bubbles, blurs, noise, grain, shading, uneven, lobulation)
 
 
 def _make_early_arterial(mean: np.ndarray, texture: np.ndarray, rng: np.random.Generator) -> None:
@@ -168,6 +185,11 @@ def render(
     _fill_bowel(image, tissues, axes, rng, appearance)
     fine = SmoothField(rng, low, high, 9.0, 1.0)(*axes)
     image += appearance.texture[tissues] * fine
+    if appearance.unevenness.any():
+        image += appearance.unevenness[tissues] * SmoothField(rng, low, high, 20.0, 1.0)(*axes)
+    if appearance.lobulation:
+        fat = np.abs(SmoothField(rng, low, high, 7.0, 1.0)(*axes))
+        image -= appearance.lobulation * fat * (tissues == Tissue.PANCREAS)
     spacing = [abs(a[1] - a[0]) if len(a) > 1 else 1.0 for a in axes]
     ndimage.gaussian_filter(
         image, [b / s for b, s in zip(appearance.blur, spacing, strict=True)], output=image, truncate=3

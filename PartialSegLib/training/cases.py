@@ -123,7 +123,7 @@ class SyntheticCases(Dataset[Cases]):
         spacing, data = config.preprocessing.spacing, self.data
         add_lesions(tissues, spacing, rng, dict.fromkeys(LESION_KINDS, data.lesion_probability))
         strength = 1.0 if rng.random() < 0.75 else 3.0
-        appearance = random_appearance(rng, None, strength, data.lesion_contrast)
+        appearance = random_appearance(rng, None, strength, data.lesion_contrast, data.organ_unevenness)
         image = render(tissues, axes, rng, as_resampled(appearance, spacing, rng))
         _cut_field_of_view(image, tissues, rng)
         tensor = torch.from_numpy(config.preprocessing.scaled(image).astype(np.float32))

@@ -23,6 +23,7 @@ class SyntheticData:
         atlas_share: share of images made from the atlas.
         lesion_probability: for each kind of lesion, in every image.
         lesion_contrast: of tumours to the organ around them, relative to the phantom's.
+        organ_unevenness: the most that healthy organs have of it, HU, see `random_appearance`.
         cases_per_image: one-task cases made of each image; features are computed once for all of them.
         validation_images: images, of seeds that training never draws, on which the run is validated.
     """
@@ -31,6 +32,7 @@ class SyntheticData:
     atlas_share: float = 0.4
     lesion_probability: float = 0.4
     lesion_contrast: float = 1.0
+    organ_unevenness: float = 0.0
     cases_per_image: int = 1
     validation_images: int = 8
 
@@ -40,7 +42,7 @@ class SyntheticData:
         for name in ("atlas_share", "lesion_probability"):
             value = getattr(self, name)
             require(0 <= value <= 1, f"{name}: expected a number from 0 to 1, got {value}")
-        require_at_least(self, cases_per_image=1, validation_images=0)
+        require_at_least(self, organ_unevenness=0, cases_per_image=1, validation_images=0)
 
 
 @dataclass(frozen=True)
