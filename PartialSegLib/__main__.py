@@ -214,7 +214,7 @@ def _evaluate_arguments(command: Parser) -> None:
     command.add_argument("prediction", type=_path, help="a segmentation, or a folder of them")
     command.add_argument("reference", type=_path, help="the same with the truth, matched by name")
     command.add_argument("--structure", action="append", metavar="S", help="compare only these structures")
-    text = "what the labels of label maps without a table are, as in 1=liver,2=liver_tumor"
+    text = "of label maps without a table: 1=liver,2=liver_tumor, or a data set (lits, kits19, btcv, …)"
     command.add_argument("--labels", metavar="V=S,V=S", help=text)
     text = "what a reference does not list is empty there, a false tumour then has Dice 0 (not scored)"
     command.add_argument("--absent-is-empty", action="store_true", help=text)

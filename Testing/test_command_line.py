@@ -515,10 +515,12 @@ def test_evaluate_scores_what_can_be_scored_and_names_the_rest(tmp_path, run, ca
             return {(row["case"], row["structure"]): float(row["dice"]) for row in csv.DictReader(file)}
 
     perfect = {(case, structure): 1 for case in "ab" for structure in ("liver", "liver_tumor")}
-    for labels in ([], ["--labels", "1=liver,2=liver,2=liver_tumor"], ["--labels", "1=liver,2=liver_tumor"]):
-        assert scores(*labels) == perfect
+    for labels in ("1=liver,2=liver,2=liver_tumor", "1=liver,2=liver_tumor", "lits", "MSD-Liver"):
+        assert scores("--labels", labels) == perfect
+    assert scores() == perfect
     assert scores("--structure", "Liver tumour").keys() == {("a", "liver_tumor"), ("b", "liver_tumor")}
     assert_one_sentence(run(*given, "--labels", "liver=1"), 2, "expected VALUE=STRUCTURE")
+    assert_one_sentence(run(*given, "--labels", "kits"), 2, "or a data set; perhaps you meant kits19.")
     (tmp_path / "labelsTr" / "b.nii.gz").write_text("no image")
     (tmp_path / "scores.csv").unlink()
     assert_one_sentence(run(*given), 2, "1 of 2 cases could not be scored")

@@ -195,3 +195,11 @@ def test_lesion_contrast_scales_the_difference_to_the_organ() -> None:
         return float(mean[Tissue.LIVER_TUMOR] - mean[Tissue.LIVER])
 
     assert difference(2.0) == pytest.approx(2 * difference(1.0), rel=1e-4)
+
+
+def test_a_fifth_of_the_hollow_organs_hold_positive_contrast_agent() -> None:
+    contents = [random_appearance(np.random.default_rng(seed)).contents for seed in range(100)]
+    organs = (Tissue.STOMACH, Tissue.SMALL_BOWEL, Tissue.COLON)
+    brightest = np.array([one[organ][1] for one in contents for organ in organs])
+    assert 0.15 < (brightest > 100).mean() < 0.27
+    assert 500 < brightest.max() <= 600

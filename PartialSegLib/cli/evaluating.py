@@ -14,6 +14,7 @@ from ..evaluation import SCORE_SUFFIXES, TOLERANCE_MM, Comparison, Score, write_
 from ..failures import is_fault_of_ours, sentence
 from ..label_maps import key_of_name
 from ..segmentation import Segmentation, read_segmentation
+from ..sentences import suggestion
 from .terminal import write_table
 
 logger = logging.getLogger(__name__)
@@ -97,8 +98,10 @@ def tell_failure(case: str, error: Exception) -> None:
     logger.warning("%s: %s", case, sentence(error), exc_info=traceback)
 
 
-def _labels(text: str) -> dict[str, tuple[int, ...]]:
-    """Values of each structure: 1=liver,2=liver,2=liver_tumor."""
+def _labels(text: str) -> Mapping[str, tuple[int, ...]]:
+    """Values of each structure: 1=liver,2=liver,2=liver_tumor, or those of a public data set by its name."""
+    if "=" not in text:
+        return _labels_of_data_set(text)
     labels: dict[str, tuple[int, ...]] = {}
     for part in text.split(","):
         value, _, structure = part.strip().partition("=")
@@ -106,6 +109,17 @@ def _labels(text: str) -> dict[str, tuple[int, ...]]:
             raise InputError(f"--labels {text}: expected VALUE=STRUCTURE, as in 1=liver,2=liver_tumor.")
         labels[structure] = (*labels.get(structure, ()), int(value))
     return labels
+
+
+def _labels_of_data_set(name: str) -> Mapping[str, tuple[int, ...]]:
+    from ..training.data_sets.protocols import PROTOCOLS
+
+    if name.lower() not in PROTOCOLS:
+        raise InputError(
+            f"--labels {name}: expected VALUE=STRUCTURE, as in 1=liver,2=liver_tumor, or a data set; "
+            f"{suggestion(name.lower(), PROTOCOLS)}."
+        )
+    return PROTOCOLS[name.lower()].structures
 
 
 def _write_score_table(scores: Sequence[Score], tolerance_mm: float) -> None:

@@ -159,8 +159,8 @@ def _separate_lesions(mean: np.ndarray, rng: np.random.Generator, contrast: floa
 def _content(rng: np.random.Generator, gas: float = 0.25, stool: float = 0.15) -> tuple[float, float, float]:
     """Share of gas and two HU of the other content: fluid, food, stool, or positive contrast agent."""
     share = gas * rng.uniform(0, 2) if rng.random() < 0.8 else 0.0
-    if rng.random() < 0.12:
-        return share, rng.uniform(100, 400), rng.uniform(60, 300)
+    if rng.random() < 0.2:
+        return share, rng.uniform(100, 600), rng.uniform(60, 600)
     if rng.random() < stool:
         return share, rng.uniform(-150, 40), rng.uniform(20, 80)
     return share, rng.uniform(0, 45), rng.uniform(0, 60)
