@@ -4,9 +4,12 @@ It is on the disk before it gets its name, so that a power cut leaves the old fi
 """
 
 import contextlib
+import ctypes
 import errno
 import os
+import re
 import shutil
+import sys
 import time
 from collections.abc import Collection, Iterator
 from pathlib import Path
@@ -20,6 +23,10 @@ _PATIENCE_SECONDS = 2.0 if os.name == "nt" else 0.0
 """On Windows nothing can be replaced while another program, such as a virus scanner, looks at it."""
 _LONGEST_NAME = 250
 """In bytes: file systems allow 255, and `_move` adds a suffix."""
+_TEMPORARY_NAME = re.compile(r"\.([1-9][0-9]{0,8})-[0-9a-f]{8}\.partial-.+(?<!\.old)", re.DOTALL)
+"""Of `_temporary_name`; what `_move` has set aside (.old) may be the only copy and is not meant."""
+_LEFT_SECONDS = 3600.0
+"""After which a folder is not being written on another computer, whose processes nobody here can ask for."""
 
 
 @contextlib.contextmanager
@@ -31,7 +38,8 @@ def replacing(
     The temporary lies in the same folder, so that the rename is atomic, and keeps the suffixes of `path`,
     from which writers choose their format. It may be made a file or a folder; a folder's files are moved one
     by one into a target folder that exists already, in which the temporary then lies, and when one cannot be
-    moved, the old ones are put back. Missing parent folders are created.
+    moved, the old ones are put back. Missing parent folders are created. Beside a finished folder,
+    `remove_leftovers` tidies up.
 
     Args:
         path: Where the finished output shall be.
@@ -53,9 +61,31 @@ def replacing(
             target.parent.mkdir(parents=True, exist_ok=True)
             yield temporary
             _flush(temporary)
+            is_folder = temporary.is_dir()
             _move(temporary, target, outdated)
     finally:
         _remove(temporary)
+    if is_folder:
+        for folder in {place, target.parent}:
+            remove_leftovers(folder)
+
+
+def remove_leftovers(place: Path) -> None:
+    """Remove the unfinished folders of `replacing` whose process was killed, an hour ago or earlier.
+
+    Links, folders of processes that live, and whatever has another name stay, as does what cannot be removed.
+
+    Args:
+        place: The folder that they lie in; may be missing.
+    """
+    with contextlib.suppress(OSError):  # another process was quicker
+        for path in place.iterdir():
+            match = _TEMPORARY_NAME.fullmatch(path.name)
+            if match is None or path.is_symlink() or not path.is_dir() or _is_alive(int(match[1])):
+                continue
+            newest = max(part.lstat().st_mtime for part in (path, *path.rglob("*")))
+            if time.time() - newest > _LEFT_SECONDS:
+                shutil.rmtree(path, ignore_errors=True)
 
 
 @contextlib.contextmanager
@@ -110,6 +140,26 @@ def _temporary_name(name: str) -> str:
     while len(os.fsencode(start + name)) > _LONGEST_NAME:
         name = name[1:]
     return start + name
+
+
+def _is_alive(pid: int) -> bool:
+    """Whether a process of this computer has that number, perhaps another one than was meant."""
+    if sys.platform == "win32":  # where os.kill would end it
+        synchronize, no_such_process = 0x100000, 87
+        kernel = ctypes.WinDLL("kernel32", use_last_error=True)
+        process = kernel.OpenProcess(synchronize, False, pid)
+        if not process:
+            return ctypes.get_last_error() != no_such_process
+        has_ended = kernel.WaitForSingleObject(process, 0) == 0
+        kernel.CloseHandle(process)
+        return not has_ended
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # somebody else's
+        return True
+    return True
 
 
 def _create(path: Path) -> bool:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from .errors import InputError
 from .manifest import MANIFEST_FILE, Manifest, parse_manifest, read_manifest
+from .output_files import remove_leftovers
 from .package_files import check_contents, refuse_to_overwrite
 from .package_sources import PackageArchive, PackageFolder
 from .packages import BUNDLED_MODELS, MODEL_DIR_VARIABLE, manifests_in, model_folders
@@ -201,6 +202,7 @@ def _remove_working_folder(work: Path) -> None:
 
 def _tidy_up(place: Path) -> None:
     """Put back what a killed replacement has set aside, and remove what was left long ago."""
+    remove_leftovers(place)  # of imports
     for work in place.glob(f"{_PARTIAL}*"):
         with contextlib.suppress(OSError):  # another process was quicker
             for old in (work / "old").glob("*"):

@@ -97,8 +97,9 @@ def _rejected_components(
     elif step.step == "keep_largest_of_union":
         rejected = sizes < sizes.max()
     elif step.step == "drop_uncertain" and scores is not None:
-        highest = ndimage.maximum(array_of(scores.float()), components, np.arange(count + 1))
-        rejected = highest <= (step.score or 0)
+        measure = ndimage.mean if step.measure == "mean" else ndimage.maximum
+        certainty = measure(array_of(scores.float()), components, np.arange(1, count + 1))
+        rejected[1:] = certainty <= (step.score or 0)
     elif count > 1 or not step.only_if_several:
         rejected = sizes <= (step.voxels or 0)
     rejected[0] = False

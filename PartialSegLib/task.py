@@ -32,17 +32,18 @@ class PostprocessingStep:
     Attributes:
         step: "include" adds `other` to `structure`; "mask_by" keeps what lies inside `other`; "keep_largest"
             keeps the `count` largest components; "drop_small" removes those of at most `voxels` voxels;
-            "drop_uncertain" those whose highest score is at most `score`; "keep_largest_of_union" keeps, of
-            `structure` and `others` taken as one mask, the largest component, or all of those that are
-            equally large. What it removes becomes background, so it is removed from every structure of the
-            task (nnU-Net version 2's step).
+            "drop_uncertain" those whose highest or mean score (`measure`) is at most `score`;
+            "keep_largest_of_union" keeps, of `structure` and `others` taken as one mask, the largest
+            component, or all of those that are equally large. What it removes becomes background, so it is
+            removed from every structure of the task (nnU-Net version 2's step).
         structure: the mask that changes.
         other: the mask it is combined with.
         others: the masks that are taken as one with it; may be none.
         count: number of components kept.
         voxels: size of the largest component that is dropped, in voxels of the network's grid.
-        score: that a component has to exceed somewhere: a probability for sigmoid, above the 0.5 that makes a
-            voxel part of the mask; for softmax the lead over the best other channel.
+        score: that a component has to exceed: a probability for sigmoid, above the 0.5 that makes a voxel
+            part of the mask; for softmax the lead over the best other channel.
+        measure: where it has to: "highest", in one voxel; "mean", on average over its voxels.
         only_if_several: drop only while there is more than one component.
         connectivity: neighbours of a voxel: 6 (faces), 18 (edges) or 26 (corners).
     """
@@ -56,6 +57,7 @@ class PostprocessingStep:
     count: int | None = None
     voxels: int | None = None
     score: float | None = None
+    measure: Literal["highest", "mean"] = "highest"
     only_if_several: bool = False
     connectivity: Connectivity = 6
 
@@ -73,6 +75,10 @@ class PostprocessingStep:
             self.voxels is None or self.voxels >= 1, f"voxels: expected 1 voxel or more, got {self.voxels}"
         )
         require(self.score is None or self.score > 0, f"score: expected more than 0, got {self.score}")
+        require(
+            self.measure == "highest" or self.score is not None,
+            f"measure: the step {self.step} does not use it; remove it",
+        )
         require(len(set(self.union)) == len(self.union), "others: expected each structure once")
 
     @property

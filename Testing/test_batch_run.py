@@ -12,8 +12,10 @@ from tiny_model import TASKS, write_tiny_model
 
 from PartialSegLib import InputError, Volume, read_segmentation, read_volume, write_volume
 from PartialSegLib.manifest import Preprocessing
+from PartialSegLib.protocol import SegmentFile
 
 TIMEOUT_SECONDS = 120
+BROKEN = "A library cannot be loaded: DLL load failed Install PyTorch and safetensors again."
 
 
 @pytest.fixture(scope="module")
@@ -154,6 +156,54 @@ def test_a_missing_device_stops_the_batch(runs):
     finish(run)
     assert runs.told.cases == []
     assert "cuda:7" in runs.told.ends[0]
+
+
+def test_a_library_that_does_not_load_with_the_model_stops_the_batch(runs, tmp_path, monkeypatch):
+    break_library("torch", tmp_path, monkeypatch)
+    run = runs()
+    run.start()
+    finish(run)
+    assert runs.told.cases == []
+    assert runs.told.ends == [BROKEN]
+
+
+def test_a_worker_that_leaves_for_want_of_a_library_costs_its_case_only(runs, images, tmp_path, monkeypatch):
+    break_library("SimpleITK", tmp_path, monkeypatch)
+    run = runs(paths=[images / "c.mha", images / "a.nii.gz"])
+    run.start()
+    finish(run)
+    (first, second), ends = runs.told.cases, runs.told.ends
+    assert first == ("c", BROKEN, 1, 2)
+    assert second == ("a", "", 2, 2)
+    assert ends == [""]
+
+
+def test_the_next_file_is_not_given_to_a_worker_that_is_leaving(scene, model, tmp_path, monkeypatch):
+    from PartialSegSlicer.workerClient import WorkerClient
+    from PartialSegSlicer.workerJobs import FileJob
+
+    break_library("torch", tmp_path, monkeypatch)
+    client, errors = WorkerClient(), []
+
+    def failed(error):
+        errors.append((error.kind, str(error)))
+        if len(errors) < 3:
+            client.start(job)  # the worker has told why, and not ended yet
+
+    request = SegmentFile(str(tmp_path / "a.nii.gz"), str(tmp_path / "a.seg.nrrd"), ("liver",))
+    job = FileJob(model, request, errors.append, failed)
+    client.start(job)
+    client.wait()
+    client.stop()
+    assert errors == [("InternalError", BROKEN)] * 3
+
+
+def break_library(name, folder, monkeypatch):
+    """Let workers that start from now on fail to import a library, and take their time to leave."""
+    slow_end = "import shutil, time; shutil.rmtree = lambda *arguments, **options: time.sleep(0.3)"
+    (folder / "broken").mkdir()
+    (folder / "broken" / f"{name}.py").write_text(f"{slow_end}\nraise ImportError('DLL load failed')\n")
+    monkeypatch.setenv("PYTHONPATH", str(folder / "broken"))
 
 
 def test_a_name_that_another_run_has_given_to_another_image_stops_the_batch(runs, images):

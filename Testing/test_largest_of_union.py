@@ -116,6 +116,7 @@ def test_steps_that_no_manifest_can_mean() -> None:
         (lambda: PostprocessingStep("keep_largest_of_union", "liver"), "others: missing; the step"),
         (lambda: step_of("liver", "liver"), "others: expected each structure once"),
         (lambda: dataclasses.replace(largest, others=()), "others: the step keep_largest does not use it"),
+        (lambda: dataclasses.replace(largest, measure="mean"), "measure: the step keep_largest does not use"),
         (
             lambda: task(step_of("liver", "lung"))().check_structures(["liver", "liver_tumor"]),
             "others: lung is",

@@ -87,6 +87,21 @@ def test_drop_uncertain_asks_for_one_voxel_of_a_high_score(highest, expected):
     assert bar_sizes(result["lung_tumor"])[:3] == expected
 
 
+@pytest.mark.parametrize(("measure", "expected"), [("highest", [3, 5, 0]), ("mean", [3, 0, 0])])
+def test_drop_uncertain_can_ask_for_the_mean_score(measure, expected):
+    scores = blobs(3, 5, 2)
+    scores[1, 2, :5], scores[1, 4, :2] = torch.tensor([0.6, 0.6, 0.97, 0.6, 0.6]), 0.7
+    step = {"step": "drop_uncertain", "structure": "lung_tumor", "score": 0.89, "measure": measure}
+    assert bar_sizes(clean({"lung_tumor": scores}, **step)["lung_tumor"])[:3] == expected
+
+
+def test_the_mean_of_a_component_that_fills_everything():
+    full = {"lung_tumor": torch.full(SHAPE, 0.9)}
+    step = {"step": "drop_uncertain", "structure": "lung_tumor", "measure": "mean"}
+    assert torch.equal(clean(full, **step, score=0.8)["lung_tumor"], full["lung_tumor"])
+    assert not clean(full, **step, score=0.95)["lung_tumor"].any()
+
+
 def test_nothing_found_has_nothing_uncertain():
     nothing = {"lung_tumor": torch.zeros(SHAPE)}
     assert not clean(nothing, step="drop_uncertain", structure="lung_tumor", score=0.9)["lung_tumor"].any()

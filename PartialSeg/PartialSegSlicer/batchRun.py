@@ -45,8 +45,9 @@ class BatchRun:
     """Works off what is left of a batch.
 
     The worker starts with the first case and ends with the last one, so the model is loaded once. A case that
-    fails is written down and the next one begins; a missing device, a full output folder, a name that another
-    run has given to another image or a worker that dies twice in a row stops the run.
+    fails is written down and the next one begins; a missing device, a model that cannot be loaded, a full
+    output folder, a name that another run has given to another image or a worker that dies twice in a row
+    stops the run.
 
     Args:
         batch: what is to be done; says itself what is left.
@@ -126,7 +127,8 @@ class BatchRun:
         def failed(error: WorkerError) -> None:
             diedAgain = error.kind == self._lastFailure == "WorkerDied"
             self._lastFailure = error.kind
-            if diedAgain or error.kind in ("Cancelled", "DeviceError"):
+            lacksModel = error.kind in ("InputError", "InternalError") and not self.client.hasModel
+            if diedAgain or lacksModel or error.kind in ("Cancelled", "DeviceError"):
                 self._end(str(error))
             else:
                 self._record(case, Outcome(seconds(), error=str(error)))

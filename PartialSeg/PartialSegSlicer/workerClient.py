@@ -52,6 +52,7 @@ class WorkerClient:
         self._process: WorkerProcess | None = None
         self._job: Job | FileJob | None = None
         self._steps: list[Callable[[], None]] = []
+        self._isReused = False
         self._lastId = 0
         self._cancelledAt: float | None = None
         self._mustBeReadyAt: float | None = None
@@ -66,9 +67,14 @@ class WorkerClient:
         return self._job is not None
 
     @property
+    def hasModel(self) -> bool:
+        """Whether the worker has loaded the model of the last job, be it leaving; not after a crash."""
+        return self._sentModel is not None
+
+    @property
     def isWarm(self) -> bool:
         """Whether a worker is alive and has a model."""
-        return self._process is not None and self._process.isRunning and self._sentModel is not None
+        return self._process is not None and self._process.isRunning and self.hasModel
 
     @property
     def pid(self) -> int | None:
@@ -88,12 +94,16 @@ class WorkerClient:
         if self._job is not None:
             raise RuntimeError(_("The worker is busy; cancel the running segmentation or wait for it."))
         self._job, self._cancelledAt = job, None
-        if isinstance(job, Job):
+        self._begin()
+
+    def _begin(self) -> None:
+        if isinstance(self._job, Job):
             self._steps = [self._sendModel, self._writeImage, self._sendImage, self._sendRequest]
         else:
             self._steps = [self._sendModel, self._sendFile]
         try:
-            if not self._isUsable:
+            self._isReused = self._isUsable
+            if not self._isReused:
                 self._forgetWorker()
                 self._takeProcess(self._startProcess())
         except OSError as error:
@@ -294,6 +304,9 @@ class WorkerClient:
         assert self._process is not None
         code, lines = self._process.exitCode, self._process.lastLogLines
         self._forgetWorker()
+        if code == 0 and self._isReused and self._job is not None:
+            self._begin()  # it left after its reply to the job before: a library could not be loaded
+            return
         words = lastWords(lines)
         last = _(" Its last words: {words}").format(words=words) if words else ""
         advice = _("Try again: a new one is started by itself.")
