@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.ndimage import binary_dilation
 
 from PartialSegLib.errors import InputError
 from PartialSegLib.phantom import (
@@ -17,11 +18,13 @@ from PartialSegLib.phantom import (
     SmoothField,
     Tissue,
     add_lesions,
+    add_small_bowel,
     make_phantom,
     make_tissues,
     random_appearance,
     render,
     structure_mask,
+    voxel_axes,
 )
 
 SPACING = (6.0, 5.0, 5.0)
@@ -36,6 +39,14 @@ def healthy() -> Phantom:
 @pytest.fixture(scope="module")
 def patients() -> list[np.ndarray]:
     return [make_tissues(seed, SPACING, SHAPE) for seed in range(10)]
+
+
+def add_bowel(tissues: np.ndarray, spacing: float) -> None:
+    """Loops of small bowel between 6 cm left and right, behind and before, below and above the middle."""
+    z, y, x = voxel_axes((spacing,) * 3, tissues.shape)
+    still = np.zeros(tissues.shape, np.float32)
+    box = np.full(3, -60.0), np.full(3, 60.0)
+    add_small_bowel(tissues, (z, y, x), (still, still, still), np.random.default_rng(1), box)
 
 
 def center_mm(phantom: Phantom, structure: str) -> np.ndarray:
@@ -203,3 +214,39 @@ def test_a_fifth_of_the_hollow_organs_hold_positive_contrast_agent() -> None:
     brightest = np.array([one[organ][1] for one in contents for organ in organs])
     assert 0.15 < (brightest > 100).mean() < 0.27
     assert 500 < brightest.max() <= 600
+
+
+def test_three_in_ten_tumours_of_the_pancreas_are_cystic() -> None:
+    means = [random_appearance(np.random.default_rng(seed), "portal venous").mean for seed in range(200)]
+    cystic = np.mean([0 <= mean[Tissue.PANCREAS_TUMOR] <= 35 < mean[Tissue.PANCREAS] for mean in means])
+    assert 0.3 < cystic < 0.6  # a few solid ones are as dark
+
+
+def test_the_bile_duct_runs_through_the_head_of_the_pancreas(patients: list[np.ndarray]) -> None:
+    near = [
+        binary_dilation(tissues == Tissue.BILE_DUCT, iterations=2)[tissues == Tissue.PANCREAS].any()
+        for tissues in patients
+    ]
+    assert np.mean(near) > 0.7
+
+
+def test_the_pancreatic_duct_belongs_to_the_pancreas() -> None:
+    tissues = np.array([[[Tissue.PANCREAS, Tissue.PANCREATIC_DUCT, Tissue.BILE_DUCT]]], np.uint8)
+    assert structure_mask(tissues, "pancreas").tolist() == [[[True, True, False]]]
+
+
+def test_part_of_the_small_bowel_is_collapsed() -> None:
+    tissues = np.full((40, 40, 40), Tissue.VISCERAL_FAT, np.uint8)
+    add_bowel(tissues, 3.0)
+    wall = tissues == Tissue.BOWEL_WALL
+    thick = wall & ~binary_dilation(tissues == Tissue.SMALL_BOWEL, iterations=2)
+    assert 0.05 < thick.sum() / wall.sum() < 0.7
+
+
+def test_small_bowel_is_added_to_visceral_fat_alone() -> None:
+    tissues = np.full((30, 40, 40), Tissue.VISCERAL_FAT, np.uint8)
+    tissues[:, :, 20:] = Tissue.LIVER
+    add_bowel(tissues, 5.0)
+    assert (tissues[:, :, 20:] == Tissue.LIVER).all()
+    added = np.isin(tissues[:, :, :20], [Tissue.BOWEL_WALL, Tissue.SMALL_BOWEL])
+    assert 0.1 < added.mean() < 0.9

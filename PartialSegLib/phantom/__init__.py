@@ -13,8 +13,8 @@ import numpy as np
 from ..errors import InputError
 from ..volume import Volume
 from .abdomen import organ_painters
-from .canvas import Canvas
-from .digestive import digestive_painters
+from .canvas import Canvas, Coordinates
+from .digestive import digestive_painters, small_bowel_painters
 from .lesions import LESION_KINDS, add_lesions
 from .rendering import PHASES, Appearance, random_appearance, render
 from .smooth_field import SmoothField
@@ -23,8 +23,8 @@ from .torso import Torso
 
 __all__ = [
     "LESION_KINDS", "PHASES", "STRUCTURE_TISSUES", "Appearance", "Phantom", "SmoothField", "Tissue",
-    "add_lesions", "make_phantom", "make_tissues", "random_appearance", "render", "structure_mask",
-    "voxel_axes",
+    "add_lesions", "add_small_bowel", "make_phantom", "make_tissues", "random_appearance", "render",
+    "structure_mask", "voxel_axes",
 ]  # fmt: skip
 
 _SLAB_VOXELS = 8_000_000
@@ -81,6 +81,28 @@ def make_tissues(
             painter(canvas)
         result[start : start + rows] = canvas.tissues
     return result
+
+
+def add_small_bowel(
+    tissues: np.ndarray,
+    axes: Coordinates,
+    bend: Coordinates,
+    rng: np.random.Generator,
+    box: tuple[np.ndarray, np.ndarray],
+) -> None:
+    """Let loops of small bowel wander through the visceral fat of any map of tissues, in place.
+
+    Args:
+        tissues: (z, y, x) uint8.
+        axes: voxel centres along z, y, x, mm.
+        bend: how far every voxel lies from there (x, y, z), mm, each (z, y, x).
+        rng: random generator.
+        box: two corners (x, y, z) between which the loops run, mm.
+    """
+    canvas = Canvas(axes, bend)
+    canvas.tissues = tissues
+    for painter in small_bowel_painters(rng, *box):
+        painter(canvas)
 
 
 def make_phantom(

@@ -205,7 +205,23 @@ def _pancreas(rng: np.random.Generator) -> list[Painter]:
     lobules = 1 + 0.15 * rng.normal(0, 1, len(path))
     painters = tube(path[:, :3], path[:, 3] * lobules, Tissue.PANCREAS, _SOFT)
     splenic = np.add(path[len(path) // 3 :, :3], (0, -11, 3))
-    return painters + tube(splenic, np.full(len(splenic), 4.0), Tissue.PORTAL_VEIN, [*_SOFT, Tissue.PANCREAS])
+    painters += tube(splenic, np.full(len(splenic), 4.0), Tissue.PORTAL_VEIN, [*_SOFT, Tissue.PANCREAS])
+    return painters + _ducts(path[:, :3], rng.spawn(1)[0])
+
+
+def _ducts(pancreas: np.ndarray, rng: np.random.Generator) -> list[Painter]:
+    """The bile duct from the liver through the pancreas' head, and the pancreatic duct; a fifth are wide."""
+    wide = rng.random(2) < 0.2
+    head = pancreas[1] + rng.normal(0, 2, 3) + (3, -4, 0)
+    points = [np.add(head, (8, 10, 62)), np.add(head, (2, 6, 34)), head, np.add(pancreas[0], (9, 0, -8))]
+    bile = smooth_path(np.array(points), 8)
+    radius = rng.uniform(5, 8) if wide[0] else rng.uniform(1.5, 4)
+    along = pancreas + rng.normal(0, 2, 3)
+    duct = rng.uniform(2, 4.5) if wide[1] else rng.uniform(0.7, 1.5)
+    return [
+        *tube(along, np.full(len(along), duct), Tissue.PANCREATIC_DUCT, [Tissue.PANCREAS]),
+        *tube(bile, np.full(len(bile), radius), Tissue.BILE_DUCT, [*_SOFT, Tissue.PANCREAS]),
+    ]
 
 
 def _pelvic_organs(rng: np.random.Generator) -> list[Painter]:

@@ -37,7 +37,11 @@ LESION_KINDS: dict[str, LesionKind] = {
         2,
     ),
     "pancreas_tumor": LesionKind(
-        Tissue.PANCREAS_TUMOR, (Tissue.PANCREAS,), (Tissue.PANCREAS, Tissue.VISCERAL_FAT), (7, 24), 1
+        Tissue.PANCREAS_TUMOR,
+        (Tissue.PANCREAS,),
+        (Tissue.PANCREAS, Tissue.PANCREATIC_DUCT, Tissue.BILE_DUCT, Tissue.VISCERAL_FAT),
+        (7, 24),
+        1,
     ),
     "colon_tumor": LesionKind(
         Tissue.COLON_TUMOR, (Tissue.COLON_WALL,), (*_COLON, Tissue.VISCERAL_FAT), (9, 28), 1

@@ -51,6 +51,8 @@ class Tissue(IntEnum):
     PANCREAS_TUMOR = auto()
     COLON_TUMOR = auto()
     LUNG_TUMOR = auto()
+    BILE_DUCT = auto()
+    PANCREATIC_DUCT = auto()
 
 
 _LIVER = (Tissue.LIVER, Tissue.HEPATIC_VESSEL, Tissue.LIVER_CYST, Tissue.LIVER_TUMOR)
@@ -61,7 +63,7 @@ STRUCTURE_TISSUES: dict[str, tuple[Tissue, ...]] = {
     "kidney": _KIDNEY,
     "kidney_tumor": (Tissue.KIDNEY_TUMOR,),
     "hepatic_vessel": (Tissue.HEPATIC_VESSEL,),
-    "pancreas": (Tissue.PANCREAS, Tissue.PANCREAS_TUMOR),
+    "pancreas": (Tissue.PANCREAS, Tissue.PANCREATIC_DUCT, Tissue.PANCREAS_TUMOR),
     "pancreas_tumor": (Tissue.PANCREAS_TUMOR,),
     "colon_tumor": (Tissue.COLON_TUMOR,),
     "lung_tumor": (Tissue.LUNG_TUMOR,),

@@ -19,6 +19,7 @@ from ..phantom import (
     SmoothField,
     Tissue,
     add_lesions,
+    add_small_bowel,
     make_tissues,
     random_appearance,
     render,
@@ -195,7 +196,9 @@ def task_labels(tissues: np.ndarray, task: Task, channels: int) -> tuple[Tensor,
 
 
 def deform_atlas(atlas: np.ndarray, axes: list[np.ndarray], rng: np.random.Generator) -> np.ndarray:
-    """A new patient made of the atlas: organs varied, scaled, turned and bent, then fat put on.
+    """A new patient made of the atlas: organs varied, scaled, turned and bent, then bowel and fat put in.
+
+    The atlas has no jejunum; four patients in five get loops of small bowel below and before the pancreas.
 
     Args:
         atlas: tissues (z, y, x) at the spacing of `training.atlas`.
@@ -212,19 +215,33 @@ def deform_atlas(atlas: np.ndarray, axes: list[np.ndarray], rng: np.random.Gener
     height = rng.uniform(0.1, 0.85) if rng.random() < 0.4 else rng.normal(0.55, 0.1)
     center = np.array([height, 0.5, 0.5]) * size
     center[1:] += rng.normal(0, 15, 2)
+    middle = np.argwhere(atlas[::2, ::2, ::2] == Tissue.PANCREAS).mean(axis=0) * 2 * np.array(ATLAS_SPACING)
     low, high = np.array([a[0] for a in axes]), np.array([a[-1] for a in axes])
     bends = ((70.0, rng.uniform(3, 10)), (32.0, rng.uniform(1, 3.5)))
-    index = []
+    index, places = [], []
     for axis in range(3):
         moved = sum(turn[axis, j].astype(np.float32) * grid[j] for j in range(3)) + np.float32(center[axis])
         for bend in bends:
             moved += SmoothField(rng, low, high, *bend)(*axes)
+        places.append(moved)
         index.append(np.rint(moved / ATLAS_SPACING[axis] - 0.5).astype(np.int32))
     inside = np.logical_and.reduce([(i >= 0) & (i < n) for i, n in zip(index, atlas.shape, strict=True)])
     clipped = tuple(np.clip(i, 0, n - 1) for i, n in zip(index, atlas.shape, strict=True))
     tissues = np.where(inside, atlas[clipped], np.uint8(Tissue.AIR))
+    if rng.random() < 0.8:
+        _add_small_bowel(tissues, places, middle, rng)
     _put_on_fat(tissues, axes, rng)
     return tissues
+
+
+def _add_small_bowel(
+    tissues: np.ndarray, places: list[np.ndarray], pancreas: np.ndarray, rng: np.random.Generator
+) -> None:
+    """Draw loops around the pancreas and below it, given where in the atlas every voxel lies, mm."""
+    z, y, x = (place.mean(axis=other) for place, other in zip(places, ((1, 2), (0, 2), (0, 1)), strict=True))
+    bend = places[2] - x, places[1] - y[:, None], places[0] - z[:, None, None]
+    low, high = np.array([-85.0, -15, -175]), np.array([85.0, 60, 15])
+    add_small_bowel(tissues, (z, y, x), bend, rng, (low + pancreas[::-1], high + pancreas[::-1]))
 
 
 def _put_on_fat(tissues: np.ndarray, axes: list[np.ndarray], rng: np.random.Generator) -> None:
