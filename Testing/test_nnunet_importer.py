@@ -220,6 +220,27 @@ def test_the_coarse_axis_is_taken_apart_as_the_plan_says(plans: Any, resampling:
 
 
 @pytest.mark.parametrize(
+    ("way_back", "options", "warned"),
+    [
+        ("resample_data_or_seg_to_shape", {"order": 1, "order_z": 0, "force_separate_z": None}, False),
+        ("resample_data_or_seg_to_shape", {"order": 3, "force_separate_z": None}, True),
+        ("resample_data_or_seg_to_shape", {"order": 1, "force_separate_z": False}, True),
+        ("resample_torch_fornnunet", {"force_separate_z": None}, False),
+        ("mine", {}, True),
+        (["mine"], [1], True),
+    ],
+)
+def test_another_way_back_of_the_scores_is_warned_of(
+    way_back: Any, options: Any, warned: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    plans = resampled(order=3, order_z=0, force_separate_z=None)
+    settings = plans["configurations"]["3d_fullres"]
+    settings |= {"resampling_fn_probabilities": way_back, "resampling_fn_probabilities_kwargs": options}
+    Plan(plans, DATASET, "3d_fullres").preprocessing()
+    assert ("borders may differ by a voxel" in caplog.text) == warned
+
+
+@pytest.mark.parametrize(
     ("plans", "sentence"),
     [
         (resampled(TORCH, mode="nearest"), "which is not supported"),

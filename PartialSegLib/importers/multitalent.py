@@ -30,7 +30,8 @@ from .checkpoint import (
     without_parallel_prefix,
 )
 from .nnunet_checkpoint import without_duplicates
-from .nnunet_plans import AXES, SEPARATE_ABOVE, intensity_range
+from .nnunet_plans import AXES, intensity_range
+from .nnunet_resampling import SEPARATE_ABOVE
 from .restricted_pickle import read_plain_pickle
 
 SOURCE_URL = "https://github.com/MIC-DKFZ/MultiTalent"

@@ -17,25 +17,13 @@ from ..label_names import structures_of_labels
 from ..manifest import Inference, NetworkSpec, Preprocessing, Task
 from ..structures import load_structures
 from .nnunet_network import planned_network
+from .nnunet_resampling import planned_resampling
 from .plan_fields import member, triple
 
 AXES = "SPL"  # array axes (z, y, x) of an axial DICOM series as SimpleITK, nnU-Net's reader, gives them
 REORIENTED_AXES = "SAR"  # of files in RAS
 REORIENTING = ("NibabelIOWithReorient", "SimpleITKIOWithReorient")
 READERS = (None, "SimpleITKIO", "NibabelIO", "NaturalImage2DIO", "Tiff3DIO", *REORIENTING)
-
-CUBIC = "resample_data_or_seg_to_shape"
-TRILINEAR = "resample_torch_fornnunet"
-ALWAYS_TRILINEAR = "resample_torch_simple"
-SEPARATE_ABOVE = 3.0  # nnU-Net's ANISO_THRESHOLD
-
-COMPUTING = {"is_seg", "num_threads", "memefficient_seg_resampling"}  # without effect on an image
-SEPARATING = {"force_separate_z", "separate_z_anisotropy_threshold"}
-RESAMPLING_OPTIONS = {
-    CUBIC: {*COMPUTING, *SEPARATING, "order", "order_z"},
-    TRILINEAR: {*COMPUTING, *SEPARATING, "mode", "aniso_axis_mode"},
-    ALWAYS_TRILINEAR: {*COMPUTING, "mode"},
-}
 
 
 @dataclass(frozen=True)
@@ -110,7 +98,7 @@ class Plan:
             spacing=triple(settings, "spacing", float),
             clip_first=True,
             **intensity_range(intensities.get("0")),
-            **_interpolation(settings),
+            **planned_resampling(settings),
         )
 
     @property
@@ -243,51 +231,6 @@ def intensity_range(properties: Any, deviation_name: str = "std") -> dict[str, A
     if not all(map(math.isfinite, (low, high, mean, deviation))):
         raise InputError(f"one of the intensities {', '.join(names)} is not finite.")
     return {"clip": (low, high), "subtract": mean, "divide": max(deviation, 1e-8), "pad_value": mean}
-
-
-def _interpolation(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Cubic with the coarse axis apart, as nnU-Net does by default, or trilinear, with or without that."""
-    name = settings.get("resampling_fn_data", CUBIC)
-    usual = {"force_separate_z": None} if name == CUBIC else {}
-    options = member(settings, "resampling_fn_data_kwargs", dict, usual)
-    _check_resampling(name, options)
-    is_cubic = name == CUBIC and options.get("order", 3) == 3
-    return {
-        "resampling": "cubic" if is_cubic else "trilinear",
-        "separate_above": _separate_above(options, None if name == TRILINEAR else False),
-    }
-
-
-def _check_resampling(name: Any, options: Mapping[str, Any]) -> None:
-    """Refuse functions, options and ways of interpolating that are not known.
-
-    Raises:
-        InputError: naming them.
-    """
-    known = RESAMPLING_OPTIONS.get(name, set()) if isinstance(name, str) else set()
-    expected = {"order": (1, 3), "order_z": (0,), "mode": ("linear",), "aniso_axis_mode": ("nearest-exact",)}
-    wrong = [key for key, values in expected.items() if key in options and options[key] not in values]
-    if options.keys() - known or wrong or not known:
-        raise InputError(f"images are resampled by {name} with {options}, which is not supported.")
-
-
-def _separate_above(options: Mapping[str, Any], default: bool | None) -> float | None:
-    """The ratio of spacings above which the coarse axis is taken apart; None where it never is.
-
-    Args:
-        options: of a function of nnU-Net.
-        default: what a missing force_separate_z means to it.
-
-    Raises:
-        InputError: force_separate_z or the ratio is something else.
-    """
-    separate = options.get("force_separate_z", default)
-    if separate not in (None, False, True):
-        raise InputError(f"force_separate_z is {separate!r}, not null, false or true.")
-    ratio = options.get("separate_z_anisotropy_threshold", SEPARATE_ABOVE)
-    if not isinstance(ratio, int | float) or not abs(ratio) < 1e9:
-        raise InputError(f"separate_z_anisotropy_threshold is {ratio!r}, not a number.")
-    return {None: max(1.0, ratio), False: None, True: 1.0}[separate]
 
 
 def _single(value: Any, label: str) -> int:
