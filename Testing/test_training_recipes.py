@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from PartialSegLib.training import read_config, train
 from PartialSegLib.training.collection import Collection, DataSet, read_collection, write_collection
 from PartialSegLib.training.config_files import OTHER_LOOPS, RECIPES
 from PartialSegLib.training.data_sets.phantom_mots import PhantomMots, make_phantom_mots
-from PartialSegLib.training.train import make_manifest
+from PartialSegLib.training.train import make_manifest, package_checkpoint
 
 OTHER_IMAGES = {"transfer-brats-transdodnet"}  # see test_training_channels.py
 ALL_NAMES = sorted({path.stem for path in RECIPES.glob("*.json")} - OTHER_LOOPS.keys())
@@ -138,6 +139,9 @@ def test_fine_tuning_starts_from_a_package_and_warms_up_its_heads_first(
     after = load_model(train(tuned)).network.state_dict()
     for key, value in after.items():
         assert key.startswith("heads.") or (value == before[key]).all()
+    shutil.rmtree(package)
+    again = load_model(package_checkpoint(tuned)).network.state_dict()
+    assert all((value == after[key]).all() for key, value in again.items())
 
 
 def test_a_task_without_cases_is_named_before_the_first_step(phantoms: Path, tmp_path: Path) -> None:

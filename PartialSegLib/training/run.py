@@ -16,6 +16,7 @@ from ..json_fields import from_json, to_json
 from ..networks import NETWORKS, PartialLabelNetwork
 from .checkpoint_file import check_collection, check_settings
 from .config import TrainingConfig
+from .loop import CHECKPOINT_FILE
 from .phased_run import PhasedRun, StepResult
 from .tissue_head import TissueHead
 from .training_step import TrainingStep
@@ -148,12 +149,15 @@ class Run(PhasedRun):
 
 
 def _initial_network(config: TrainingConfig, arguments: dict[str, Any]) -> PartialLabelNetwork:
-    """A network that depends on the configuration alone."""
+    """A network that depends on the configuration alone.
+
+    A checkpoint holds all weights: a run that goes on needs the package that it began from no more.
+    """
     network = NETWORKS[config.network](**arguments)
     _check_patch(config, network)
     if config.initial_logit is not None:
         network.initialize_head(config.initial_logit)
-    if config.transfer is not None:
+    if config.transfer is not None and not (Path(config.output) / CHECKPOINT_FILE).is_file():
         report = transfer_weights(network, config.transfer.package, config.transfer.parts)
         logger.info("%s", report)
     return network
