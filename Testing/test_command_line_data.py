@@ -96,9 +96,15 @@ def test_labels_of_a_dataset_json_without_a_code_are_named(data, tmp_path, caplo
     assert caplog.messages == ["cyst is no structure with a code; it is kept as it is"]
 
 
-def test_unlabelled_images_are_listed_on_request(data, tmp_path):
+def test_unlabelled_images_are_listed_on_request(data, tmp_path, caplog):
     folder, output = folders.decathlon(tmp_path), tmp_path / "c.json"
+    data("decathlon", folder, "-o", output)
+    assert [case.label is None for case in read_collection(output).cases] == [False]
+    left_out = "images without a label map are left out (1): msd-spleen-spleen_1; --unlabelled keeps them."
+    assert caplog.messages == [f"{folder}: {left_out}"]
+    caplog.clear()
     data("decathlon", folder, "-o", output, "--unlabelled")
+    assert caplog.messages == []
     assert [case.label is None for case in read_collection(output).cases] == [False, True]
 
 
@@ -134,6 +140,15 @@ def test_faults_are_written_as_one_table_and_exit_with_2(data, tmp_path):
     assert read_collection(tmp_path / "all.json").cases == ()
 
 
+def test_a_list_may_lack_what_is_excluded(data, tmp_path):
+    folder, output, path = folders.lits(tmp_path), tmp_path / "c.json", tmp_path / "list.txt"
+    for text in ("lits-0\n", "lits-0\nlits-28\n"):
+        path.write_text(text)
+        code, _, err = data("lits", folder, "-o", output, "--list", f"training={path}", "--exclude", "28")
+        assert (code, err) == (0, "")
+        assert [case.name for case in read_collection(output).cases] == ["lits-0"]
+
+
 def test_the_folds_of_nnunet_are_given_by_their_file(data, tmp_path):
     folder, output, folds = folders.lits(tmp_path), tmp_path / "c.json", tmp_path / "splits_final.json"
     folds.write_text('[{"train": ["0"], "val": ["28"]}]')
@@ -143,6 +158,9 @@ def test_the_folds_of_nnunet_are_given_by_their_file(data, tmp_path):
     assert (code, err) == (0, "")
     split = {case.name: case.split for case in read_collection(output).cases}
     assert split == {"lits-28": "validation"}
+    folds.write_text('[{"train": [], "val": ["28"]}]')  # a case that the fold does not name either
+    assert data("lits", folder, "-o", output, "--folds", folds, "--fold", "0", "--exclude", "0")[0] == 0
+    assert [case.name for case in read_collection(output).cases] == ["lits-28"]
 
 
 def test_a_label_map_without_foreground_alone_does_not_fail_the_check(data, tmp_path):
@@ -201,6 +219,40 @@ def test_cases_whose_masks_cannot_be_merged_are_left_out_on_request(data, tmp_pa
     assert "masks cannot be merged" in out
     assert data("totalsegmentator", folder, "-o", output, "--incomplete")[0] == 0
     assert len(read_collection(output).cases) == 1
+
+
+def test_what_is_left_out_of_totalsegmentator_changes_no_fold_of_the_others(data, tmp_path):
+    names = [f"s{number:04}" for number in range(7)]
+    folder, output = folders.totalsegmentator(tmp_path, *names), tmp_path / "ts.json"
+    arguments = ("totalsegmentator", folder, "-o", output, "--mask", "liver", "--fold", "0")
+
+    def splits():
+        return {case.name: case.split for case in read_collection(output).cases}
+
+    assert data(*arguments)[0] == 0
+    before = splits()
+    (folder / "s0001/segmentations/liver.nii.gz").unlink()
+    (tmp_path / "ts-labels/totalsegmentator-s0001.nii.gz").unlink()
+    assert data(*arguments, "--incomplete", "--exclude", "s0002")[0] == 0
+    left_out = {"totalsegmentator-s0001", "totalsegmentator-s0002"}
+    assert splits() == {name: split for name, split in before.items() if name not in left_out}
+    assert data(*arguments, "--exclude", "s0001")[0] == 0  # a case whose masks are damaged, say
+    assert splits() == {name: split for name, split in before.items() if name != "totalsegmentator-s0001"}
+
+
+def test_phantoms_of_other_options_are_not_taken_for_those_asked_for(data, tmp_path):
+    folder = tmp_path / "phantoms"
+    code, _, err = data("phantom", "-o", folder, "--spacing", "12")
+    assert (code, err) == (2, "--spacing: 12 mm given, expected 1 to 10.\n")
+    arguments = ("phantom", "-o", folder, "--spacing", "10", "--cases", "1")
+    assert data(*arguments)[0] == 0
+    before = (folder / "collection.json").read_bytes()
+    for other in (("--seed", "5"), ("--spacing", "9")):
+        code, out, err = data(*arguments, *other)
+        assert (code, out) == (2, "")
+        assert err.startswith(f"{folder} holds phantoms of another spacing, size, seed or phase")
+    assert (folder / "collection.json").read_bytes() == before
+    assert data("phantom", "-o", folder, "--spacing", "10", "--cases", "2")[0] == 0
 
 
 def test_an_incomplete_recipe_is_a_table_and_exit_code_2(data, tmp_path):
@@ -339,7 +391,11 @@ def test_cases_are_prepared_before_a_training_and_without_a_gpu(data, tmp_path):
     write_collection(tmp_path / "c.json", replace(collection, data_sets=data_sets))
     files = {"collection": str(tmp_path / "c.json"), "prepared": "p"}
     config = tmp_path / "config.json"
-    config.write_text(json.dumps(tiny_values(tmp_path / "run", synthetic=None, collection=files)))
+    values = tiny_values(tmp_path / "run", synthetic=None, collection=files, only_tasks=["liver", "spleen"])
+    config.write_text(json.dumps({**values, "only_tasks": ["liver", "colon"]}))
+    code, out, err = data("prepare", config, f"collection.prepared={tmp_path / 'prepared'}")
+    assert (code, out, "no labelled training cases for colon" in err) == (2, "", True)
+    config.write_text(json.dumps(values))
     place = f"collection.prepared={tmp_path / 'prepared'}"
     code, out, err = data("prepare", config, place, "--processes", "1")
     (folder,) = (tmp_path / "prepared").iterdir()

@@ -116,6 +116,20 @@ def test_the_pelvic_btcv_is_paired_by_its_numbers(tmp_path):
         LAYOUTS["btcv"](tmp_path, "btcv")  # its values mean other organs
 
 
+def test_a_file_that_is_there_twice_is_refused(tmp_path):
+    folder = folders.lits(tmp_path)
+    again = folder / "windowed" / "volume-0.nii.gz"
+    folders.touch(
+        folder, "windowed/volume-0.nii.gz", "segmentations/segmentation-1.nii", "volumes/volume-1.nii"
+    )
+    with pytest.raises(InputError, match=f"batch1/volume-0.nii and {again} are of one case; move one"):
+        LAYOUTS["lits"](folder, "lits")
+    with pytest.raises(InputError, match="are of one case"):
+        find_parts(MOTS, tmp_path)
+    again.unlink()
+    assert [case.name for case in LAYOUTS["lits"](folder, "lits")] == ["lits-0", "lits-1", "lits-28"]
+
+
 def test_a_label_map_without_image_stays_for_the_check_to_find(tmp_path):
     folder = folders.nnunet_v1(tmp_path)
     folders.touch(folder, "labelsTr/k_9.nii.gz")
@@ -205,6 +219,12 @@ def test_organs_include_their_tumours_and_vessels_do_not(labels, expected):
 def test_rules_of_the_user_are_taken_as_given():
     assert parse_label_rules(["Left Kidney=2,3", "tumour = 3"]) == {"left_kidney": (2, 3), "tumor": (3,)}
     assert parse_label_rules(["pancreas=1", "pancreas=2,1"]) == {"pancreas": (1, 2)}
+    assert parse_label_rules(["pancreas=4", "tumor=14"]) == {"pancreas": (4,), "tumor": (14,)}
+    assert parse_label_rules(["pancreas=4", "tumour=14"]) == {"pancreas": (4,), "pancreas_tumor": (14,)}
+    assert parse_label_rules(["Left Kidney=1", "left_kidney=2"]) == {
+        "left_kidney_2": (1,),
+        "left_kidney": (2,),
+    }
     for wrong in ("liver", "liver=", "=1", "liver=0", "liver=one", "liver=1,"):
         with pytest.raises(InputError, match="is no label rule; give NAME=VALUE"):
             parse_label_rules([wrong])
@@ -342,6 +362,19 @@ def test_cases_are_split_by_lists(tmp_path):
             with_listed_splits(cases, lists)
     with pytest.raises(InputError, match="the list cannot be read"):
         with_listed_splits(cases, {"test": tmp_path / "none.txt"})
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_lists_of_windows_are_read(encoding, tmp_path):
+    (tmp_path / "list.txt").write_text("lits-0\r\nlits-1\r\n", encoding=encoding)
+    split = with_listed_splits(cases_named(2), {"test": tmp_path / "list.txt"})
+    assert [case.split for case in split] == ["test", "test"]
+
+
+def test_a_list_that_is_no_text_is_refused(tmp_path):
+    (tmp_path / "list.txt").write_bytes("Fälle".encode("latin-1"))
+    with pytest.raises(InputError, match=r"list\.txt: the list is no text in UTF-8; save it as UTF-8"):
+        with_listed_splits(cases_named(2), {"test": tmp_path / "list.txt"})
 
 
 def nnunet_folds(path, *folds):

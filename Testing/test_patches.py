@@ -31,7 +31,7 @@ from PartialSegLib.errors import InputError
 from PartialSegLib.manifest import Task
 from PartialSegLib.networks import NETWORKS
 from PartialSegLib.training.cases import Cases
-from PartialSegLib.training.collection import Collection, write_collection
+from PartialSegLib.training.collection import Collection, DataSet, write_collection
 from PartialSegLib.training.config import TrainingConfig
 from PartialSegLib.training.data import batches, prepare, validation_cases
 from PartialSegLib.training.data_workers import check_shared_memory, explained_data_workers, loaded
@@ -220,12 +220,22 @@ def run_on(collection: Collection, folder: Path, **changes) -> TrainingConfig:
     return tiny_config(folder, synthetic=None, collection=files, **changes)
 
 
+def with_colon(collection: Collection) -> Collection:
+    """The collection whose case "colon" is labelled for that task."""
+    colons = DataSet("colons", "colon", {"colon_tumor": (1,)})
+    cases = tuple(
+        replace(case, data_set="colons") if case.name == "colon" else case for case in collection.cases
+    )
+    return replace(collection, data_sets={**collection.data_sets, "colons": colons}, cases=cases)
+
+
 def test_every_task_is_validated_if_there_is_a_case_for_it(tmp_path, caplog):
-    names = dict.fromkeys("abcdefgh", "livers") | {"i": "organs", "j": "spleens"}
-    collection = write_collection_files(tmp_path, **names)
+    names = dict.fromkeys("abcdefgh", "livers") | {"i": "organs", "j": "spleens", "k": "spleens"}
+    collection = with_colon(write_collection_files(tmp_path, **names, colon="livers"))
     validated = {"a", "b", "c", "d", "i", "j"}
     cases = [replace(case, split="validation") for case in collection.cases if case.name in validated]
-    config = run_on(replace(collection, cases=(*collection.cases[4:8], *cases)), tmp_path)
+    trained = [case for case in collection.cases if case.name not in validated]
+    config = run_on(replace(collection, cases=(*trained, *cases)), tmp_path)
     manifest = make_manifest(config)
     prepare(config, manifest)
     data = validation_cases(config, manifest, 2)
@@ -245,10 +255,29 @@ def test_every_task_is_validated_if_there_is_a_case_for_it(tmp_path, caplog):
     assert set(caplog.messages) == {"Not validated, for want of validation cases or patches: colon."}
 
 
+def test_a_run_does_without_validation_if_only_other_tasks_have_cases_for_it(tmp_path, caplog):
+    collection = write_collection_files(tmp_path, a="livers", b="spleens", c="spleens")
+    a, b, c = collection.cases
+    collection = replace(collection, cases=(a, b, replace(c, split="validation")))
+    config = run_on(collection, tmp_path, only_tasks=["liver"])
+    manifest = make_manifest(config)
+    prepare(config, manifest)
+    assert validation_cases(config, manifest, 2) is None
+    assert caplog.messages == ["Not validated, for want of validation cases or patches: liver."]
+
+
+def test_a_task_without_training_cases_is_named_before_anything_is_prepared(tmp_path):
+    config = run_on(write_collection_files(tmp_path, a="livers", b="spleens"), tmp_path)
+    with pytest.raises(InputError, match="no labelled training cases for colon; add some"):
+        prepare(config, make_manifest(config))
+    assert not (tmp_path / "prepared").exists()
+
+
 def test_what_a_run_will_not_learn_is_said(tmp_path, caplog):
     collection = write_collection_files(tmp_path, a="livers", b="spleens")
     other = replace(DATA_SETS["livers"], structures={"liver": (1, 2), "hcc": (2,)})
-    config = run_on(replace(collection, data_sets={**DATA_SETS, "livers": other}), tmp_path)
+    collection = replace(collection, data_sets={**DATA_SETS, "livers": other})
+    config = run_on(collection, tmp_path, only_tasks=["liver", "spleen"])
     prepare(config, make_manifest(config))
     unused, lacking = caplog.messages
     assert (
@@ -260,14 +289,15 @@ def test_what_a_run_will_not_learn_is_said(tmp_path, caplog):
 
 def test_an_image_in_two_splits_is_found_among_cases_prepared_before(tmp_path):
     """As in a folder that two collections share, and one that an earlier version has filled."""
-    collection = write_collection_files(tmp_path, a="livers", b="spleens")
+    collection = write_collection_files(tmp_path, a="livers", b="organs")
     a, b = collection.cases
-    b = replace(b, image=a.image, split="validation")
+    b = replace(b, image=a.image)
     for case in (a, b):
-        config = run_on(replace(collection, cases=(case,)), tmp_path)
+        config = run_on(replace(collection, cases=(case,)), tmp_path, only_tasks=["liver"])
         folder = prepare(config, make_manifest(config))
-    config = run_on(replace(collection, cases=(a, b)), tmp_path)
-    with pytest.raises(InputError, match=r"b  spleens  image in two splits  validation, the same .* as a \("):
+    both = replace(collection, cases=(a, replace(b, split="validation")))
+    config = run_on(both, tmp_path, only_tasks=["liver"])
+    with pytest.raises(InputError, match=r"b  organs  image in two splits  validation, the same .* as a \("):
         prepare(config, make_manifest(config))
     for file in folder.glob("*/case.json"):
         values = json.loads(file.read_text())

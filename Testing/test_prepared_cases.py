@@ -6,6 +6,9 @@ import json
 import os
 import re
 import shutil
+import signal
+import subprocess
+import sys
 import time
 from collections import namedtuple
 from concurrent.futures import ThreadPoolExecutor
@@ -271,6 +274,37 @@ def test_two_processes_write_the_same(tmp_path):
         name: contents for name, (_, contents) in two.items()
     }
     assert reports == [(0, 3), (1, 3), (2, 3), (3, 3)]
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from collection_on_disk import PREPROCESSING, write_collection_files
+from PartialSegLib.training.preparation.prepared_cases import prepare_collection
+
+def die(done, total):
+    if done:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+folder = Path(sys.argv[1])
+collection = write_collection_files(folder, a="livers", b="spleens", c="organs")
+prepare_collection(collection, PREPROCESSING, folder / "prepared", processes=2, on_progress=die)
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="kills by a signal")
+def test_a_killed_preparation_leaves_no_process_behind(tmp_path):
+    """Whatever lives has its output open still."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    how = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "start_new_session": True}
+    with subprocess.Popen([sys.executable, "-c", KILLED, tmp_path], env=environment, **how) as process:
+        try:
+            process.communicate(timeout=120)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
+    assert process.returncode == -signal.SIGKILL
+    assert "settings.json" in names_in(tmp_path / "prepared")
 
 
 def test_test_cases_and_cases_without_labels_are_passed_over(tmp_path):

@@ -24,7 +24,13 @@ from PartialSegLib.json_fields import from_json
 from PartialSegLib.manifest import Preprocessing, Task
 from PartialSegLib.networks import MedDANet
 from PartialSegLib.phantom import Phantom, make_phantom
-from PartialSegLib.training.collection import Case, Collection, DataSet, write_collection
+from PartialSegLib.training.collection import (
+    Case,
+    Collection,
+    DataSet,
+    read_collection,
+    write_collection,
+)
 from PartialSegLib.training.med_danet.__main__ import main
 from PartialSegLib.training.med_danet.choice_metric import choose_candidates, slice_dice
 from PartialSegLib.training.med_danet.collection_slices import (
@@ -314,6 +320,16 @@ def test_a_collection_that_leaves_pixels_unknown_is_refused(
 ) -> None:
     with pytest.raises(InputError, match=sentence):
         train_slice_bank(config_of_collection(tmp_path, **data_set))
+    assert not (tmp_path / "prepared").exists()
+
+
+def test_a_run_does_without_validation_if_only_other_tasks_have_cases_for_it(tmp_path: Path) -> None:
+    config = config_of_collection(tmp_path)
+    collection = read_collection(tmp_path / "collection.json")
+    *cases, other = collection.cases
+    cases.append(dataclasses.replace(other, split="validation"))
+    write_collection(tmp_path / "collection.json", dataclasses.replace(collection, cases=tuple(cases)))
+    assert open_validation_slices(config, slice_bank_manifest(config)) is None
 
 
 def test_a_slice_that_cannot_be_read_is_one_sentence_from_a_data_worker(tmp_path: Path) -> None:

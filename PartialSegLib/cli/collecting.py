@@ -7,16 +7,16 @@ import logging
 import os
 from argparse import Namespace
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from difflib import get_close_matches
 from pathlib import Path
 from typing import get_args
 
 from ..errors import InputError
-from ..sentences import suggestion
+from ..sentences import first_few, suggestion
 from ..structures import load_structures
 from ..training import read_config
-from ..training.case_check import NO_FOREGROUND, Fault, check_cases, fault_rows
+from ..training.case_check import NO_FOREGROUND, SPACING_RANGE_MM, Fault, check_cases, fault_rows
 from ..training.collection import Case, Collection, DataSet, read_collection, write_collection
 from ..training.data import prepare
 from ..training.data_sets import LAYOUTS, MOTS, MULTITALENT
@@ -29,10 +29,10 @@ from ..training.data_sets.protocols import PROTOCOLS
 from ..training.data_sets.recipe import find_parts, part_rows, recipe_collection
 from ..training.data_sets.splits import (
     Split,
+    named_cases,
     with_listed_splits,
     with_nnunet_fold,
     with_validation_fold,
-    without_cases,
 )
 from ..training.data_sets.totalsegmentator import (
     mask_names,
@@ -67,19 +67,23 @@ def collect(options: Namespace) -> None:
         folder = given.expanduser().absolute()
         data_set = _data_set(options, folder)
         cases = LAYOUTS[options.what](folder, data_set.name)
-        kept = tuple(case for case in cases if case.label is not None or options.unlabelled)
-        if not kept:
-            raise InputError(f"{folder} holds no label maps; add --unlabelled to collect images alone.")
-        collections.append(Collection(data_set.name, folder, {data_set.name: data_set}, kept))
-    _write(options, collections, options.exclude)
+        if not options.unlabelled:
+            cases = _labelled(folder, cases)
+        collections.append(Collection(data_set.name, folder, {data_set.name: data_set}, cases))
+    _write(options, collections)
 
 
 def collect_totalsegmentator(options: Namespace) -> None:
-    """Merge the masks of TotalSegmentator's cases beside the collection, and make it."""
+    """Merge the masks of TotalSegmentator's cases beside the collection, and make it.
+
+    Splits are drawn on all cases: those that are left out change nothing for the others.
+    """
     _check_output(options.output)
     _check_name(options.name)
     name = options.name or "totalsegmentator"
-    cases = without_cases(totalsegmentator_cases(options.folder, name), options.exclude)
+    found = totalsegmentator_cases(options.folder, name)
+    excluded = named_cases(found, options.exclude)
+    cases = tuple(case for case in found if case.name not in excluded)
     masks = mask_names(cases, tuple(options.mask or ()))
     folder = options.output.expanduser().absolute().with_name(f"{options.output.stem}-labels")
     with progress_bar("case") as show:
@@ -87,7 +91,12 @@ def collect_totalsegmentator(options: Namespace) -> None:
     if faults:
         _refuse(faults, len(cases), options.incomplete)
     data_set = totalsegmentator_data_set(name, options.task or name, masks)
-    _write(options, [Collection(name, options.folder, {name: data_set}, merged)])
+    labels = {case.name: case.label for case in merged}
+    everything = tuple(
+        dataclasses.replace(case, label=labels.get(case.name, str(folder / case.name))) for case in found
+    )
+    faulty = {fault.case for fault in faults}
+    _write(options, [Collection(name, options.folder, {name: data_set}, everything)], faulty)
 
 
 def collect_recipe(options: Namespace) -> None:
@@ -102,13 +111,13 @@ def collect_recipe(options: Namespace) -> None:
                 f"{len(missing)} of {len(found)} data sets are not complete; "
                 "get what the table says, or go on with --incomplete."
             )
-    _write(options, [recipe_collection(options.what, found, options.folder, options.seed)], options.exclude)
+    _write(options, [recipe_collection(options.what, found, options.folder, options.seed)])
 
 
 def collect_phantoms(options: Namespace) -> None:
     """Make MOTS in miniature."""
-    if not 1 <= options.spacing <= 20:
-        raise InputError(f"--spacing: {options.spacing} mm given, expected 1 to 20.")
+    if not 1 <= options.spacing <= SPACING_RANGE_MM[1]:
+        raise InputError(f"--spacing: {options.spacing:g} mm given, expected 1 to {SPACING_RANGE_MM[1]:g}.")
     _check_output(options.output / "collection.json")
     step = options.spacing
     shape = round(432 / step), round(336 / step), round(432 / step)  # mm: trunks from hips to shoulders
@@ -122,7 +131,7 @@ def join(options: Namespace) -> None:
     _check_output(options.output, options.collection)
     collections = [read_collection(path) for path in options.collection]
     collection = joined(options.output.stem, collections, options.output.parent)
-    _write_joined(options.output, collection, options.exclude)
+    _write_and_summarise(options.output, collection, named_cases(collection.cases, options.exclude))
 
 
 def check(options: Namespace) -> None:
@@ -197,6 +206,17 @@ def _warn_of_unknown(structures: Iterable[str]) -> None:
             logger.warning("%s is no structure with a code; it is kept as it is%s", structure, advice)
 
 
+def _labelled(folder: Path, cases: tuple[Case, ...]) -> tuple[Case, ...]:
+    """Those with a label map; says which have none, since nobody may have meant that."""
+    left_out = [case.name for case in cases if case.label is None]
+    if len(left_out) == len(cases):
+        raise InputError(f"{folder} holds no label maps; add --unlabelled to collect images alone.")
+    if left_out:
+        text = "%s: images without a label map are left out (%d): %s; --unlabelled keeps them."
+        logger.warning(text, folder, len(left_out), first_few(left_out, 3))
+    return tuple(case for case in cases if case.label is not None)
+
+
 def _channels(options: Namespace, folder: Path, protocol: str) -> tuple[str, ...]:
     """Those that dataset.json names, where the layout has one; else those of the protocol."""
     if options.what in ("decathlon", "nnunet") and (folder / FILE).exists():
@@ -231,23 +251,25 @@ def _check_output(output: Path, inputs: Sequence[Path] = ()) -> None:
         ) from None
 
 
-def _write(options: Namespace, collections: Sequence[Collection], excluded: Sequence[str] = ()) -> None:
-    """Join, split, write and summarise."""
+def _write(options: Namespace, collections: Sequence[Collection], faulty: Set[str] = frozenset()) -> None:
+    """Join, split, leave out what is excluded or faulty, write and summarise."""
     collection = joined(options.output.stem, collections, options.output.parent)
     cases = collection.cases
+    left_out = faulty | named_cases(cases, options.exclude)
     if options.list:
-        cases = with_listed_splits(cases, _lists(options.list))
+        cases = with_listed_splits(cases, _lists(options.list), left_out)
     if options.folds is not None and options.fold is None:
         raise InputError(f"--folds {options.folds}: say which one with --fold K.")
     if options.folds is not None:
         cases = with_nnunet_fold(cases, options.folds, options.fold)
     elif options.fold is not None:
         cases = with_validation_fold(cases, options.fold, options.seed)
-    _write_joined(options.output, dataclasses.replace(collection, cases=cases), excluded)
+    _write_and_summarise(options.output, dataclasses.replace(collection, cases=cases), left_out)
 
 
-def _write_joined(output: Path, collection: Collection, excluded: Sequence[str]) -> None:
-    collection = dataclasses.replace(collection, cases=without_cases(collection.cases, excluded))
+def _write_and_summarise(output: Path, collection: Collection, left_out: Set[str]) -> None:
+    kept = tuple(case for case in collection.cases if case.name not in left_out)
+    collection = dataclasses.replace(collection, cases=kept)
     write_collection(output, collection)
     _summarise(collection)
 

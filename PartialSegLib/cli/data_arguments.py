@@ -98,7 +98,7 @@ def _phantom_arguments(command: ArgumentParser) -> None:
     command.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER", help=text)
     text = "about this many for training (%(default)s)"
     command.add_argument("--cases", type=int, default=92, metavar="N", help=text)
-    text = "size of a voxel in mm (%(default)s)"
+    text = "size of a voxel in mm, from 1 to 10 (%(default)s)"
     command.add_argument("--spacing", type=float, default=6.0, metavar="MM", help=text)
     command.add_argument("--seed", type=int, default=0, help="of the phantoms (%(default)s)")
 

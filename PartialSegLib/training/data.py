@@ -22,7 +22,7 @@ from .cases import Cases, SyntheticCases
 from .collection import Collection, DataSet, read_collection, tasks_of
 from .config import CollectionData, TrainingConfig
 from .data_workers import loaded
-from .patches.collection_cases import CollectionCases
+from .patches.collection_cases import CollectionCases, cases_of_tasks
 from .preparation.prepared_cases import (
     Progress,
     labelled_cases,
@@ -67,10 +67,13 @@ def validation_cases(config: TrainingConfig, manifest: Manifest, channels: int) 
         return SyntheticCases(config, manifest.tasks, channels, number, "validation") if number else None
     assert config.collection is not None
     number = config.collection.validation_patches
-    if number == 0 or not read_collection(config.collection.collection).split("validation"):
+    whole = read_collection(config.collection.collection)
+    if number == 0 or not whole.split("validation"):
         return None
-    cases = _collection_cases(config, config.collection, manifest, channels, number, "validation")
-    served = {cases.cases[number].task for number in cases.order or ()}
+    cases, served = None, set()
+    if labelled_cases(_of_tasks(whole, config, manifest), "validation"):
+        cases = _collection_cases(config, config.collection, manifest, channels, number, "validation")
+        served = {cases.cases[number].task for number in cases.order or ()}
     if left_out := [task.name for index, task in enumerate(manifest.tasks) if index not in served]:
         logger.warning("Not validated, for want of validation cases or patches: %s.", ", ".join(left_out))
     return cases
@@ -108,7 +111,8 @@ def prepare(
         The folder of the prepared cases; None for synthetic ones.
 
     Raises:
-        InputError: with a table of all faulty cases; nothing is prepared then.
+        InputError: a task has no training case, or cases are faulty, with a table of them all; nothing is
+            prepared then.
     """
     if config.collection is None:
         return None
@@ -116,6 +120,7 @@ def prepare(
     collection = _of_tasks(whole, config, manifest)
     _log_left_out(whole, collection, config)
     _log_untrained(collection, manifest)
+    cases_of_tasks(collection, manifest.tasks, "training")
     folder = _prepared(config, data)
     how = data.label_resampling, data.preparing_processes, progress_bar
     check_and_prepare(collection, config.preprocessing, folder, *how)

@@ -11,6 +11,10 @@ from ...volume import IMAGE_SUFFIXES, image_stem, image_suffix
 from ..collection import Case
 
 
+class NoCasesError(InputError):
+    """A folder holds no cases of the layout that it was read as."""
+
+
 def existing_folder(folder: Path) -> Path:
     """The folder as an absolute path.
 
@@ -29,6 +33,23 @@ def images_in(folder: Path) -> dict[str, Path]:
         return {}
     files = [path for path in folder.iterdir() if image_suffix(path) and not path.name.startswith(".")]
     return {image_stem(path): path for path in sorted(files)}
+
+
+def files_by_name(named: Iterable[tuple[str, Path]]) -> dict[str, Path]:
+    """Files by the name of their case, where they are looked for at any depth.
+
+    Raises:
+        InputError: two files have one name.
+    """
+    files: dict[str, Path] = {}
+    for name, path in named:
+        if name in files:
+            raise InputError(
+                f"{files[name]} and {path} are of one case; move one of them elsewhere, or give a folder "
+                "that holds only one."
+            )
+        files[name] = path
+    return files
 
 
 def image_named(folder: Path, name: str) -> Path | None:
@@ -95,14 +116,14 @@ def require_cases(
         other_layout: the layout that the folder seems to have instead, if any.
 
     Raises:
-        InputError: there is none, or there are label maps but the image of none.
+        NoCasesError: there is none, or there are label maps but the image of none.
     """
     if not cases:
-        raise InputError(f"{folder} holds no cases; expected {expected}.")
+        raise NoCasesError(f"{folder} holds no cases; expected {expected}.")
     labelled = [case for case in cases if case.label is not None]
     if labelled and not any(Path(image).exists() for case in labelled for image in case.images):
         advice = f"; it looks like the layout {other_layout}: `partialseg data {other_layout}`"
-        raise InputError(
+        raise NoCasesError(
             f"{folder} holds {len(labelled)} label maps but the image of none; expected {expected}"
             f"{advice if other_layout else ''}."
         )

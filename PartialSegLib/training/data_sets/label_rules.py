@@ -60,6 +60,9 @@ def contradicted_labels(
 def parse_label_rules(rules: Sequence[str]) -> dict[str, tuple[int, ...]]:
     """Rules typed by a user, NAME=VALUE[,VALUE...]; rules of one name are joined.
 
+    A name that is the id of a known structure means that one, whatever else is labelled: "tumor" beside
+    "pancreas" may be that of any organ.
+
     Raises:
         InputError: a rule has no name, no values or one that is not a whole number above 0.
     """
@@ -74,5 +77,6 @@ def parse_label_rules(rules: Sequence[str]) -> dict[str, tuple[int, ...]]:
             )
         values_before = labels.get(name.strip(), ())
         labels[name.strip()] = tuple(dict.fromkeys((*values_before, *map(int, parts))))
-    ids = structures_of_labels(labels)
+    typed = [name for name in labels if name in load_structures()]
+    ids = structures_of_labels(dict.fromkeys([*typed, *labels])) | {name: name for name in typed}
     return {ids[name]: values for name, values in labels.items()}

@@ -10,14 +10,16 @@ from pathlib import Path
 
 from ...volume import image_stem, image_suffix
 from ..collection import Case
-from .case_files import cases_of_pairs, existing_folder, require_cases
+from .case_files import cases_of_pairs, existing_folder, files_by_name, require_cases
 
 
 def lits_cases(folder: Path, data_set: str) -> tuple[Case, ...]:
     """Cases of LiTS, at any depth; test-volume-N.nii, which have no public labels, are passed over.
 
+    Volume and segmentation may lie in different folders, as in some copies of the data set.
+
     Raises:
-        InputError: there is none.
+        InputError: there is none, or a file is there twice.
     """
     folder = existing_folder(folder)
     images, labels = _numbered(folder, "volume-"), _numbered(folder, "segmentation-")
@@ -28,4 +30,4 @@ def lits_cases(folder: Path, data_set: str) -> tuple[Case, ...]:
 def _numbered(folder: Path, prefix: str) -> dict[str, Path]:
     """Files by their number."""
     found = sorted(path for path in folder.rglob(f"{prefix}*") if image_suffix(path) and path.is_file())
-    return {image_stem(path).removeprefix(prefix): path for path in found}
+    return files_by_name((image_stem(path).removeprefix(prefix), path) for path in found)

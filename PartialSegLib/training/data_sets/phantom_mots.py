@@ -5,6 +5,7 @@ For trying a training without data, for tests, and for comparing methods (docs/r
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,12 +14,15 @@ from typing import Literal
 import numpy as np
 
 from ...errors import InputError
+from ...json_fields import to_json
+from ...output_files import replacing
 from ...phantom import LESION_KINDS, PHASES, STRUCTURE_TISSUES, Phantom, make_phantom
 from ...volume import Volume, write_volume
 from ..collection import Case, Collection, DataSet, write_collection
 from .mots import MOTS
 
 LESION_PROBABILITY = 0.5
+OPTIONS_FILE = "phantoms.json"
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,7 @@ def make_phantom_mots(
         on_progress: called with the numbers of finished and of all cases.
 
     Raises:
-        InputError: no cases asked for, or the folder cannot be written to.
+        InputError: no cases asked for, or the folder holds phantoms of other options or cannot be written to.
     """
     if options.cases < 1:
         raise InputError(f"{options.cases} cases asked for; expected 1 or more.")
@@ -87,7 +91,8 @@ def make_phantom_collection(
         on_progress: called with the numbers of finished and of all cases.
 
     Raises:
-        InputError: phantoms lack a structure, or the folder cannot be written to.
+        InputError: phantoms lack a structure, or the folder holds phantoms of other options or cannot be
+            written to.
     """
     for structure in dict.fromkeys(structure for part in parts for structure in part[0].structures):
         if structure not in STRUCTURE_TISSUES:
@@ -97,6 +102,7 @@ def make_phantom_collection(
     plan = [item for number, part in enumerate(parts) for item in _planned_cases(number, *part)]
     data_sets = {data_set.name: data_set for data_set, _, _ in parts}
     folder.mkdir(parents=True, exist_ok=True)
+    _keep_options(folder / OPTIONS_FILE, options)
     for done, (case, key) in enumerate(plan):
         if on_progress is not None:
             on_progress(done, len(plan))
@@ -124,6 +130,21 @@ def _planned_cases(
             paths = f"images/{case}.nii.gz", f"labels/{case}.nii.gz"
             cases.append((Case(case, data_set.name, *paths, split), (2 * number + (split == "test"), index)))
     return cases
+
+
+def _keep_options(path: Path, options: PhantomMots) -> None:
+    """Write down how the images are made, or refuse a folder with others."""
+    values = to_json(options)
+    del values["cases"]
+    text = json.dumps(values) + "\n"
+    if not path.exists():
+        with replacing(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    elif path.read_text(encoding="utf-8", errors="replace") != text:
+        raise InputError(
+            f"{path.parent} holds phantoms of another spacing, size, seed or phase ({path.name} says which); "
+            "delete that folder, or give another output."
+        )
 
 
 def _write_case(

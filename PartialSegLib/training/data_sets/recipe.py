@@ -13,7 +13,7 @@ from ...label_tables import labels_of
 from ..collection import Case, Collection, DataSet
 from .brats import brats_cases
 from .btcv import btcv_cases, btcv_pelvis_cases
-from .case_files import existing_folder
+from .case_files import NoCasesError, existing_folder
 from .dataset_json import FILE, IGNORE_LABEL, read_dataset_json
 from .decathlon import decathlon_cases
 from .folder_pair import folder_pair_cases
@@ -90,7 +90,8 @@ def find_parts(recipe: Sequence[RecipePart], root: Path) -> list[FoundPart]:
     """Look for the data sets of a recipe in a folder and in the folders of that.
 
     Raises:
-        InputError: there is no such folder, or a dataset.json found there contradicts the recipe's labels.
+        InputError: there is no such folder, a dataset.json found there contradicts the recipe's labels, or a
+            case is there twice.
     """
     root = existing_folder(root)
     folders = [path for path in sorted(root.iterdir()) if path.is_dir()]
@@ -152,7 +153,7 @@ def _labelled_cases(data_set: DataSet, folder: Path, layout: str) -> tuple[Case,
     """Cases with image and label map; none where the folder is of another layout."""
     try:
         cases = LAYOUTS[layout](folder, data_set.name)
-    except InputError:
+    except NoCasesError:
         return ()
     if layout in ("decathlon", "nnunet") and (folder / FILE).exists():
         _refuse_contradiction(data_set, folder)

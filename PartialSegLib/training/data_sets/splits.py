@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import codecs
 import dataclasses
 import json
 import logging
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 from zlib import crc32
@@ -74,7 +75,9 @@ def with_validation_fold(cases: tuple[Case, ...], fold: int, seed: int) -> tuple
     )
 
 
-def with_listed_splits(cases: tuple[Case, ...], lists: Mapping[Split, Path]) -> tuple[Case, ...]:
+def with_listed_splits(
+    cases: tuple[Case, ...], lists: Mapping[Split, Path], may_lack: Collection[str] = ()
+) -> tuple[Case, ...]:
     """Split cases as files say, each of which lists the cases of one split.
 
     A line names one case: by its name in the collection, or by its image with or without folders and suffix;
@@ -83,6 +86,7 @@ def with_listed_splits(cases: tuple[Case, ...], lists: Mapping[Split, Path]) -> 
     Args:
         cases: every one must be in one of the lists.
         lists: file for each split.
+        may_lack: names of cases that need not be in a list, since they are left out later.
 
     Raises:
         InputError: a file cannot be read, a line names no case or several, or a case is in no list or in two.
@@ -94,10 +98,10 @@ def with_listed_splits(cases: tuple[Case, ...], lists: Mapping[Split, Path]) -> 
             name = _required(line, names, path)
             if chosen.setdefault(name, split) != split:
                 raise InputError(f"{name} is in the lists of two splits; keep it in one.")
-    left = [case.name for case in cases if case.name not in chosen]
+    left = [case.name for case in cases if case.name not in chosen and case.name not in may_lack]
     if left:
         raise InputError(f"{len(left)} cases are in no list, the first is {left[0]}; list every case once.")
-    return tuple(dataclasses.replace(case, split=chosen[case.name]) for case in cases)
+    return tuple(dataclasses.replace(case, split=chosen.get(case.name, case.split)) for case in cases)
 
 
 def with_nnunet_fold(cases: tuple[Case, ...], path: Path, fold: int) -> tuple[Case, ...]:
@@ -136,19 +140,18 @@ def with_nnunet_fold(cases: tuple[Case, ...], path: Path, fold: int) -> tuple[Ca
     )
 
 
-def without_cases(cases: tuple[Case, ...], excluded: Sequence[str]) -> tuple[Case, ...]:
-    """All cases but some.
+def named_cases(cases: tuple[Case, ...], given: Sequence[str]) -> set[str]:
+    """The names in the collection of cases that the user excludes.
 
     Args:
         cases: of any data sets.
-        excluded: each names one case, as a line of a list does; see `with_listed_splits`.
+        given: each names one case, as a line of a list does; see `with_listed_splits`.
 
     Raises:
         InputError: a name is of no case or of several.
     """
     names = _names_of(cases)
-    left_out = {_required(name, names, "--exclude") for name in excluded}
-    return tuple(case for case in cases if case.name not in left_out)
+    return {_required(name, names, "--exclude") for name in given}
 
 
 def _shuffled(cases: Sequence[Case], seed: int, stream: int) -> list[Case]:
@@ -213,7 +216,12 @@ def _are_names(part: object) -> bool:
 
 def _lines(path: Path) -> list[str]:
     try:
-        lines = path.expanduser().read_text(encoding="utf-8").splitlines()
+        contents = path.expanduser().read_bytes()
     except OSError as error:
         raise InputError(f"{path}: the list cannot be read ({error.strerror}); check the path.") from None
+    is_utf16 = contents.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))  # so ">" of PowerShell 5
+    try:
+        lines = contents.decode("utf-16" if is_utf16 else "utf-8-sig").splitlines()
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: the list is no text in UTF-8; save it as UTF-8.") from None
     return [line.split()[0] for line in lines if line.strip() and not line.startswith("#")]

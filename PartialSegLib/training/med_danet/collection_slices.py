@@ -15,7 +15,7 @@ from torch.utils.data import Subset
 
 from ...errors import InputError
 from ...manifest import Manifest, Task
-from ..collection import Collection, DataSet, read_collection
+from ..collection import Case, Collection, DataSet, read_collection
 from ..data import ProgressBar, check_and_prepare, no_progress_bar
 from ..preparation.case_store import PreparedCase
 from ..preparation.prepared_cases import find_case, labelled_cases, settings_folder
@@ -50,17 +50,10 @@ class CollectionSlices:
         split: Literal["training", "validation"] = "training",
     ) -> None:
         self.task = task
-        self.cases: list[tuple[PreparedCase, DataSet]] = []
-        for case in labelled_cases(collection, split):
-            data_set = collection.data_sets[case.data_set]
-            if data_set.task == task.name:
-                _check_labels(data_set, task)
-                self.cases.append((find_case(prepared, collection, case), data_set))
-        if not self.cases:
-            raise InputError(
-                f"The collection {collection.name} has no labelled {split} case for the task {task.name}; "
-                "name the task of one of its data sets."
-            )
+        self.cases: list[tuple[PreparedCase, DataSet]] = [
+            (find_case(prepared, collection, case), collection.data_sets[case.data_set])
+            for case in _cases_of_task(collection, task, split)
+        ]
         self.ends = list(accumulate(case.summary.shape[0] for case, _ in self.cases))
 
     def __len__(self) -> int:
@@ -90,11 +83,13 @@ def prepare_slices(
         progress_bar: shows how far it is.
 
     Raises:
-        InputError: see `check_and_prepare`.
+        InputError: there is no training case, a data set leaves structures or voxels unknown, or see
+            `check_and_prepare`.
     """
     data, collection = config.collection, training_collection(config, manifest)
     if data is None or collection is None:
         return
+    _cases_of_task(collection, manifest.tasks[0], "training")
     check_and_prepare(
         collection,
         config.preprocessing,
@@ -141,8 +136,8 @@ def open_validation_slices(config: SliceBankConfig, manifest: Manifest) -> Slice
         phantoms = replace(config.phantoms, count=ceil(wanted / config.phantoms.shape[0]))
         slices = PhantomSlices(phantoms, config.preprocessing, task, VALIDATION_SEED)
     else:
-        collection = read_collection(config.collection.collection)
-        if not labelled_cases(collection, "validation"):
+        collection = training_collection(config, manifest)
+        if collection is None or not labelled_cases(collection, "validation"):
             return None
         slices = CollectionSlices(collection, _prepared(config, config.collection), task, "validation")
     numbers = np.linspace(0, len(slices) - 1, min(wanted, len(slices))).round().astype(int)
@@ -163,6 +158,26 @@ def describe_validation(slices: SliceSource | None) -> str:
 def _prepared(config: SliceBankConfig, data: CollectionSlicesConfig) -> Path:
     """Where the cases lie that were prepared as the configuration says."""
     return settings_folder(Path(data.prepared), config.preprocessing, data.label_resampling)
+
+
+def _cases_of_task(collection: Collection, task: Task, split: str) -> list[Case]:
+    """The labelled cases of those data sets that train the task.
+
+    Raises:
+        InputError: there is none, or a data set leaves structures or voxels unknown.
+    """
+    found = []
+    for case in labelled_cases(collection, split):
+        data_set = collection.data_sets[case.data_set]
+        if data_set.task == task.name:
+            _check_labels(data_set, task)
+            found.append(case)
+    if not found:
+        raise InputError(
+            f"The collection {collection.name} has no labelled {split} case for the task {task.name}; "
+            "name the task of one of its data sets."
+        )
+    return found
 
 
 def _check_labels(data_set: DataSet, task: Task) -> None:

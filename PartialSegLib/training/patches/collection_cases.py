@@ -16,7 +16,7 @@ from ...errors import InputError
 from ...manifest import Task
 from ...sentences import suggestion
 from ..cases import STREAMS, Cases
-from ..collection import Collection, DataSet, tasks_of
+from ..collection import Case, Collection, DataSet, tasks_of
 from ..label_bits import to_bits
 from ..preparation.case_store import PreparedCase, Size
 from ..preparation.prepared_cases import find_case, labelled_cases
@@ -152,7 +152,21 @@ def labelled_cases_of_tasks(
     """The labelled cases of a split with the tasks that they train, in the order of the collection.
 
     Raises:
-        InputError: a task has no training case, a data set has no task, or a case is not prepared.
+        InputError: see `cases_of_tasks`, or a case is not prepared.
+    """
+    return [
+        LabelledCase(find_case(folder, collection, case), collection.data_sets[case.data_set], task, channels)
+        for case, task, channels in cases_of_tasks(collection, tasks, split)
+    ]
+
+
+def cases_of_tasks(
+    collection: Collection, tasks: tuple[Task, ...], split: str
+) -> list[tuple[Case, int, dict[int, tuple[int, ...]]]]:
+    """The same before they are prepared: each with its `task` and `channels`, see `LabelledCase`.
+
+    Raises:
+        InputError: a task has no training case, or a data set no task or none of its structures.
     """
     found = []
     names = [task.name for task in tasks]
@@ -175,8 +189,8 @@ def labelled_cases_of_tasks(
                 f"The data set {data_set.name} has none of the structures of the task {tasks[index].name} "
                 f"({', '.join(tasks[index].structures)}); correct its task or its structures."
             )
-        found.append(LabelledCase(find_case(folder, collection, case), data_set, index, channels))
-    there = {case.task for case in found}
+        found.append((case, index, channels))
+    there = {index for _, index, _ in found}
     lacking = [task.name for index, task in enumerate(tasks) if index not in there]
     if lacking and (split == "training" or not found):
         left = json.dumps([task.name for index, task in enumerate(tasks) if index in there])

@@ -11,14 +11,16 @@ import glob
 import hashlib
 import json
 import logging
+import os
 import shutil
+import threading
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
 from dataclasses import dataclass
 from math import prod
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any, Final
 
@@ -265,6 +267,20 @@ def _volume_mm3(image: Path) -> float:
         SimpleITK.ProcessObject.SetGlobalWarningDisplay(shown)
 
 
+def _begin_process() -> None:
+    """Let a process that prepares cases compute in one thread, and end with the process that started it."""
+    torch.set_num_threads(1)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A pool whose process was killed waits for further jobs for ever."""
+    parent = parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
 def _run(jobs: Sequence[Job], processes: int) -> Generator[None]:
     """Run jobs, yielding after each; closing the iterator drops those that have not begun."""
     if processes <= 1 or len(jobs) <= 1:
@@ -272,7 +288,7 @@ def _run(jobs: Sequence[Job], processes: int) -> Generator[None]:
             job.run()
             yield
         return
-    pool = ProcessPoolExecutor(min(processes, len(jobs)), get_context("spawn"), torch.set_num_threads, (1,))
+    pool = ProcessPoolExecutor(min(processes, len(jobs)), get_context("spawn"), _begin_process)
     try:
         for future in as_completed([pool.submit(job.run) for job in jobs]):
             future.result()
