@@ -342,17 +342,20 @@ class PartialSegLogic(ScriptedLoadableModuleLogic):
         Raises:
             InputError: something is wrong with the volume or the request.
         """
-        from PartialSegSlicer.checks import findWarning
         from PartialSegSlicer.modelOptions import ModelOptions
+        from PartialSegSlicer.scripting import allTasks, findWarningFor, namesOf
         from PartialSegSlicer.segmenter import Request
 
+        model, tasks, structures = ModelOptions(**options).forWorker(), namesOf(tasks), namesOf(structures)
+        if tasks is None:
+            tasks = allTasks(model)
         self.segmenter.start(
             Request(
                 volumeNode=volumeNode,
-                tasks=(tasks,) if isinstance(tasks, str) else tuple(tasks),
-                model=ModelOptions(**options).forWorker(),
+                tasks=tasks,
+                model=model,
                 segmentationNode=segmentationNode,
-                structures=None if structures is None else tuple(structures),
+                structures=structures,
                 roiNode=roiNode,
                 onFinished=onFinished,
                 onFailed=onFailed,
@@ -360,7 +363,7 @@ class PartialSegLogic(ScriptedLoadableModuleLogic):
                 onWarning=onWarning,
             )
         )
-        warning = findWarning(volumeNode, roiNode=roiNode)
+        warning = findWarningFor(volumeNode, model, segmentationNode, tasks, structures, roiNode)
         if warning is not None:
             onWarning(warning)
 

@@ -44,7 +44,8 @@ class BatchRequest:
 
     def __post_init__(self) -> None:
         """Refuse names that the model does not know."""
-        request_tasks(self.manifest, self.tasks, self.structures)
+        if not self.keys:
+            raise InputError("No structure is chosen, so there is nothing to look for; choose one.")
         if self.output_format not in OUTPUT_FORMATS:
             raise InputError(
                 f"Unknown output format {self.output_format!r}; choose from {', '.join(OUTPUT_FORMATS)}."

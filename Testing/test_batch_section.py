@@ -11,6 +11,8 @@ from panel_steps import itemNamed, picture
 from PartialSegLib import write_volume
 from PartialSegLib.phantom import make_phantom
 
+from PartialSegSlicer import batchSection
+
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
@@ -67,6 +69,19 @@ def test_a_structure_can_be_left_out_of_one_task_and_kept_in_another(section, tm
     assert "liver/liver_tumor [ml]" in columns
     assert "hepatic vessel/hepatic_vessel [ml]" in columns
     assert "hepatic vessel/liver_tumor [ml]" not in columns
+
+
+def test_without_a_structure_no_batch_begins(section, dialogs, tmp_path):
+    pythonqt.tick(section.ui.taskTree, section.panel.taskTree._structures["spleen/spleen"])
+    pythonqt.click(section.ui.batchButton)
+    assert dialogs.texts("error")[-1].startswith(("All structures of these tasks", "Tick at least one task"))
+    assert not (tmp_path / "results").exists()
+
+
+def test_a_dropped_file_is_a_path(tmp_path):
+    path = tmp_path / "My CT é"
+    assert Path(batchSection._unquoted(path.as_uri())) == path
+    assert batchSection._unquoted(f' "{path}" ') == str(path)
 
 
 def test_a_cancelled_batch_keeps_what_is_finished(section, tmp_path):

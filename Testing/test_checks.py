@@ -258,6 +258,7 @@ def test_what_was_edited_by_hand_is_not_replaced_unasked(scene):
     mask[1, 1, 1] = 0
     slicer.util.updateSegmentBinaryLabelmapFromArray(mask, node, id, volumeNode)
     assert checks.findWarning(volumeNode, MODEL, node, ["spleen"]) is None
+    assert checks.findWarning(volumeNode, MODEL, node, ["liver"], excluded=["liver/liver"]) is None
     assert checks.findWarning(volumeNode, MODEL, node, ["spleen", "liver"]) == (
         "Edited by hand and replaced by this run: liver. Choose a new segmentation to keep them."
     )

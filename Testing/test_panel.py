@@ -54,6 +54,14 @@ def test_cancel_leaves_the_scene_as_it_was(widget, volumeNode):
     assert nodeIds() == before
 
 
+def test_a_worker_that_is_not_kept_leaves_after_a_cancel_too(widget, volumeNode):
+    widget.panel.parameters.keepWorker = False
+    pythonqt.click(widget.panel.taskTree._buttons["liver"])
+    pythonqt.click(widget.ui.applyButton)
+    waitForEnd(widget)
+    assert not widget.panel.segmenter.client.isWarm
+
+
 def test_while_segments_are_added_cancel_is_not_offered(widget, volumeNode):
     pythonqt.click(widget.panel.taskTree._buttons["liver"])
     widget.panel._timer.stop()
@@ -80,6 +88,9 @@ def test_a_worker_that_cannot_be_started_is_told_and_nothing_stays_busy(
 def test_searching_hides_other_tasks(widget):
     pythonqt.type_text(widget.ui.searchEdit, "vessel")
     tree = widget.panel.taskTree
+    shown = [name for name in tree.names if not itemNamed(widget, name).isHidden()]
+    assert shown == ["hepatic vessel"]
+    tree.fill(widget.panel.manifest.tasks, [], [])  # as when another model is chosen
     shown = [name for name in tree.names if not itemNamed(widget, name).isHidden()]
     assert shown == ["hepatic vessel"]
 

@@ -1,5 +1,6 @@
 """What a run may leave out, as a person sets it in the panel: what goes together, and what is said."""
 
+import numpy as np
 import pytest
 import pythonqt
 import slicer
@@ -164,6 +165,16 @@ def test_scripts_give_the_same_options_by_name(panel, volumeNode):
     selection = provenance["selection"]
     assert (provenance["model"], provenance["engine"], selection["skip_air"]) == ("fine", "torch", True)
     assert (selection["region_from"]["model"], selection["region_from"]["effort"]) == ("coarse", 0.5)
+    (id,) = node.GetSegmentation().GetSegmentIDs()[:1]
+    mask = slicer.util.arrayFromSegmentBinaryLabelmap(node, id, volumeNode)
+    mask[mask.nonzero()[0][0]] = 0
+    slicer.util.updateSegmentBinaryLabelmapFromArray(mask, node, id, volumeNode)
+    told = []
+    panel.logic.segment(volumeNode, None, node, structures="liver", onWarning=told.append, **options)
+    assert any("Edited by hand and replaced by this run" in sentence for sentence in told)
+    with pytest.raises(InputError, match="overlap: expected"):
+        panel.logic.segment(volumeNode, "liver", model="fine", overlap=np.float32(0.5))
+    assert not panel.logic.segmenter.isBusy
     with pytest.raises(TypeError, match="devise"):
         panel.logic.segment(volumeNode, "liver", devise="cpu")
     with pytest.raises(InputError, match=r"effort: expected 0 \(fast\) to 1 \(thorough\), got 50"):

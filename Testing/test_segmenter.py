@@ -163,6 +163,19 @@ def test_a_cancelled_run_leaves_the_scene_as_it_was(scene, run, array):
     assert run(volumeNode).segmentIds
 
 
+def test_cancelled_runs_leave_no_files_behind(scene, run, array):
+    volumeNode = ctNode(array=array)
+    assert run(volumeNode).segmentIds
+    for _number in range(3):
+        slicer.util.arrayFromVolumeModified(volumeNode)
+        run.start(volumeNode)
+        run.segmenter.cancel()
+        run.pollUntil(lambda: run.answers)
+    assert run(volumeNode).segmentIds
+    files = [path.name for path in run.segmenter.client._process.scratch.glob("*.npy")]
+    assert len(files) == 1  # the image of the last run
+
+
 def test_what_the_worker_refuses_is_told_in_a_sentence(scene, run, array):
     before = namesOf(scene)
     error = run(ctNode(array=array), ["brain"])

@@ -16,6 +16,7 @@ import pytest
 import pythonqt
 import slicer
 import slicer_scene
+from packaging.requirements import Requirement
 from panel_steps import itemNamed
 
 slicer_scene.boot()
@@ -155,11 +156,15 @@ class Calls(list):
                 calls.append(("uninstallTorch",))
 
         def pip_ensure(requirements, prompt_install=True, requester=None, **options):
-            calls.append(("pip_ensure", requirements, prompt_install, requester))
+            lines = [f"{requirement.name}{requirement.specifier}" for requirement in requirements]
+            calls.append(("pip_ensure", lines, prompt_install, requester))
+
+        def load_requirements(path):
+            return [Requirement(line) for line in Path(path).read_text().splitlines() if line]
 
         utils, packaging = ModuleType("PyTorchUtils"), ModuleType("slicer.packaging")
         utils.PyTorchUtilsLogic = PyTorchUtilsLogic
-        packaging.pip_ensure = pip_ensure
+        packaging.pip_ensure, packaging.load_requirements = pip_ensure, load_requirements
         packaging.pip_uninstall = lambda requirements: calls.append(("pip_uninstall", requirements))
         monkeypatch.setitem(sys.modules, "PyTorchUtils", utils)
         monkeypatch.setitem(sys.modules, "slicer.packaging", packaging)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -19,9 +20,12 @@ from PartialSegLib.manifest import read_manifest
 from PartialSegLib.packages import find_package
 from PartialSegLib.protocol import FileSegment, SegmentFile
 
+from .scripting import namesOf
 from .temporaryFolder import startWorker
 from .workerClient import WorkerClient
 from .workerJobs import FileJob, WorkerError
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -181,13 +185,14 @@ class BatchRun:
 def runBatch(
     batch: Batch, model: dict[str, Any], onCase: Callable[..., object], anyModality: bool = False
 ) -> None:
-    """Work off a batch and wait for it, while Slicer stays usable; for scripts.
+    """Work off a batch and wait for it, while Slicer stays usable; for scripts. Warnings are logged.
 
     Raises:
         WorkerError: the run ended early.
     """
     ends: list[str] = []
-    run = BatchRun(batch, model, BatchListener(onCase=onCase, onFinished=ends.append), anyModality)
+    listener = BatchListener(onCase=onCase, onWarning=logger.warning, onFinished=ends.append)
+    run = BatchRun(batch, model, listener, anyModality, WorkerClient(startWorker, logger.warning))
     try:
         run.start()
         while run.isRunning:
@@ -216,13 +221,9 @@ def makeBatch(
     """
     manifest = read_manifest(find_package(model["path"]))
     settings = settings_of(model)
-    request = BatchRequest(manifest, _names(tasks), _names(structures), outputFormat, settings)
+    request = BatchRequest(manifest, namesOf(tasks), namesOf(structures), outputFormat, settings)
     inputs = [paths] if isinstance(paths, str | Path) else paths
     return Batch(inputs, outputFolder, request, overwrite, anyModality)
-
-
-def _names(given: str | Iterable[str] | None) -> tuple[str, ...] | None:
-    return (given,) if isinstance(given, str) else None if given is None else tuple(given)
 
 
 def summarySentence(batch: Batch) -> str:

@@ -225,6 +225,8 @@ class _Search:
 
 
 def _unquoted(text: str) -> str:
-    """A path without the quotation marks in which file managers copy it."""
+    """A path without the quotation marks in which file managers copy it; they drop it as a URL."""
     text = text.strip()
+    if text.startswith("file:"):
+        return str(qt.QUrl(text).toLocalFile())
     return text[1:-1] if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'" else text

@@ -56,6 +56,7 @@ def findWarning(
     segmentationNode=None,
     tasks: Collection[str] | None = None,
     roiNode=None,
+    excluded: Collection[str] = (),
 ) -> str | None:
     """Say what speaks against segmenting a volume that has no problem.
 
@@ -65,6 +66,7 @@ def findWarning(
         segmentationNode: where segments will go; None for a new one.
         tasks: of the model, whose earlier segments will be replaced; None for all.
         roiNode: a Markups ROI node, or None for the whole volume.
+        excluded: "task/structure" that are not looked for, so that their earlier segments stay.
 
     Returns:
         All warnings, a sentence in each line, to be confirmed before a run; None if there are none.
@@ -76,7 +78,7 @@ def findWarning(
         _rotationWarning(roiNode),
         _memoryWarning(volumeNode, model, tasks),
         _otherVolumeWarning(volumeNode, segmentationNode),
-        _editedWarning(model, segmentationNode, tasks),
+        _editedWarning(model, segmentationNode, tasks, excluded),
     )
     return "\n".join(warning for warning in warnings if warning is not None) or None
 
@@ -266,7 +268,9 @@ def _otherVolumeWarning(volumeNode, segmentationNode) -> str | None:
     ).format(segmentation=segmentationNode.GetName(), name=volumeNode.GetName())
 
 
-def _editedWarning(model: Manifest | None, segmentationNode, tasks: Collection[str] | None) -> str | None:
+def _editedWarning(
+    model: Manifest | None, segmentationNode, tasks: Collection[str] | None, excluded: Collection[str]
+) -> str | None:
     if model is None or segmentationNode is None:
         return None
     segmentation = segmentationNode.GetSegmentation()
@@ -274,7 +278,7 @@ def _editedWarning(model: Manifest | None, segmentationNode, tasks: Collection[s
         earlierSegmentId(segmentation, task.name, structure)
         for task in model.tasks
         for structure in task.structures
-        if tasks is None or task.name in tasks
+        if (tasks is None or task.name in tasks) and f"{task.name}/{structure}" not in excluded
     ]
     names = [segmentation.GetSegment(id).GetName() for id in ids if id and isEdited(segmentation, id)]
     if not names:

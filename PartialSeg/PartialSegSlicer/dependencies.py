@@ -310,7 +310,8 @@ def _installOthers(requirements: list[str], repair: bool) -> None:
         return
     if repair:
         packaging.pip_uninstall(names)
-    packaging.pip_ensure(requirements, requester="PartialSeg", prompt_install=False)
+    wanted = [one for one in packaging.load_requirements(REQUIREMENTS_FILE) if str(one) in requirements]
+    packaging.pip_ensure(wanted, requester="PartialSeg", prompt_install=False)
 
 
 def _torchRange() -> str:

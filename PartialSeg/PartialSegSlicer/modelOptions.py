@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from PartialSegLib.json_fields import from_json
 from PartialSegLib.protocol import LoadModel
 
 BUNDLED_MODEL = "trunk-7tasks"
@@ -47,10 +48,11 @@ class ModelOptions:
         """Parameters of the worker's `load_model`.
 
         Raises:
-            InputError: the effort or the budget for features is no such number.
+            InputError: the effort or the budget for features is no such number, or a value of another kind
+                than its field.
         """
         return asdict(
-            LoadModel(
+            _checked(
                 path=str(self.model or BUNDLED_MODEL),
                 device=self.device,
                 engine=self.engine,
@@ -64,3 +66,8 @@ class ModelOptions:
                 cache_bytes=self.cacheBytes,
             )
         )
+
+
+def _checked(**values: Any) -> LoadModel:
+    """The message to the worker; numbers of NumPy, for one, are none in JSON."""
+    return from_json(LoadModel, values)

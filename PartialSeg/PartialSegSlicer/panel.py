@@ -160,7 +160,12 @@ class Panel:
             slicer.util.errorDisplay(_("All structures of these tasks are unticked; tick at least one."))
             return
         warning = checks.findWarning(
-            volumeNode, manifest, parameters.segmentation, tasks, parameters.regionOfInterest
+            volumeNode,
+            manifest,
+            parameters.segmentation,
+            tasks,
+            parameters.regionOfInterest,
+            parameters.excludedStructures,
         )
         if warning is not None and not slicer.util.confirmOkCancelDisplay(warning, _("Segment this volume?")):
             return
@@ -249,6 +254,8 @@ class Panel:
             if task.name in self.taskTree.ticked
             and f"{task.name}/{structure}" not in parameters.excludedStructures
         ]
+        if not structures:
+            raise InputError(_("All structures of these tasks are unticked; tick at least one."))
         return BatchChoice(self.modelOptions(parameters).forWorker(), self.taskTree.ticked, structures)
 
     def _onTicked(self) -> None:

@@ -172,6 +172,8 @@ class RunSection:
         self.ui.progressBar.visible = False
         self.ui.statusLabel.text = str(error)
         self._log(str(error))
+        if self._started is not None and not self._started.keepWorker:
+            self.segmenter.client.stop()
         if error.kind != "Cancelled":
             slicer.util.errorDisplay(str(error))
 

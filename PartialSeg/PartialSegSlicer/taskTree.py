@@ -31,6 +31,7 @@ class TaskTree:
         self._buttons: dict[str, qt.QToolButton] = {}
         self._shown: list[tuple[str, tuple[str, ...]]] = []
         self._filling = False
+        self._searched = ""
         tree.header().setStretchLastSection(False)
         tree.header().setSectionResizeMode(0, qt.QHeaderView.Stretch)
         tree.header().setSectionResizeMode(1, qt.QHeaderView.ResizeToContents)
@@ -57,6 +58,7 @@ class TaskTree:
             self._addTask(groups[title], task)
         self._filling = False
         self.tick(ticked, excluded)
+        self.search(self._searched)
 
     def tick(self, ticked: Iterable[str], excluded: Iterable[str]) -> None:
         """Set the ticks, without calling `onChanged`."""
@@ -96,6 +98,7 @@ class TaskTree:
 
     def search(self, text: str) -> None:
         """Show only tasks that contain the text in their name or in that of a structure."""
+        self._searched = text
         words = text.lower().split()
         for item in self._tasks.values():
             names = [item.text(0), *(item.child(number).text(0) for number in range(item.childCount()))]

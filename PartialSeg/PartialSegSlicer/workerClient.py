@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -94,7 +94,11 @@ class WorkerClient:
         if self._job is not None:
             raise RuntimeError(_("The worker is busy; cancel the running segmentation or wait for it."))
         self._job, self._cancelledAt = job, None
-        self._begin()
+        try:
+            self._begin()
+        except BaseException:  # whatever could not be said to the worker: nothing is running
+            self._job, self._steps = None, []
+            raise
 
     def _begin(self) -> None:
         if isinstance(self._job, Job):
@@ -180,6 +184,8 @@ class WorkerClient:
 
     def _nextStep(self) -> None:
         if self._isCancelled:
+            if self._steps[:1] == [self._sendImage]:  # the worker will never hear of this file
+                self._removeFiles([self._imageName])
             self._fail(_cancelled())
         else:
             self._steps.pop(0)()
@@ -213,7 +219,7 @@ class WorkerClient:
             self._nextStep()
             return
         self._sentImage = None
-        path = self._process.scratch / f"image-{self._lastId + 1}.npy"
+        path = self._process.scratch / self._imageName
         save = partial(_saveImage, path, self._job.volume.array)
         self._writing = BackgroundWork(save, "image")  # half a gigabyte would hold up Slicer
         self._writing.start()
@@ -231,8 +237,20 @@ class WorkerClient:
     def _sendImage(self) -> None:
         assert isinstance(self._job, Job)
         first, second, third, last = np.asarray(self._job.volume.affine).tolist()
-        image = SetImage(f"image-{self._lastId + 1}.npy", (first, second, third, last))
+        image = SetImage(self._imageName, (first, second, third, last))
         self._send("set_image", asdict(image))
+
+    @property
+    def _imageName(self) -> str:
+        """Of the file in the scratch folder in which the image goes to the worker."""
+        return f"image-{self._lastId + 1}.npy"
+
+    def _removeFiles(self, names: Iterable[str]) -> None:
+        """Remove from the scratch folder what nobody will read; an image may have half a gigabyte."""
+        assert self._process is not None
+        for name in names:
+            with contextlib.suppress(OSError):
+                (self._process.scratch / Path(name).name).unlink()
 
     def _sendRequest(self) -> None:
         assert isinstance(self._job, Job)
@@ -277,6 +295,8 @@ class WorkerClient:
         assert job is not None
         assert process is not None
         if self._isCancelled:
+            if isinstance(job, Job):
+                self._removeFiles(str(entry.get("array", "")) for entry in result.get("segments", []))
             self._fail(_cancelled())
             return
         tell: Callable[[], object]

@@ -1,0 +1,59 @@
+"""What scripts may give in several ways, and what they are told where the panel would ask."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from PartialSegLib.errors import InputError
+from PartialSegLib.manifest import read_manifest
+from PartialSegLib.packages import find_package
+from PartialSegLib.task_request import request_tasks
+
+from .checks import findWarning
+
+
+def namesOf(given: str | Iterable[str] | None) -> tuple[str, ...] | None:
+    """One name, several or None (all) as a tuple or None."""
+    return (given,) if isinstance(given, str) else None if given is None else tuple(given)
+
+
+def allTasks(model: dict[str, Any]) -> tuple[str, ...]:
+    """Names of the tasks of a model.
+
+    Args:
+        model: parameters of the worker's `load_model`.
+
+    Raises:
+        InputError: the model is not installed.
+    """
+    return tuple(task.name for task in read_manifest(find_package(model["path"])).tasks)
+
+
+def findWarningFor(
+    volumeNode,
+    model: dict[str, Any],
+    segmentationNode,
+    tasks: Sequence[str],
+    structures: Sequence[str] | None,
+    roiNode,
+) -> str | None:
+    """What the panel would ask about before such a run, see `checks.findWarning`.
+
+    Args:
+        volumeNode: the volume of the run.
+        model: parameters of the worker's `load_model`; what is wrong with it the worker says.
+        segmentationNode: where segments will go; None for a new one.
+        tasks: names, as the user wrote them.
+        structures: the same; None for all.
+        roiNode: a Markups ROI node; None for the whole volume.
+    """
+    try:
+        manifest = read_manifest(find_package(model["path"]))
+        requests = request_tasks(manifest, tuple(tasks), None if structures is None else tuple(structures))
+    except InputError:
+        return findWarning(volumeNode, roiNode=roiNode)
+    names = [request.task.name for request in requests]
+    wanted = {f"{one.task.name}/{structure}" for one in requests for structure in one.structures}
+    every = {f"{one.task.name}/{structure}" for one in requests for structure in one.task.structures}
+    return findWarning(volumeNode, manifest, segmentationNode, names, roiNode, every - wanted)
