@@ -213,9 +213,11 @@ def _import_arguments(command: Parser) -> None:
 def _evaluate_arguments(command: Parser) -> None:
     command.add_argument("prediction", type=_path, help="a segmentation, or a folder of them")
     command.add_argument("reference", type=_path, help="the same with the truth, matched by name")
-    command.add_argument("--structure", action="append", metavar="S", help="compare only these structures")
+    command.add_argument("--structure", action="append", metavar="S", help="only these, separated by commas")
     text = "of label maps without a table: 1=liver,2=liver_tumor, or a data set (lits, kits19, btcv, …)"
     command.add_argument("--labels", metavar="V=S,V=S", help=text)
+    text = "the same for predictions (--labels, unless they have a dataset.json)"
+    command.add_argument("--prediction-labels", metavar="V=S,V=S", help=text)
     text = "what a reference does not list is empty there, a false tumour then has Dice 0 (not scored)"
     command.add_argument("--absent-is-empty", action="store_true", help=text)
     text = "up to which surfaces agree (3)"

@@ -16,11 +16,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .batch_images import SUMMARY_FILE, case_names, find_images, results_in
+from .batch_images import SUMMARY_FILE, case_names, find_images
+from .batch_outputs import EARLIER_RESULTS, NUM_LISTED, earlier_results, is_there, refuse_files_of_others
 from .batch_request import BatchRequest
 from .errors import InputError
 from .output_files import explained_writing_errors, locked, replacing
 from .segmentation import Key
+from .sentences import first_few
 
 REQUEST_FILE = "batch.json"
 LOCK_FILE = ".summary.lock"
@@ -74,9 +76,9 @@ class Batch:
         left: those that were still to be done when this was made.
 
     Raises:
-        InputError: an input does not exist or holds no image, an output would replace an input, the folder
-            holds the results of another request, or a case there has the name of a case here, but another
-            image, which still exists.
+        InputError: an input does not exist or holds no image, an output would replace an input or a file that
+            no batch has written, the folder holds the results of another request, or a case there has the
+            name of a case here, but another image, which still exists.
     """
 
     def __init__(
@@ -90,6 +92,7 @@ class Batch:
         self.folder = Path(folder).expanduser().absolute()
         self.request = request
         self.cases = _make_cases(find_images(inputs, any_modality), self.folder, request.output_format)
+        self._earlier = earlier_results(self.folder, self.folder / REQUEST_FILE)
         self._forgotten = _version(self.summary) if overwrite else None
         self._rows: Rows = {}
         self._unwritten: Rows = {}
@@ -99,6 +102,7 @@ class Batch:
             with locked(self.folder / LOCK_FILE):
                 self._rows = self._read_rows()
             self._refuse_taken_names({case.name: str(case.image) for case in self.cases})
+            self._refuse_files_of_others()
         self.left = [case for case in self.cases if not self._is_done(case)]
 
     @property
@@ -145,8 +149,9 @@ class Batch:
                 return
             del rows[case.name]
             self._rows = rows
-            if rows:
+            if rows or self._earlier:
                 self._write_rows()
+                self._write_request()
                 return
             for file in (self.summary, self.folder / REQUEST_FILE):
                 file.unlink(missing_ok=True)
@@ -181,20 +186,20 @@ class Batch:
                 logger.warning("%s It is tried again after the next case.", error)
 
     def finish(self) -> None:
-        """Write what `record` could not; to be called when no case follows.
+        """Write what `record` could not, and warn of old results of failed cases; when no case follows.
 
         Raises:
             InputError: the summary still cannot be written; the segmentations stay.
         """
-        if not self._unwritten:
-            return
         try:
-            self._update_summary()
+            if self._unwritten:
+                self._update_summary()
         except InputError as error:
             raise InputError(
                 f"{len(self._unwritten)} finished cases are not in the summary. {error} Their segmentations "
                 f"are there; close what has {self.summary.name} open before the batch is started again."
             ) from error
+        self._warn_of_old_results()
 
     def _update_summary(self) -> None:
         """Write all rows, and what was asked for where that is not there."""
@@ -211,9 +216,24 @@ class Batch:
             self._forgotten = None
             self._unwritten.clear()
 
+    def _warn_of_old_results(self) -> None:
+        """Name results that lie where those of failed or unfinished cases should."""
+        old = [case.output.name for case in self.left if not self._is_done(case) and is_there(case.output)]
+        if old:
+            logger.warning(
+                "%s: results of an earlier batch stay where cases failed or were not reached: %s. "
+                "`partialseg evaluate` reads them, too; move them away if they are not wanted.",
+                self.folder, first_few(old, NUM_LISTED),
+            )  # fmt: skip
+
+    def _refuse_files_of_others(self) -> None:
+        """Refuse to replace what no batch has written down."""
+        known = {name.casefold() for name in self._rows}
+        unknown = [case.output for case in self.cases if case.name.casefold() not in known]
+        refuse_files_of_others([output for output in unknown if output.name not in self._earlier])
+
     def _warn_of_earlier_results(self) -> None:
-        new = {case.output.name for case in self.cases}
-        names = sorted(name for name in results_in(self.folder) - new if (self.folder / name).exists())
+        names = sorted(self._earlier - {case.output.name for case in self.cases})
         if names:
             logger.warning(
                 "%d results of the earlier batch stay in %s, %s first. `partialseg evaluate` reads them, "
@@ -255,6 +275,7 @@ class Batch:
             earlier = dict(json.loads((self.folder / REQUEST_FILE).read_text(encoding="utf-8")))
             with self.summary.open(newline="", encoding="utf-8-sig", errors=_ANY_NAME) as file:
                 rows = {row["case"]: row for row in csv.DictReader(file)}
+            earlier.pop(EARLIER_RESULTS, None)
             others = self.request.differences(earlier)
         except FileNotFoundError:
             return {}
@@ -283,8 +304,11 @@ class Batch:
             writer.writerows(self._rows.values())
 
     def _write_request(self) -> None:
+        contents = self.request.to_json()
+        if self._earlier:
+            contents[EARLIER_RESULTS] = sorted(self._earlier)
         with replacing(self.folder / REQUEST_FILE) as path:
-            path.write_text(json.dumps(self.request.to_json(), indent=2) + "\n", encoding="utf-8")
+            path.write_text(json.dumps(contents, indent=2) + "\n", encoding="utf-8")
 
 
 def _make_cases(images: list[Path], folder: Path, output_format: str) -> list[BatchCase]:

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from .dicom_series import CT_CLASSES, SECONDARY_CAPTURE, is_dicom, storage_class
 from .errors import InputError
-from .label_maps import FOLDER_TABLE, table_path
+from .label_maps import table_path
+from .mask_folders import FOLDER_TABLE
 from .sentences import first_few
 from .volume import IMAGE_SUFFIXES, image_stem, image_suffix
 

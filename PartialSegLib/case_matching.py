@@ -8,8 +8,8 @@ from collections.abc import Collection
 from pathlib import Path
 
 from .errors import InputError
-from .label_maps import FOLDER_TABLE
 from .label_names import comparable_set
+from .mask_folders import FOLDER_TABLE
 from .sentences import first_few
 from .structures import load_structures
 from .volume import IMAGE_SUFFIXES, image_stem, image_suffix

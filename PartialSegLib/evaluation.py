@@ -118,7 +118,7 @@ def evaluate(
     Args:
         prediction: what a model found.
         reference: what is true.
-        structures: ids to compare; None for those that both have.
+        structures: ids to compare, several in one text separated by commas; None for those that both have.
         tolerance_mm: for the normalized surface distance.
         case: name put into the scores.
 
@@ -128,7 +128,7 @@ def evaluate(
     Raises:
         InputError: different grids, a structure that one of them lacks, or nothing in common.
     """
-    wanted = None if structures is None else comparable_set(structures)
+    wanted = _wanted(structures)
     return _scores(*comparable_masks(prediction, reference, wanted), wanted, tolerance_mm, case)
 
 
@@ -168,7 +168,7 @@ class Comparison:
     """Scores of several cases; a structure that one prediction has and another lacks is empty in the latter.
 
     Args:
-        structures: ids to compare; None for all that predictions and references have.
+        structures: ids to compare, as in `evaluate`; None for all that predictions and references have.
         tolerance_mm: for the normalized surface distance.
         absent_is_empty: what a reference does not have is empty there; else it is not scored.
     """
@@ -179,7 +179,7 @@ class Comparison:
         tolerance_mm: float = TOLERANCE_MM,
         absent_is_empty: bool = False,
     ) -> None:
-        self._structures = None if structures is None else comparable_set(structures)
+        self._structures = _wanted(structures)
         self._tolerance_mm = tolerance_mm
         self._absent_is_empty = absent_is_empty
         self._scores: dict[str, list[Score]] = {}
@@ -275,6 +275,13 @@ def write_scores(path: str | Path, scores: Iterable[Score]) -> None:
             file.write("\n")
 
 
+def _wanted(structures: Iterable[str] | None) -> set[str] | None:
+    """The names of `comparable_set` for structures that may be separated by commas."""
+    if structures is None:
+        return None
+    return comparable_set(name.strip() for text in structures for name in text.split(",") if name.strip())
+
+
 def _add_empty(reference: Segmentation, structures: Iterable[str]) -> None:
     """Add an empty mask of each structure that a segmentation lacks."""
     for name in sorted(set(structures) - {structure for _, structure in reference}):
@@ -302,7 +309,8 @@ def _check_has(name: str, wanted: set[str], have: set[str]) -> None:
 def _nothing_to_compare(predicted: Iterable[str], expected: Iterable[str]) -> InputError:
     return InputError(
         f"There is nothing to compare: predicted are {_listed(predicted)}, the reference has "
-        f"{_listed(expected)}; name its labels (NAME.labels.csv, dataset.json or --labels)."
+        f"{_listed(expected)}; name the labels (NAME.labels.csv, dataset.json, --labels for those of the "
+        "reference, --prediction-labels for those of the prediction)."
     )
 
 

@@ -15,6 +15,7 @@ from .boxes import EMPTY_BOX, Box, box_around
 from .errors import InputError
 from .label_names import comparable_set
 from .label_tables import read_dataset_labels, read_table
+from .mask_folders import FOLDER_TABLE, check_mask_folder, key_of_name, listed_masks
 from .nifti import write_nifti
 from .output_files import replacing
 from .packed_mask import PackedMask
@@ -24,8 +25,6 @@ from .structures import ORGANS_WITH_TUMOR, load_structures, structure_or_tissue
 from .volume import Volume, image_stem, image_suffix, read_volume
 
 _COLUMNS = ("label", "task", "structure", "name", "volume_ml", "color", "snomed_type", "snomed_region")
-FOLDER_TABLE = "labels.csv"
-"""What marks a folder as one segmentation."""
 _DATASET_FILE = "dataset.json"
 _FOLDERS_ABOVE = 3
 """How far above a label map nnU-Net's dataset.json may lie: TRAINER/fold_0/validation/a.nii.gz."""
@@ -91,11 +90,13 @@ def write_mask_folder(path: Path, segmentation: Segmentation) -> None:
         segmentation: What to write.
 
     Raises:
-        InputError: When the files cannot be written.
+        InputError: When the folder holds masks of another origin, which would be replaced or, without
+            labels.csv, no longer be read, or the files cannot be written.
     """
     names = {key: f"{segmentation.identifier(key)}.nii.gz" for key in segmentation}
+    check_mask_folder(path, names.values())
     written = {name.casefold() for name in names.values()}
-    outdated = [name for name in _listed_masks(path) if name.casefold() not in written]
+    outdated = [name for name in listed_masks(path) if name.casefold() not in written]
     with replacing(path, outdated) as folder:
         folder.mkdir()
         for key, name in names.items():
@@ -204,24 +205,9 @@ def read_mask_folder(path: Path) -> Segmentation:
     return segmentation
 
 
-def _listed_masks(folder: Path) -> list[str]:
-    """Names of the masks in a folder that a table of ours lists."""
-    rows: list[dict[str, str]] = []
-    with contextlib.suppress(OSError, InputError, csv.Error):
-        rows = read_table(folder / FOLDER_TABLE)
-    masks = (folder / row["label"] for row in rows if row["label"].endswith(".nii.gz"))
-    return [mask.name for mask in masks if mask.parent == folder and mask.is_file()]
-
-
 def table_path(path: Path) -> Path:
     """Return where the table of a label map lies: NAME.labels.csv beside it."""
     return path.with_name(f"{image_stem(path)}.labels.csv")
-
-
-def key_of_name(path: Path) -> Key:
-    """Return (task, structure) of a mask by its file's name: STRUCTURE.nii.gz or TASK-STRUCTURE.nii.gz."""
-    task, _, structure = image_stem(path).rpartition("-")
-    return task, structure
 
 
 def _write_table(path: Path, segmentation: Segmentation, labels: dict[Key, str]) -> None:
@@ -236,6 +222,15 @@ def _write_table(path: Path, segmentation: Segmentation, labels: dict[Key, str])
             writer.writerow(
                 [label, *key, segmentation.display_name(key), volume_ml, color, structure.type.value, region]
             )
+
+
+def has_named_labels(path: Path) -> bool:
+    """Whether a table or a dataset.json says what the labels of a map are.
+
+    Raises:
+        InputError: When that file is damaged.
+    """
+    return _named_values(path, None)[1] is not None
 
 
 def _named_values(

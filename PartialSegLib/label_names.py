@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterable
 
 from .structures import load_structures
@@ -77,7 +78,7 @@ def structures_of_labels(labels: Iterable[str]) -> dict[str, str]:
 def words_of(label: str) -> list[str]:
     """The words of a label in small letters, each word of `WORDS` by its one meaning."""
     spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", label)
-    return [WORDS.get(word, word) for word in re.findall("[a-z0-9]+", spaced.lower())]
+    return [WORDS.get(word, word) for word in _plain(spaced).split("_") if word]
 
 
 def comparable_names(labels: Iterable[str]) -> dict[str, str]:
@@ -90,7 +91,7 @@ def comparable_names(labels: Iterable[str]) -> dict[str, str]:
         Label to the id of a known structure (as `structures_of_labels`), or to the label in small letters
         with "_" for spaces and dashes.
     """
-    folded = {label: re.sub(r"\W+", "_", label.lower()).strip("_") for label in labels}
+    folded = {label: _plain(label) for label in labels}
     ids = structures_of_labels({name: label for label, name in folded.items()}.values())
     known = {folded[label]: id for label, id in ids.items() if id in load_structures()}
     return {label: known.get(name, name) for label, name in folded.items()}
@@ -112,7 +113,12 @@ def _known_structure(label: str) -> str:
 
 
 def _identifier(label: str) -> str:
-    return "_".join(re.findall("[a-z0-9]+", label.lower())) or "structure"
+    return _plain(label) or "structure"
+
+
+def _plain(label: str) -> str:
+    """A label of any script in small letters, with "_" for all that is neither letter nor digit."""
+    return re.sub(r"[\W_]+", "_", unicodedata.normalize("NFC", label).lower()).strip("_")
 
 
 def _made_unique(found: dict[str, str]) -> dict[str, str]:

@@ -248,7 +248,7 @@ class Manifest:
         )
         for structure in self.uncoded:
             require(
-                re.fullmatch("[a-z0-9][a-z0-9_]*", structure) is not None,
+                re.fullmatch(r"[^\W_]\w*", structure) is not None and structure == structure.lower(),
                 f"uncoded: expected names of lower-case letters, digits and '_', got {structure!r}",
             )
         given, read = len(self.preprocessing.image_channels), self.network.arguments.get("in_channels", 1)

@@ -180,6 +180,49 @@ def test_results_that_a_new_batch_does_not_replace_are_named(images, manifest, t
     assert re.search(r"2 results of the earlier batch stay in .*out, a\.seg\.nrrd first", caplog.text)
 
 
+@pytest.mark.parametrize("output_format", [".seg.nrrd", ".nii.gz", "folder"])
+def test_files_that_no_batch_has_written_are_replaced_only_when_told_so(
+    images, manifest, tmp_path, output_format
+):
+    request = BatchRequest(manifest, output_format=output_format)
+    out = tmp_path / "labelsTr"
+    theirs = out / "a" / "liver.nii.gz" if output_format == "folder" else out / f"a{output_format}"
+    theirs.parent.mkdir(parents=True)
+    (out / "b").mkdir(exist_ok=True)  # an empty folder is nobody's
+    theirs.write_text("made by hand")
+    with pytest.raises(InputError, match=r"no batch has written .* replace: a.*; choose another folder"):
+        Batch([images], out, request)
+    assert Batch([images / "b.nii.gz"], out, request).left
+    assert len(Batch([images], out, request, overwrite=True).left) == 3
+
+
+def test_a_stopped_batch_that_began_anew_goes_on_over_the_earlier_results(images, manifest, tmp_path, caplog):
+    out = tmp_path / "out"
+    record(Batch([images], out, BatchRequest(manifest, tasks=("liver",))), "a", "b", "c")
+    request = BatchRequest(manifest, tasks=("spleen",))
+    anew = Batch([images], out, request, overwrite=True)
+    record(anew, "a")
+    anew.record(anew.cases[1], Outcome(1.0, error="bad"))
+    anew.finish()
+    assert "stay where cases failed or were not reached: b.seg.nrrd, c.seg.nrrd." in caplog.text
+    again = Batch([images], out, request)
+    assert [case.name for case in again.left] == ["b", "c"]
+    caplog.clear()
+    record(again, "b", "c")
+    again.finish()
+    assert not caplog.text
+
+
+def test_a_cancelled_first_case_leaves_the_earlier_results_known(images, manifest, tmp_path):
+    out = tmp_path / "out"
+    record(Batch([images], out, BatchRequest(manifest, tasks=("liver",))), "a", "b", "c")
+    request = BatchRequest(manifest, tasks=("spleen",))
+    anew = Batch([images], out, request, overwrite=True)
+    anew.begin(anew.cases[0])
+    anew.withdraw(anew.cases[0])
+    assert len(Batch([images], out, request).left) == 3
+
+
 def test_a_stopped_batch_goes_on_and_tries_failures_again(images, manifest, tmp_path):
     request = BatchRequest(manifest, tasks=("liver",))
     batch = Batch([images], tmp_path / "out", request)

@@ -469,6 +469,8 @@ def test_evaluate_scores_files_and_folders(tmp_path, package, ct, run, caplog):
     with (tmp_path / "scores.csv").open(newline="") as file:
         assert [(row["case"], row["dice"]) for row in csv.DictReader(file)] == [("a", "1.0"), ("b", "1.0")]
     assert_one_sentence(run("evaluate", *folders, "-o", tmp_path / "x.txt"), 2, r"\.csv or \.json")
+    place = tmp_path / "scores.csv" / "scores.csv"
+    assert_one_sentence(run("evaluate", *folders, "-o", place), 2, "is no writable folder; choose another")
     assert_one_sentence(run("evaluate", *folders, "--structure", "liver"), 2, "No case could be scored")
     assert caplog.messages[-1] == "b: The reference lacks liver; it has spleen."
     assert_one_sentence(
@@ -495,6 +497,8 @@ def test_evaluate_heeds_its_tolerance_and_what_shall_be_empty(tmp_path, run):
         (liver,) = scores(*options)
         assert (liver["structure"], liver["tolerance_mm"], liver["nsd"] == 1) == ("liver", tolerance, agrees)
     found = {score["structure"]: score["dice"] for score in scores("--absent-is-empty")}
+    both = scores("--absent-is-empty", "--structure", "Liver, liver_tumor")
+    assert {score["structure"]: score["dice"] for score in both} == found
     assert found == {"liver": liver["dice"], "liver_tumor": 0}
 
 
@@ -536,6 +540,38 @@ def test_evaluate_scores_what_can_be_scored_and_names_the_rest(tmp_path, run, ca
         r"^a: .*a\.nii\.gz: Nothing says which .* --labels 1=liver_tumor\.$", caplog.messages[-1]
     )
     assert_one_sentence(run(*given, "--labels", "1=liver"), 2, "1 of 2 cases")
+
+
+def test_labels_of_references_do_not_overrule_those_of_predictions(tmp_path, run):
+    array = np.zeros((6, 8, 8), np.uint8)
+    array[:3], array[4:] = 1, 6  # spleen and liver of BTCV
+    write_volume(tmp_path / "r.nii.gz", Volume(array, AFFINE))
+    array[:3], array[4:] = 2, 1
+    (tmp_path / "p").mkdir()
+    write_volume(tmp_path / "p" / "a.nii.gz", Volume(array, AFFINE))
+
+    def dice(*options):
+        given = ["evaluate", tmp_path / "p" / "a.nii.gz", tmp_path / "r.nii.gz", "-o", tmp_path / "s.json"]
+        assert run(*given, "--labels", "1=spleen,6=liver", *options).returncode == 0
+        scores = json.loads((tmp_path / "s.json").read_text())
+        return {score["structure"]: score["dice"] for score in scores if score["reference_ml"]}
+
+    assert dice() == {"spleen": 0, "liver": 0}
+    assert dice("--prediction-labels", "1=liver,2=spleen") == {"spleen": 1, "liver": 1}
+    (tmp_path / "p" / "dataset.json").write_text('{"labels": {"liver": 1, "spleen": 2}}')
+    assert dice() == {"spleen": 1, "liver": 1}
+    assert dice("--prediction-labels", "2=liver,1=spleen") == {"spleen": 0, "liver": 0}
+
+
+def test_masks_of_other_origin_are_refused_before_the_work(tmp_path, package, ct, run):
+    given = ["segment", ct, "--model", package, "--task", "spleen", "-o", tmp_path / "out"]
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "spleen.nii.gz").write_text("by hand")
+    assert_one_sentence(run(*given), 2, r"not of an earlier run .*: spleen\.nii\.gz; choose another folder")
+    (tmp_path / "out" / "labels.csv").write_text("label,task,structure\nliver.nii.gz,,liver\n")
+    assert_one_sentence(run(*given), 2, r"not of an earlier run .*: spleen\.nii\.gz; choose another folder")
+    (tmp_path / "out" / "spleen.nii.gz").unlink()
+    assert run(*given).returncode == run(*given).returncode == 0
 
 
 def test_without_a_command_the_usage_is_pointed_to(run):

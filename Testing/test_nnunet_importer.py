@@ -17,9 +17,10 @@ from parity_data import official_weights, reference_vectors
 from PartialSegLib.errors import InputError
 from PartialSegLib.importers import import_checkpoint, stunet
 from PartialSegLib.importers.nnunet_plans import Plan
-from PartialSegLib.label_names import structures_of_labels
+from PartialSegLib.label_names import comparable_names, structures_of_labels
 from PartialSegLib.model import load_model
 from PartialSegLib.packages import find_package, model_folders
+from PartialSegLib.segmentation import read_segmentation, write_segmentation
 from PartialSegLib.session import InferenceSession
 from PartialSegLib.volume import Volume
 
@@ -328,6 +329,30 @@ def test_weights_that_do_not_fit(tmp_path: Path) -> None:
 )
 def test_labels_become_structures(labels: str, structures: str) -> None:
     assert list(structures_of_labels(labels.split()).values()) == structures.split()
+
+
+def test_labels_keep_their_letters_whatever_their_script() -> None:
+    labels = ["肝脏", "脾脏", "Leberla\u0308sion", "Печень 2", "肝脏 tumor", "liver"]
+    names = ["肝脏", "脾脏", "leberläsion", "печень_2", "肝脏_tumor", "liver"]
+    assert structures_of_labels(labels) == dict(zip(labels, names, strict=True))
+    assert comparable_names(labels) == dict(zip(labels, names, strict=True))
+
+
+def test_labels_of_other_scripts_name_structures_masks_and_files(tmp_path: Path) -> None:
+    labels = {"background": 0, "肝脏": 1, "Leberläsion": 2}
+    weights = official_weights("nnunet_v2_plain")
+    write_model_folder(tmp_path / "model", plans_of("nnunet_v2_plain"), weights, labels)
+    import_checkpoint("nnunet", tmp_path / "model", tmp_path / "package")
+    session = InferenceSession(load_model(tmp_path / "package"), "cpu", precision="float32")
+    session.set_image(Volume(np.zeros((9, 40, 36), np.int16), np.eye(4)))
+    found = session.predict()
+    assert [structure for _, structure in found] == ["肝脏", "leberläsion"]
+    for name in ("a.seg.nrrd", "a.nii.gz", "masks"):
+        write_segmentation(tmp_path / name, found)
+        assert {key: read_segmentation(tmp_path / name).voxel_count(key) for key in found} == {
+            key: found.voxel_count(key) for key in found
+        }
+    assert (tmp_path / "masks" / "leberläsion.nii.gz").exists()
 
 
 def test_every_label_of_flare_has_its_code() -> None:

@@ -296,6 +296,26 @@ def test_a_folder_holds_one_segmentation_and_what_is_not_ours(tmp_path, caplog):
     assert "masks of the earlier segmentation were removed: liver.nii.gz." in caplog.text
 
 
+def test_masks_of_other_origin_are_neither_replaced_nor_hidden(tmp_path):
+    image, aorta = tmp_path / "ct.nii.gz", tmp_path / "aorta.nii.gz"
+    image.touch()
+    write_segmentation(tmp_path, disjoint())  # an image that is no mask is in nobody's way
+    aorta.touch()
+    write_segmentation(tmp_path, disjoint())
+    (tmp_path / "labels.csv").unlink()
+    with pytest.raises(
+        InputError, match=r"not of an earlier run .*: aorta\.nii\.gz, .*; choose another folder"
+    ):
+        write_segmentation(tmp_path, disjoint())
+    write_segmentation(tmp_path / "b", disjoint())
+    liver = tmp_path / "b" / "liver.nii.gz"
+    liver.write_text("by hand")
+    with pytest.raises(InputError, match=r"not of an earlier run .*: liver\.nii\.gz; choose another folder"):
+        write_segmentation(tmp_path / "b", overlapping())
+    assert liver.read_text() == "by hand"
+    assert not (tmp_path / "b" / "hepatic_vessel.nii.gz").exists()
+
+
 def test_an_unknown_suffix_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"written as \.seg\.nrrd, \.nii\.gz, \.nii or into a folder"):
         write_segmentation(tmp_path / "result.png", disjoint())

@@ -12,9 +12,11 @@ from ..case_matching import matched_cases
 from ..errors import InputError
 from ..evaluation import SCORE_SUFFIXES, TOLERANCE_MM, Comparison, Score, write_scores
 from ..failures import is_fault_of_ours, sentence
-from ..label_maps import key_of_name
+from ..label_maps import has_named_labels
+from ..mask_folders import key_of_name
 from ..segmentation import Segmentation, read_segmentation
 from ..sentences import suggestion
+from .segmenting import check_folder
 from .terminal import write_table
 
 logger = logging.getLogger(__name__)
@@ -28,11 +30,16 @@ def evaluate_files(options: Namespace) -> None:
     """
     tolerance_mm = checked_tolerance(options)
     labels = _labels(options.labels) if options.labels else None
+    predicted = (
+        _labels(options.prediction_labels, "--prediction-labels") if options.prediction_labels else None
+    )
     pairs, missing = matched_cases(options.prediction, options.reference)
     comparison, failed = Comparison(options.structure, tolerance_mm, options.absent_is_empty), 0
-    for case, *files in pairs:
+    for case, prediction, reference in pairs:
         try:
-            comparison.add(case, *(_read(file, labels, is_case=bool(case)) for file in files))
+            own = predicted or (None if labels is None or _names_itself(prediction) else labels)
+            found = _read(prediction, own, "--prediction-labels", is_case=bool(case))
+            comparison.add(case, found, _read(reference, labels, "--labels", is_case=bool(case)))
         except Exception as error:
             if not case:
                 raise
@@ -45,10 +52,15 @@ def checked_tolerance(options: Namespace) -> float:
     """The tolerance of the normalized surface distance in mm.
 
     Raises:
-        InputError: it is no distance, or the scores have no suffix that they can be written as.
+        InputError: it is no distance, the scores have no suffix that they can be written as, or their place
+            cannot be written to.
     """
-    if options.output and options.output.suffix.lower() not in SCORE_SUFFIXES:
-        raise InputError(f"{options.output}: scores are written as {' or '.join(SCORE_SUFFIXES)}.")
+    if options.output:
+        if options.output.suffix.lower() not in SCORE_SUFFIXES:
+            raise InputError(f"{options.output}: scores are written as {' or '.join(SCORE_SUFFIXES)}.")
+        if options.output.is_dir():
+            raise InputError(f"{options.output}: A folder has this name; choose another for the scores.")
+        check_folder(options.output.parent)
     tolerance_mm = TOLERANCE_MM if options.tolerance is None else options.tolerance
     if not tolerance_mm >= 0:
         raise InputError(
@@ -78,7 +90,13 @@ def write_comparison(
         )
 
 
-def _read(file: Path, labels: Mapping[str, tuple[int, ...]] | None, *, is_case: bool) -> Segmentation:
+def _names_itself(prediction: Path) -> bool:
+    return prediction.is_file() and has_named_labels(prediction)
+
+
+def _read(
+    file: Path, labels: Mapping[str, tuple[int, ...]] | None, option: str, *, is_case: bool
+) -> Segmentation:
     """Read a segmentation.
 
     Raises:
@@ -87,7 +105,7 @@ def _read(file: Path, labels: Mapping[str, tuple[int, ...]] | None, *, is_case: 
     segmentation = read_segmentation(file, labels)
     if is_case and labels is None and file.is_file() and key_of_name(file) in segmentation:
         raise InputError(
-            f"{file}: Nothing says which structure its mask shows; give it as in --labels 1=liver_tumor."
+            f"{file}: Nothing says which structure its mask shows; give it as in {option} 1=liver_tumor."
         )
     return segmentation
 
@@ -98,25 +116,25 @@ def tell_failure(case: str, error: Exception) -> None:
     logger.warning("%s: %s", case, sentence(error), exc_info=traceback)
 
 
-def _labels(text: str) -> Mapping[str, tuple[int, ...]]:
+def _labels(text: str, option: str = "--labels") -> Mapping[str, tuple[int, ...]]:
     """Values of each structure: 1=liver,2=liver,2=liver_tumor, or those of a public data set by its name."""
     if "=" not in text:
-        return _labels_of_data_set(text)
+        return _labels_of_data_set(text, option)
     labels: dict[str, tuple[int, ...]] = {}
     for part in text.split(","):
         value, _, structure = part.strip().partition("=")
         if not value.isdecimal() or not structure:
-            raise InputError(f"--labels {text}: expected VALUE=STRUCTURE, as in 1=liver,2=liver_tumor.")
+            raise InputError(f"{option} {text}: expected VALUE=STRUCTURE, as in 1=liver,2=liver_tumor.")
         labels[structure] = (*labels.get(structure, ()), int(value))
     return labels
 
 
-def _labels_of_data_set(name: str) -> Mapping[str, tuple[int, ...]]:
+def _labels_of_data_set(name: str, option: str) -> Mapping[str, tuple[int, ...]]:
     from ..training.data_sets.protocols import PROTOCOLS
 
     if name.lower() not in PROTOCOLS:
         raise InputError(
-            f"--labels {name}: expected VALUE=STRUCTURE, as in 1=liver,2=liver_tumor, or a data set; "
+            f"{option} {name}: expected VALUE=STRUCTURE, as in 1=liver,2=liver_tumor, or a data set; "
             f"{suggestion(name.lower(), PROTOCOLS)}."
         )
     return PROTOCOLS[name.lower()].structures

@@ -11,8 +11,8 @@ import numpy as np
 
 from ..batch_images import is_label_map
 from ..errors import InputError
-from ..label_maps import FOLDER_TABLE
 from ..manifest import MANIFEST_FILE, Manifest, Preprocessing, read_manifest
+from ..mask_folders import FOLDER_TABLE
 from ..package_installation import AlreadyInstalledError, install_package
 from ..packages import find_package, installed_packages
 from ..segmentation import read_segmentation

@@ -15,9 +15,13 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from ..boxes import EMPTY_BOX
 from ..errors import InputError
 from ..evaluation import dice
 from ..label_maps import table_path
+from ..mask_folders import check_mask_folder
 from ..overview import check_drawing, write_overview
 from ..packages import BUNDLED_MODELS, installed_packages
 from ..report import build_report, write_report
@@ -46,6 +50,7 @@ def segment(options: Namespace) -> None:
     with _timed(seconds, "read"):
         volume = _read_input(options)
     session = open_session(options, seconds)
+    _check_masks(session, options)
     with _timed(seconds, "estimate_memory"):
         memory = MemoryCheck(session, volume, options)
     session.set_image(volume, check=False)
@@ -244,6 +249,19 @@ def _check_outputs(image: Path, output: Path, report: Path | None) -> None:
     for (first, one), (second, other) in combinations(files.items(), 2):
         if one.resolve() == other.resolve() or (one.exists() and other.exists() and one.samefile(other)):
             raise InputError(f"{other}: {second} would replace {first}; choose another name.")
+    if not suffix:
+        check_mask_folder(output)
+
+
+def _check_masks(session: InferenceSession, options: Namespace) -> None:
+    """Refuse a folder in which masks of another origin have the names of those to be written."""
+    if segmentation_suffix(options.output):
+        return
+    empty = Segmentation((1, 1, 1), np.eye(4))
+    for _, task, structures in request_tasks(session.model.manifest, options.task, options.structure):
+        for structure in structures:
+            empty.add(task.name, structure, EMPTY_BOX, np.zeros((0, 0, 0), bool))
+    check_mask_folder(options.output, [f"{empty.identifier(key)}.nii.gz" for key in empty])
 
 
 def check_folder(folder: Path) -> None:
