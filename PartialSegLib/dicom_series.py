@@ -194,11 +194,28 @@ def _check_no_slice_was_dropped(folder: Path, found: list[_Series]) -> None:
     """
     names = {file.name for series in found for file in series.files}
     classes = {None, *CT_CLASSES, *(_tag(series.header, _SOP_CLASS) for series in found)}
+    kinds = {_kind_of_name(Path(name)) for name in names}
     for path in sorted(folder.iterdir()):
         if path.name in names or path.name == "DICOMDIR" or not path.is_file():
             continue
-        if is_dicom(path) and storage_class(path) in classes:
+        if (is_dicom(path) and storage_class(path) in classes) or _is_lost_slice(path, kinds):
             raise InputError(f"{path.name} is truncated or damaged; copy the DICOM series again.")
+
+
+def _is_lost_slice(path: Path, kinds: set[str]) -> bool:
+    """Whether a file named like the slices holds nothing: a copy broke off, or the disk was full."""
+    if _kind_of_name(path) not in kinds or path.name.startswith("."):
+        return False
+    with open(path, "rb") as file:
+        start = file.read(_MAGIC_OFFSET + 4)
+    is_cut = len(start) <= _MAGIC_OFFSET and path.suffix.lower() in (".dcm", ".ima")
+    return is_cut or not start.strip(b"\0")
+
+
+def _kind_of_name(path: Path) -> str:
+    """The suffix; "" for none and for numbers, which end the names of many slices."""
+    suffix = path.suffix.lower()
+    return "" if suffix[1:].isdecimal() else suffix
 
 
 def storage_class(path: Path) -> str | None:

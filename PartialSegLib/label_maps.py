@@ -6,6 +6,7 @@ import itertools
 import logging
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import reduce
 from pathlib import Path
 
@@ -122,7 +123,7 @@ def read_label_map(path: Path, labels: Mapping[str, tuple[int, ...]] | None = No
     Raises:
         InputError: When the image or the table cannot be used.
     """
-    volume = read_volume(path)
+    volume = _with_whole_labels(read_volume(path))
     segmentation = Segmentation(volume.shape, volume.affine)
     z, y, x = volume.shape
     source, values = _named_values(path, labels)
@@ -148,6 +149,16 @@ def read_label_map(path: Path, labels: Mapping[str, tuple[int, ...]] | None = No
         left_out = ", ".join(f"{value:g}" for value in unnamed[:10])
         logger.warning("%s: labels that %s does not name were left out: %s.", path, source.name, left_out)
     return segmentation
+
+
+def _with_whole_labels(volume: Volume) -> Volume:
+    """Labels 1.0000153 and the like become whole: so they come back where a header scales its voxels."""
+    if volume.array.dtype.kind != "f" or not np.isfinite(volume.array).all():
+        return volume
+    whole = np.rint(volume.array)
+    if np.abs(whole).max(initial=0) > np.iinfo(np.int16).max or np.any(np.abs(volume.array - whole) > 1e-3):
+        return volume
+    return replace(volume, array=whole.astype(np.int16))
 
 
 def _voxel_counts(array: np.ndarray, named: set[int]) -> dict[float, int]:

@@ -162,7 +162,7 @@ def _affine(header: np.void) -> np.ndarray:
     elif header["qform_code"] > 0:
         affine[:3] = _qform(header)
     else:
-        affine[:3, :3] = np.diag(pixdim)
+        affine[:3, :3] = np.diag(pixdim * (-1, -1, 1))  # as ITK, and so Slicer and nnU-Net, take it
     affine[:3] *= _millimetres_per_unit(header)
     return affine
 
@@ -180,6 +180,12 @@ def _warn_of_contradiction(
     path: Path, header: np.void, affine: np.ndarray, shape: tuple[int, int, int, int]
 ) -> None:
     """Other programs, such as Slicer, may take the qform and so see the image elsewhere than we do."""
+    if max(header["sform_code"], header["qform_code"]) <= 0:
+        logger.warning(
+            "%s: The header does not say how the patient lies (no sform, no qform). The first axis is taken "
+            "to point left and the second to the back, as in 3D Slicer; check left and right in the result.",
+            path,
+        )
     if min(header["sform_code"], header["qform_code"]) <= 0:
         return
     corners = np.array(

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from PartialSegLib.importers import dodnet, multitalent
-from PartialSegLib.importers.nnunet_plans import SEPARATE_ABOVE
+from PartialSegLib.importers.nnunet_resampling import SEPARATE_ABOVE
 from PartialSegLib.manifest import Inference, Manifest, NetworkSpec, Preprocessing, Task
 from PartialSegLib.model import Model, load_model, save_model
 from PartialSegLib.networks import NETWORKS

@@ -11,8 +11,6 @@ from panel_steps import itemNamed, picture
 from PartialSegLib import write_volume
 from PartialSegLib.phantom import make_phantom
 
-from PartialSegSlicer import batchSection
-
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
@@ -78,7 +76,9 @@ def test_without_a_structure_no_batch_begins(section, dialogs, tmp_path):
     assert not (tmp_path / "results").exists()
 
 
-def test_a_dropped_file_is_a_path(tmp_path):
+def test_a_dropped_file_is_a_path(widget, tmp_path):
+    from PartialSegSlicer import batchSection  # there once the module is loaded
+
     path = tmp_path / "My CT é"
     assert Path(batchSection._unquoted(path.as_uri())) == path
     assert batchSection._unquoted(f' "{path}" ') == str(path)

@@ -296,6 +296,14 @@ def test_originals_are_never_replaced(run, source):
         assert contents(source.parent) == before
 
 
+def test_nothing_but_an_earlier_collection_is_replaced(run, tmp_path):
+    (tmp_path / "my-config.json").write_text('{"output": "runs"}')
+    code, _, err = run(output=tmp_path / "my-config.json")
+    assert code == 2
+    assert "something else than a collection" in err
+    assert (tmp_path / "my-config.json").read_text() == '{"output": "runs"}'
+
+
 def test_a_case_name_must_be_a_file_name(run, source):
     collection = read_collection(source)
     write_collection(source, replace(collection, cases=(replace(collection.cases[0], name="../a"),)))

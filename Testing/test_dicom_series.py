@@ -202,6 +202,26 @@ def test_a_truncated_slice_is_refused(tmp_path):
         read_volume(folder)
 
 
+@pytest.mark.parametrize("name", ["slice-4.dcm", "IM.104"])
+@pytest.mark.parametrize("left", [b"", bytes(1000), None])
+def test_a_slice_of_which_nothing_is_left_is_refused(tmp_path, name, left):
+    folder = write_series(tmp_path / "ct")
+    for number, file in enumerate(sorted(folder.iterdir())):
+        file.rename(folder / name.replace("4", str(number)))
+    lost = folder / name
+    lost.write_bytes(lost.read_bytes()[:100] if left is None else left)
+    with pytest.raises(InputError, match=rf"{name} is truncated or damaged"):
+        read_volume(folder)
+
+
+def test_other_files_beside_a_series_are_no_slices(tmp_path):
+    folder = write_series(tmp_path / "ct")
+    (folder / "README").write_text("Made by a scanner.")
+    (folder / "notes.txt").touch()
+    (folder / "._slice-4.dcm").write_bytes(bytes(120))
+    assert np.array_equal(read_volume(folder).array, IMAGE)
+
+
 def element(group: int, number: int, kind: bytes, value: bytes) -> bytes:
     """A data element in explicit VR little endian."""
     length = struct.pack("<HI", 0, len(value)) if kind == b"OB" else struct.pack("<H", len(value))

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import nibabel
 import nrrd
 import numpy as np
 import pytest
@@ -244,3 +245,15 @@ def test_a_file_without_segmentation_is_refused_with_its_sentence(tmp_path, name
     make(tmp_path / name)
     with pytest.raises(InputError, match=sentence):
         read_segmentation(tmp_path / name)
+
+
+def test_labels_whose_header_scales_them_are_whole_numbers_again(tmp_path):
+    labels = np.zeros((4, 5, 6), np.int16)
+    labels[1:3], labels[2, 2:4] = 1, 2
+    header = nibabel.Nifti1Header()
+    header.set_data_dtype(np.int16)
+    nibabel.save(nibabel.Nifti1Image(labels.astype(float), np.eye(4), header), tmp_path / "a.nii.gz")
+    (tmp_path / "dataset.json").write_text(json.dumps({"labels": {"background": 0, "liver": 1, "spleen": 2}}))
+    found = read_segmentation(tmp_path / "a.nii.gz")
+    assert np.array_equal(found["liver"], (labels == 1).T)
+    assert np.array_equal(found["spleen"], (labels == 2).T)

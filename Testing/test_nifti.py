@@ -63,10 +63,14 @@ def test_the_geometry_of_nifti_is_the_same_by_sform_and_by_qform(tmp_path_factor
     assert read_volume(path).affine == pytest.approx(affine, abs=1e-3)
 
 
-def test_nifti_without_sform_and_qform_is_placed_by_its_spacing(tmp_path):
+def test_nifti_without_sform_and_qform_is_placed_as_itk_does_with_a_warning(tmp_path, caplog):
     path = patched_nifti(tmp_path / "ct.nii", ct(), (252, "hh", (0, 0)))
-    expected = np.array([[0, 0, 0.8, 0], [0, 0.9, 0, 0], [2.5, 0, 0, 0], [0, 0, 0, 1]])
+    expected = np.array([[0, 0, -0.8, 0], [0, -0.9, 0, 0], [2.5, 0, 0, 0], [0, 0, 0, 1]])
     assert read_volume(path).affine == pytest.approx(expected)
+    image = SimpleITK.ReadImage(str(path))
+    assert image.GetOrigin() == (0, 0, 0)
+    assert np.reshape(image.GetDirection(), (3, 3)) == pytest.approx(np.eye(3))  # LPS
+    assert "does not say how the patient lies" in caplog.text
 
 
 def test_a_qform_that_contradicts_the_sform_is_warned_of(tmp_path, caplog):

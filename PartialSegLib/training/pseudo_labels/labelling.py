@@ -163,6 +163,12 @@ class PseudoLabelling:
         for path in outputs:
             if path.resolve() in given:
                 raise InputError(f"{path} is an original file and would be replaced; choose another output.")
+        if self.output.exists():
+            try:
+                read_collection(self.output)
+            except (InputError, OSError):
+                sentence = "is something else than a collection and would be replaced; choose another output."
+                raise InputError(f"{self.output} {sentence}") from None
 
     def _merged_collection(self) -> Collection:
         """The source with the label maps that are used, its paths as seen from the output."""
