@@ -16,6 +16,7 @@ import numpy as np
 
 from .errors import InputError
 from .image_header import check_one_scalar_volume, check_spacing, check_straight_line
+from .itk_image import itk_name
 from .voxel_type import compact
 
 if TYPE_CHECKING:
@@ -168,13 +169,15 @@ def _list_series(folder: Path) -> list[_Series]:
     """All series of images; GDCM's warning of a folder without any is silenced, we say it ourselves."""
     import SimpleITK
 
+    for path in folder.iterdir():
+        itk_name(path)
     shown = SimpleITK.ProcessObject.GetGlobalWarningDisplay()
     SimpleITK.ProcessObject.SetGlobalWarningDisplay(False)
     try:
         reader = SimpleITK.ImageSeriesReader
-        uids = reader.GetGDCMSeriesIDs(str(folder))
+        uids = reader.GetGDCMSeriesIDs(itk_name(folder))
         return [
-            _Series(uid, [Path(name) for name in reader.GetGDCMSeriesFileNames(str(folder), uid)])
+            _Series(uid, [Path(name) for name in reader.GetGDCMSeriesFileNames(itk_name(folder), uid)])
             for uid in uids
         ]
     finally:
@@ -240,7 +243,7 @@ def _header(path: Path) -> "SimpleITK.ImageFileReader":
 
     reader = SimpleITK.ImageFileReader()
     reader.SetImageIO("GDCMImageIO")
-    reader.SetFileName(str(path))
+    reader.SetFileName(itk_name(path))
     try:
         reader.ReadImageInformation()
     except RuntimeError as error:
@@ -346,7 +349,7 @@ def _read_plane(item: _Slice) -> np.ndarray:
 
     reader = SimpleITK.ImageFileReader()
     reader.SetImageIO("GDCMImageIO")
-    reader.SetFileName(str(item.path))
+    reader.SetFileName(itk_name(item.path))
     try:
         image = reader.Execute()
     except RuntimeError as error:

@@ -63,7 +63,7 @@ def read_itk_image(path: Path) -> tuple[np.ndarray, np.ndarray]:
     _check_encoding(header)
     data = _data_file(path, header)
     reader = SimpleITK.ImageFileReader()
-    reader.SetFileName(str(path))
+    reader.SetFileName(itk_name(path))
     try:
         reader.ReadImageInformation()
         check_one_scalar_volume(reader.GetSize(), reader.GetNumberOfComponents())
@@ -103,9 +103,23 @@ def write_metaimage(path: Path, array: np.ndarray, affine: np.ndarray) -> None:
     image.SetDirection((lps[:, :3] / spacing).ravel().tolist())
     image.SetOrigin(lps[:, 3].tolist())
     try:
-        SimpleITK.WriteImage(image, str(path), useCompression=True)
+        SimpleITK.WriteImage(image, itk_name(path), useCompression=True)
     except RuntimeError as error:
         raise OSError("the file could not be written completely") from error
+
+
+def itk_name(path: Path) -> str:
+    """A path as SimpleITK takes it; any other text than UTF-8 would end the process there.
+
+    Raises:
+        InputError: When the name is not UTF-8, as of archives that were unpacked in another encoding.
+    """
+    try:
+        str(path).encode("utf-8")
+    except UnicodeEncodeError:
+        shown = str(path).encode("utf-8", "backslashreplace").decode()
+        raise InputError(f"The name {shown} is not valid UTF-8; rename the file or folder.") from None
+    return str(path)
 
 
 def affine_of(image: "SimpleITK.Image") -> np.ndarray:

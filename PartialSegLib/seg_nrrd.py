@@ -68,11 +68,11 @@ def read_seg_nrrd(path: Path) -> Segmentation:
     """
     import SimpleITK
 
-    from .itk_image import affine_of
+    from .itk_image import affine_of, itk_name
 
     with explained_reading_errors(path):
         try:
-            image = SimpleITK.ReadImage(str(path))
+            image = SimpleITK.ReadImage(itk_name(path))
         except RuntimeError as error:
             raise InputError("The file is missing, truncated or damaged; check the path.") from error
         if image.GetDimension() != 3:

@@ -3,6 +3,8 @@
 import gzip
 import os
 import struct
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -346,3 +348,20 @@ def test_an_unwritable_place_is_named(tmp_path):
 def test_an_unknown_output_suffix_is_refused(tmp_path):
     with pytest.raises(InputError, match="A volume is written as"):
         write_volume(tmp_path / "ct.png", Volume(VALUES, np.eye(4)))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no names that are not UTF-8")
+@pytest.mark.parametrize("name", [b"M\xfcller.mha", b"M\xfcller", b"ct"])
+def test_a_name_that_is_not_utf8_is_one_sentence(tmp_path: Path, name: bytes) -> None:
+    path = tmp_path / os.fsdecode(name)
+    if path.suffix:
+        write_volume(tmp_path / "ct.mha", Volume(VALUES, np.eye(4)))
+        (tmp_path / "ct.mha").rename(path)
+    else:  # a folder with slices
+        path.mkdir()
+        (path / os.fsdecode(b"schn\xe4tt.dcm")).write_bytes(bytes(128) + b"DICM")
+    command = [sys.executable, "-m", "PartialSegLib", "info", os.fsencode(path)]
+    done = subprocess.run(command, capture_output=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.count(b"\n") == 1
+    assert b"is not valid UTF-8; rename the file" in done.stderr
