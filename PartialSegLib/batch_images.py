@@ -112,7 +112,12 @@ def _images_in(folder: Path, any_modality: bool, passed_over: list[Path]) -> Ite
     for path in sorted(folder.iterdir()):
         if path.is_file() and _is_image(path.name) and path.name not in results and not is_label_map(path):
             yield path
-    for parent, folders, files in os.walk(folder, onerror=_warn_of_unreadable):
+    seen: set[Path] = set()
+    for parent, folders, files in os.walk(folder, onerror=_warn_of_unreadable, followlinks=True):
+        if (real := Path(parent).resolve()) in seen:
+            folders.clear()  # a link to where we have been
+            continue
+        seen.add(real)
         folders.sort()
         dicom = _dicom_files(Path(parent), files)
         if (first := next(dicom, None)) is None:

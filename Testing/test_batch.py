@@ -73,6 +73,15 @@ def test_slices_without_preamble_and_behind_other_files_are_found(tmp_path):
     assert [path.name for path in find_images([tmp_path])] == ["0", "1", "2"]
 
 
+@pytest.mark.skipif(os.name == "nt", reason="links need a right there")
+def test_links_to_folders_are_followed_but_not_in_a_circle(tmp_path):
+    (tmp_path / "cts").mkdir()
+    write_dicom_mark(tmp_path / "archive")
+    (tmp_path / "cts" / "linked").symlink_to(tmp_path / "archive")
+    (tmp_path / "cts" / "circle").symlink_to(tmp_path / "cts")
+    assert find_images([tmp_path / "cts"]) == [tmp_path / "cts" / "linked"]
+
+
 def test_dicom_folders_without_ct_are_left_out_and_named(tmp_path, caplog):
     for name, kind in (("ct", "2"), ("old", "7"), ("pet", "128"), ("seg", "66.4"), ("structures", "481.3")):
         write_dicom_mark(tmp_path / name, kind)
