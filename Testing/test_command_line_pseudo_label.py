@@ -17,6 +17,7 @@ from tiny_model import TASKS, write_tiny_model
 from PartialSegLib import Volume, __main__, read_volume, write_volume
 from PartialSegLib.manifest import Preprocessing
 from PartialSegLib.training.collection import Case, Collection, DataSet, read_collection, write_collection
+from PartialSegLib.training.pseudo_labels.record import lock_path
 
 AFFINE = np.array([[0, 0, -4.0, 40], [0, 4.0, 0, -30], [5.0, 0, 0, 100], [0, 0, 0, 1]])
 SHAPE = (16, 16, 16)
@@ -304,6 +305,105 @@ def test_nothing_but_an_earlier_collection_is_replaced(run, tmp_path):
     assert (tmp_path / "my-config.json").read_text() == '{"output": "runs"}'
 
 
+def test_a_label_map_that_no_record_lists_stays(run, tmp_path):
+    label = tmp_path / "out" / "stage1-labels" / "b.nii.gz"
+    label.parent.mkdir(parents=True)
+    label.write_bytes(b"drawn by hand")
+    code, _, err = run()
+    assert (code, label.read_bytes()) == (2, b"drawn by hand")
+    assert err.startswith(f"{label} is in no record of pseudo-labels and would be replaced; move it away")
+    assert err.count("\n") == 1
+    assert run("--overwrite")[0] == 0
+    assert label.read_bytes() != b"drawn by hand"
+
+
+@pytest.fixture
+def two_data_sets(source):
+    """The source with its case b in a data set of its own."""
+    collection = read_collection(source)
+    other = replace(collection.data_sets["tumors"], name="others")
+    cases = tuple(replace(case, data_set="others") if case.name == "b" else case for case in collection.cases)
+    write_collection(
+        source, replace(collection, data_sets={**collection.data_sets, "others": other}, cases=cases)
+    )
+    return source
+
+
+def test_runs_for_one_data_set_after_the_other_share_a_collection(run, two_data_sets, tmp_path):
+    output = tmp_path / "out" / "stage1.json"
+    assert run("--data-set", "tumors")[0] == 0
+    assert run("--data-set", "others")[0] == 0
+    assert {case.name: case.data_set for case in read_collection(output).cases} == {
+        "a": "tumors-merged", "b": "others-merged", "free": "tumors-pseudo", "held": "tumors",
+    }  # fmt: skip
+    assert {"tumors-merged", "tumors-pseudo", "others-merged"} == set(record_of(output)["values"])
+    one_by_one = read_collection(output)
+    assert run("--overwrite")[0] == 0
+    assert read_collection(output) == one_by_one
+
+
+def test_labels_of_an_earlier_run_that_no_longer_fit_are_told_of(run, two_data_sets, tmp_path, caplog):
+    assert run("--data-set", "others")[0] == 0
+    collection = read_collection(two_data_sets)
+    changed = replace(collection.data_sets["others"], structures={"liver_tumor": (254, 255)})
+    data_sets = {**collection.data_sets, "others": changed}
+    write_collection(two_data_sets, replace(collection, data_sets=data_sets))
+    assert run("--data-set", "tumors")[0] == 0
+    assert any(text.startswith("Pseudo-labels of 1 cases, such as b, are left") for text in caplog.messages)
+    assert read_collection(tmp_path / "out" / "stage1.json").cases[1].data_set == "others"
+
+
+def test_two_runs_do_not_share_an_output_at_the_same_time(run, tmp_path):
+    output = tmp_path / "out" / "stage1.json"
+    output.parent.mkdir()
+    hold = (
+        "import pathlib, sys; from PartialSegLib.training.run_lock import held\n"
+        "with held(pathlib.Path(sys.argv[1]), ''): print(flush=True); input()"
+    )
+    command = [sys.executable, "-c", hold, str(lock_path(output))]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        other.stdout.readline()
+        code, _, err = run()
+        other.communicate(b"\n")
+    assert code == 2
+    assert err == f"Another run is at work on {output}; wait for its end, or choose another output.\n"
+    assert [path.name for path in output.parent.iterdir()] == [lock_path(output).name]
+    assert run()[0] == 0
+
+
+def test_changed_images_and_label_maps_are_labelled_anew(run, source, tmp_path):
+    assert run()[0] == 0
+    labels = np.zeros(SHAPE, np.uint8)
+    labels[1:3, 1:3, 1:3] = 255
+    write_volume(source.parent / "a-label.nii.gz", Volume(labels, AFFINE))
+    image = np.random.default_rng(9).integers(-1000, 200, SHAPE).astype(np.int16)
+    write_volume(source.parent / "free.nii.gz", Volume(image, AFFINE))
+    out = run()[1]
+    assert out.splitlines()[:3] == [
+        "1 of 3 cases were done before.", "1 of 2: a, done", "2 of 2: free, done",
+    ]  # fmt: skip
+    found, rules = labels_of(read_collection(tmp_path / "out" / "stage1.json"), "a")
+    assert (np.isin(found, rules.structures["liver_tumor"]) == (labels == 255)).all()
+
+
+def test_labels_stay_where_originals_are_away_or_an_earlier_version_made_them(run, source, tmp_path):
+    assert run()[0] == 0
+    (source.parent / "a.nii.gz").rename(source.parent / "away.nii.gz")
+    path = tmp_path / "out" / "stage1.pseudo_labels.json"
+    record = json.loads(path.read_text())
+    record["cases"]["b"]["fingerprint"] = record["cases"]["b"]["fingerprint"].partition("-")[0]
+    path.write_text(json.dumps(record))
+    assert run()[1].splitlines()[0] == "3 of 3 cases were done before."
+
+
+def test_a_rounded_header_of_a_label_map_is_no_other_grid(run, source):
+    shifted = AFFINE.copy()
+    shifted[0, 3] += 0.05
+    labels = read_volume(source.parent / "b-label.nii.gz").array
+    write_volume(source.parent / "b-label.nii.gz", Volume(labels, shifted))
+    assert run()[0] == 0
+
+
 def test_a_case_name_must_be_a_file_name(run, source):
     collection = read_collection(source)
     write_collection(source, replace(collection, cases=(replace(collection.cases[0], name="../a"),)))
@@ -324,6 +424,6 @@ def test_an_interrupted_run_leaves_whole_files_and_goes_on(package, source, tmp_
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert (process.returncode, errors) == (130, b"Interrupted; unfinished output was removed.\n")
-    assert not [path for path in output.parent.rglob("*") if path.name.startswith(".")]
+    assert not [path for path in output.parent.rglob("*") if ".partial-" in path.name]
     assert __main__.main(command[3:]) == 0
     assert [case.data_set for case in read_collection(output).cases].count("tumors") == 1

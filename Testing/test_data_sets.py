@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -13,12 +14,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from PartialSegLib import InputError, Volume, read_volume
+from PartialSegLib import InputError, Volume, read_volume, write_volume
 from PartialSegLib.importers.dodnet import MOTS_TASKS
 from PartialSegLib.importers.multitalent import TASKS as MULTITALENT_TASKS
 from PartialSegLib.manifest import Preprocessing
 from PartialSegLib.preprocessing import preprocess
-from PartialSegLib.training.collection import Case, Collection
+from PartialSegLib.training.collection import Case, Collection, DataSet
 from PartialSegLib.training.data_sets import LAYOUTS, MOTS, MULTITALENT
 from PartialSegLib.training.data_sets.dataset_json import data_set_of, read_dataset_json
 from PartialSegLib.training.data_sets.joining import joined
@@ -449,6 +450,17 @@ def test_the_later_mask_has_the_voxels_where_masks_overlap(tmp_path):
         assert label.same_geometry(read_volume(image))
 
 
+def test_a_rounded_header_of_a_mask_is_no_other_grid(tmp_path):
+    image = folders.totalsegmentator(tmp_path) / "s0000" / "ct.nii.gz"
+    mask = image.parent / "segmentations" / "liver.nii.gz"
+    volume = read_volume(mask)
+    affine = volume.affine.copy()
+    affine[0, 3] += 0.05
+    write_volume(mask, Volume(volume.array, affine))
+    merge_masks(image, ("liver",), tmp_path / "label.nii.gz")
+    assert read_volume(tmp_path / "label.nii.gz").same_geometry(read_volume(image))
+
+
 def test_masks_count_in_alphabetical_order_unless_told_otherwise(tmp_path):
     cases = totalsegmentator_cases(folders.totalsegmentator(tmp_path), "total")
     assert mask_names(cases) == ("a_tumor", "kidney_left", "liver")
@@ -489,3 +501,15 @@ def test_merging_goes_on_where_it_was_stopped_and_lists_what_fails(tmp_path):
     assert first.stat().st_mtime_ns == before
     with pytest.raises(InputError, match="merged from other masks or in another order"):
         merge_cases(cases, masks[::-1], tmp_path / "labels")
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        ({"structures": {"liver": (1,)}, "ignore": (-1,)}, "ignore: expected label values from 0 on, got"),
+        ({"structures": {"liver": (-1,)}}, "structures.liver: expected label values from 1 on, got"),
+    ],
+)
+def test_label_values_that_cannot_be_prepared_are_refused(values, text):
+    with pytest.raises(InputError, match=re.escape(text)):
+        DataSet("livers", "liver", **values)

@@ -47,15 +47,14 @@ def pseudo_label(options: Namespace) -> None:
     limits = ReliabilityLimits(_largest_disagreements(options.max_disagreement, request))
     work = PseudoLabelling(options.collection, options.output, request, options.overwrite)
     references = _references(options, work)
-    if earlier := len(work.planned) - len(work.left):
-        write_line(f"{earlier} of {len(work.planned)} cases were done before.")
-    if work.left:
-        sessions = _open_sessions(folder, options, request)
-        for number, planned in enumerate(work.left, 1):
-            error = _try(planned, work, sessions, options.force)
-            write_line(f"{number} of {len(work.left)}: {planned.case.name}, {error or 'done'}")
-    volumes = volume_limits(work.source, references, options.volume_percentiles) if references else {}
-    work.finish(replace(limits, volume_ml=volumes))
+    sessions = _open_sessions(folder, options, request) if work.left else None
+    with work.held():  # from here on the output's folder has files
+        if earlier := len(work.planned) - len(work.left):
+            write_line(f"{earlier} of {len(work.planned)} cases were done before.")
+        if work.left:
+            _label(work, sessions or _open_sessions(folder, options, request), options.force)
+        volumes = volume_limits(work.source, references, options.volume_percentiles) if references else {}
+        work.finish(replace(limits, volume_ml=volumes))
     _write_result(work)
 
 
@@ -135,6 +134,12 @@ def _open_sessions(folder: Path, options: Namespace, request: PseudoLabelRequest
         return session, InferenceSession(other, mirror=has_axes, **common)
     second = InferenceSession(model, **common) if request.settings["compared_with"] else None
     return session, second
+
+
+def _label(work: PseudoLabelling, sessions: Sessions, force: bool) -> None:
+    for number, planned in enumerate(work.left, 1):
+        error = _try(planned, work, sessions, force)
+        write_line(f"{number} of {len(work.left)}: {planned.case.name}, {error or 'done'}")
 
 
 def _try(planned: PlannedCase, work: PseudoLabelling, sessions: Sessions, force: bool) -> str:

@@ -87,6 +87,16 @@ def on_one_grid(one: Volume, other: Volume) -> bool:
     return one.same_geometry(other, GRID_TOLERANCE * min(one.spacing))
 
 
+def file_stamps(path: Path) -> list[tuple[str, int, int]]:
+    """Name, size and time of change of a file, or of all files in a folder.
+
+    Raises:
+        OSError: it cannot be read, or is not there.
+    """
+    files = sorted(path.iterdir()) if path.is_dir() else [path]
+    return [(file.name, (stat := file.stat()).st_size, stat.st_mtime_ns) for file in files]
+
+
 def placement(volume: Volume) -> str:
     """Direction of the axes (z, y, x), spacing and first voxel, which tell two grids apart."""
     origin = ", ".join(f"{value:.1f}" for value in volume.affine[:3, 3])

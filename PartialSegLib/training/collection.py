@@ -56,9 +56,14 @@ class DataSet:
         )
         for structure, values in self.structures.items():
             require(
-                len(values) > 0 and 0 not in values,
-                f"structures.{structure}: expected label values other than 0, got {list(values)}",
+                len(values) > 0 and min(values) > 0,
+                f"structures.{structure}: expected label values from 1 on, got {list(values)}",
             )
+        require(
+            min(self.ignore, default=0) >= 0,
+            f"ignore: expected label values from 0 on, got {list(self.ignore)}; give such voxels another "
+            "value in the label maps",
+        )
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import errno
 import math
-import os
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,8 +13,8 @@ import torch
 
 from ..devices import explained_memory_errors
 from ..errors import DeviceError, InputError, OutOfMemoryError
-from ..output_files import explained_writing_errors
 from .phased_run import PhasedRun, StepResult
+from .run_lock import held
 from .run_log import RunLog
 from .stop_signals import noted_signals, stop
 from .workers import Workers
@@ -142,36 +139,9 @@ def run_folder(output: str, leads: bool) -> Iterator[Path]:
     if not leads:
         yield folder
         return
-    with explained_writing_errors(folder):
-        lock = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT)
-    try:
-        if not _hold(lock):
-            raise InputError(
-                f"Another run is at work in {folder}; wait for its end, or choose another output folder."
-            )
+    refusal = f"Another run is at work in {folder}; wait for its end, or choose another output folder."
+    with held(folder / LOCK_FILE, refusal):
         yield folder
-    finally:
-        os.close(lock)
-
-
-def _hold(file: int) -> bool:
-    """Whether no other process holds an open file; this one then does so until it closes the file or ends.
-
-    File systems without locks let everybody in. With `flock` data workers would go on holding the file when
-    their run is killed.
-    """
-    try:
-        if sys.platform == "win32":
-            import msvcrt
-
-            msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
-        else:
-            import fcntl
-
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        return error.errno not in (errno.EACCES, errno.EAGAIN)
-    return True
 
 
 def _made_folder(output: str) -> Path:

@@ -20,6 +20,7 @@ from ...label_maps import holds_mask
 from ...output_files import replacing
 from ...volume import Volume, read_volume, write_volume
 from ..case_check import Fault
+from ..case_images import on_one_grid
 from ..collection import Case
 from ..threads import mapped
 from .case_files import image_named
@@ -97,7 +98,7 @@ def _read_mask(folder: Path, name: str, ct: Volume) -> np.ndarray:
     if path is None:
         raise InputError(f"{folder} has no mask {name}; an unknown structure is not an absent one.")
     mask = read_volume(path)
-    if not mask.same_geometry(ct):
+    if not on_one_grid(ct, mask):
         raise InputError(f"{path}: The mask lies on another grid than the CT beside it.")
     if not holds_mask(mask):
         raise InputError(f"{path}: A mask holds 0 and 1 only.")

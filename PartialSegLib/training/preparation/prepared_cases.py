@@ -31,7 +31,7 @@ from ...errors import InputError
 from ...json_fields import to_json
 from ...manifest import Preprocessing
 from ...output_files import replacing
-from ..case_images import CaseImage, case_image
+from ..case_images import CaseImage, case_image, file_stamps
 from ..collection import Case, Collection
 from .case_store import PreparedCase, check_place, is_prepared, read_case, remove_leftovers
 from .channels import check_channels
@@ -229,10 +229,8 @@ def _hash_of_files(files: Sequence[Path], case: Case) -> str:
 
 
 def _stamps(path: Path, case: Case) -> list[tuple[str, int, int]]:
-    """Name, size and time of change of a file, or of all files in a folder."""
     try:
-        files = sorted(path.iterdir()) if path.is_dir() else [path]
-        return [(file.name, (stat := file.stat()).st_size, stat.st_mtime_ns) for file in files]
+        return file_stamps(path)
     except OSError as error:
         raise InputError(
             f"{path} of the case {case.name} cannot be read ({error.strerror}); check the collection's paths."

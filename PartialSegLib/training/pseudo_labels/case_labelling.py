@@ -11,6 +11,7 @@ import numpy as np
 from ...errors import InputError
 from ...segmentation import Key, Segmentation
 from ...volume import Volume, read_ct, read_volume, write_volume
+from ..case_images import on_one_grid
 from ..collection import Collection
 from .merging import MergedLabels, merge_labels
 from .plan import PlannedCase, PseudoLabelRequest, find_keys
@@ -83,7 +84,7 @@ def _predict(
 
 def _read_labels(path: Path, image: Volume) -> np.ndarray:
     volume = read_volume(path)
-    if not volume.same_geometry(image):
+    if not on_one_grid(image, volume):
         raise InputError(
             f"{path}: the label map lies on another grid than its image ({volume.shape} and {image.shape} "
             "voxels, or another affine); resample it to the image."

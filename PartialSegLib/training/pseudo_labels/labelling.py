@@ -13,31 +13,44 @@ it comes from, and of each label value what of it was predicted.
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
 from ...errors import InputError
-from ..collection import Case, Collection, read_collection, write_collection
+from ...output_files import explained_writing_errors
+from ..collection import (
+    Case,
+    Collection,
+    read_collection,
+    write_collection,
+)
+from ..run_lock import held
 from .plan import PlannedCase, PseudoLabelRequest, plan_cases
 from .record import (
     CaseRecord,
     PseudoLabelRecord,
     StructureRecord,
     ValueRecord,
+    lock_path,
     read_record,
     record_path,
     write_record,
 )
 from .reliability import ReliabilityLimits, doubts
 
+logger = logging.getLogger(__name__)
+
 
 class PseudoLabelling:
     """The cases that get pseudo-labels, and the state of the run that makes the new collection.
 
     A case is finished once its label map is written and listed in the record. What limits leave out is
-    decided at the end, from figures of the record, so that other limits cost no new predictions.
+    decided at the end, from figures of the record, so that other limits cost no new predictions. Cases that
+    earlier runs of the same request made from other data sets stay in the collection, under the new limits.
 
     Args:
         source: collection file with the original cases.
@@ -49,11 +62,11 @@ class PseudoLabelling:
         source: the original collection.
         earlier: for each case of the source the pseudo-labels that it came with, from an earlier stage.
         planned: the cases that get pseudo-labels.
-        left: those of them that were still to be done when this was made.
+        left: those of them that were still to be done when this was made, or the output was last held.
 
     Raises:
-        InputError: the collection or the request cannot be used, an original file would be replaced, or the
-            output holds the work of another request.
+        InputError: the collection or the request cannot be used, an original file or something else than a
+            collection would be replaced, or the output holds the work of another request.
     """
 
     def __init__(
@@ -66,20 +79,31 @@ class PseudoLabelling:
         self._before = read_record(source.expanduser()) or PseudoLabelRecord({})
         self.earlier = {name: case.pseudo_labels for name, case in self._before.cases.items()}
         self._refuse_to_replace(source)
+        self._overwrite = overwrite
         self._record = self._start(overwrite)
-        known = self.cases
-        self.left = [planned for planned in self.planned if not self._is_done(planned, known)]
+        self.left = self._undone()
 
     @property
     def cases(self) -> dict[str, CaseRecord]:
         """What became of the planned cases so far, by name, in the order of the collection."""
-        known = self._record.cases
-        names = {planned.case.name: planned.fingerprint for planned in self.planned}
-        return {
-            name: known[name]
-            for name, fingerprint in names.items()
-            if name in known and known[name].fingerprint == fingerprint
-        }
+        return self._made(self.planned)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep other runs away from the output until the block ends, and see what they have left to do.
+
+        Raises:
+            InputError: another run is at work, something else than its work would be replaced, or the place
+                cannot be written to.
+        """
+        with explained_writing_errors(self.output):
+            self.output.parent.mkdir(parents=True, exist_ok=True)
+        refusal = f"Another run is at work on {self.output}; wait for its end, or choose another output."
+        with held(lock_path(self.output), refusal):
+            self._record = self._start(self._overwrite)
+            self.left = self._undone()
+            self._announce()
+            yield
 
     def label_path(self, planned: PlannedCase) -> Path:
         """Where the merged label map of a case lies."""
@@ -126,15 +150,70 @@ class PseudoLabelling:
             "volume_ml": {structure: list(pair) for structure, pair in limits.volume_ml.items()},
         }
         cases = {**self._record.cases}
-        for name, record in self.cases.items():
+        others = self._others()
+        for name, record in self._made([*self.planned, *others]).items():
             new = {id: item for id, item in record.structures.items() if id not in record.earlier}
             cases[name] = replace(record, doubts=doubts(new, limits))
-        values = {**self._before.values, **_meaning_of_values(self.planned)}
+        values = {**self._before.values, **_meaning_of_values([*self.planned, *others])}
         self._record = replace(self._record, limits=plain, values=values, cases=cases)
-        collection = self._merged_collection()
+        collection = self._merged_collection([*self.planned, *others])
         write_record(self.output, self._record)
         write_collection(self.output, collection)
         return collection
+
+    def _undone(self) -> list[PlannedCase]:
+        known = self.cases
+        return [planned for planned in self.planned if not self._is_done(planned, known)]
+
+    def _announce(self) -> None:
+        """Write down which label maps are going to be made: one in no record is somebody else's."""
+        announced, own = {}, self._own()
+        for planned in self.left:
+            name, path = planned.case.name, self.label_path(planned)
+            if not self._overwrite and name not in own and path.exists():
+                raise InputError(
+                    f"{path} is in no record of pseudo-labels and would be replaced; move it away, choose "
+                    "another output, or begin anew with --overwrite."
+                )
+            before = self.earlier.get(name, {})
+            announced[name] = CaseRecord(
+                planned.fingerprint, {}, before, "its run was stopped before it was labelled"
+            )
+        if announced:
+            self._record = replace(self._record, cases={**self._record.cases, **announced})
+            write_record(self.output, self._record)
+
+    def _own(self) -> dict[str, CaseRecord]:
+        """The cases in the record that are of this output, not of an earlier stage."""
+        before = self._before.cases
+        return {name: case for name, case in self._record.cases.items() if before.get(name) != case}
+
+    def _made(self, plans: list[PlannedCase]) -> dict[str, CaseRecord]:
+        """The records of those cases that were made as planned."""
+        known = self._record.cases
+        return {
+            plan.case.name: known[plan.case.name]
+            for plan in plans
+            if plan.case.name in known and plan.is_made_as(known[plan.case.name].fingerprint)
+        }
+
+    def _others(self) -> list[PlannedCase]:
+        """Cases that earlier runs labelled for this output and this one was not asked for."""
+        asked = {planned.case.name for planned in self.planned}
+        used = {name for name, record in self._own().items() if not record.error} - asked
+        found = []
+        for data_set in {case.data_set: None for case in self.source.cases if case.name in used}:
+            everything = replace(self.request, data_sets=(data_set,), unlabelled_only=False)
+            with suppress(InputError):  # its rules have changed
+                found += [plan for plan in plan_cases(self.source, everything) if plan.case.name in used]
+        kept = [plan for plan in found if self._is_done(plan, self._made(found))]
+        if lost := sorted(used - {plan.case.name for plan in kept}):
+            logger.warning(
+                "Pseudo-labels of %d cases, such as %s, are left out of %s: their files, rules or task are "
+                "no longer those of the earlier run; ask for their data sets too.",
+                len(lost), lost[0], self.output,
+            )  # fmt: skip
+        return kept
 
     def _start(self, overwrite: bool) -> PseudoLabelRecord:
         """The record of an earlier run of the same request, or a new one."""
@@ -170,10 +249,10 @@ class PseudoLabelling:
                 sentence = "is something else than a collection and would be replaced; choose another output."
                 raise InputError(f"{self.output} {sentence}") from None
 
-    def _merged_collection(self) -> Collection:
+    def _merged_collection(self, plans: list[PlannedCase]) -> Collection:
         """The source with the label maps that are used, its paths as seen from the output."""
-        names = {name for name, record in self.cases.items() if record.is_used}
-        used = {planned.case.name: planned for planned in self.planned if planned.case.name in names}
+        names = {name for name, record in self._made(plans).items() if record.is_used}
+        used = {planned.case.name: planned for planned in plans if planned.case.name in names}
         cases = tuple(self._merged_case(case, used.get(case.name)) for case in self.source.cases)
         known = self.source.data_sets | {
             planned.merging.data_set.name: planned.merging.data_set for planned in used.values()

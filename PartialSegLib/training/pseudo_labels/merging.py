@@ -211,7 +211,7 @@ def _rules(
 
 def _smallest_type(values: Sequence[int]) -> np.dtype:
     low, high = min(values), max(values)
-    types = (np.uint8, np.uint16, np.int16, np.int32)
+    types = (np.uint8, np.uint16, np.int32)
     fitting = [kind for kind in types if np.iinfo(kind).min <= low and high <= np.iinfo(kind).max]
     if not fitting:
         raise InputError(f"Label values from {low} to {high} do not fit a label map; number them anew.")

@@ -15,6 +15,7 @@ from ...manifest import Manifest
 from ...segmentation import Key
 from ...sentences import suggestion
 from ...task_request import request_tasks
+from ..case_images import file_stamps
 from ..collection import Case, Collection, DataSet
 from .merging import Merging, plan_merging
 
@@ -74,17 +75,31 @@ class PlannedCase:
     Attributes:
         case: of the source.
         merging: of its data set, or of its cases without label maps.
-        fingerprint: changes with the rules of the data set, the structures added and the files.
+        files: checksum of names, sizes and times of change of image and label map when the case was planned;
+            empty where one of them is not there.
     """
 
     case: Case
     merging: Merging
+    files: str
 
     @property
     def fingerprint(self) -> str:
-        """Checksum of what the label map is made from; the contents of the files are not looked at."""
+        """Of what the label map is made from: the rules, and the files, whose contents are not looked at."""
+        return f"{self._rules}-{self.files}"
+
+    def is_made_as(self, fingerprint: str) -> bool:
+        """Whether a fingerprint is this one, as far as it can be told.
+
+        Files that are not there now have not changed, and earlier versions wrote down the rules alone.
+        """
+        rules, _, files = fingerprint.partition("-")
+        return rules == self._rules and (files == self.files or not files or not self.files)
+
+    @property
+    def _rules(self) -> str:
         made_from = [to_json(self.merging.data_set), self.merging.added, self.case.image, self.case.label]
-        return hashlib.sha256(json.dumps(made_from).encode()).hexdigest()
+        return _checksum(made_from)
 
 
 def plan_cases(collection: Collection, request: PseudoLabelRequest) -> list[PlannedCase]:
@@ -117,7 +132,7 @@ def plan_cases(collection: Collection, request: PseudoLabelRequest) -> list[Plan
         if kind not in merging:
             taken = [*collection.data_sets, *(other.data_set.name for other in merging.values())]
             merging[kind] = plan_merging(_renamed(data_set, is_labelled, taken, request, added), added)
-        planned.append(PlannedCase(case, merging[kind]))
+        planned.append(PlannedCase(case, merging[kind], _checksum_of_files(collection, case)))
     if not planned:
         raise InputError(
             f"No chosen training case lacks any of {', '.join(wanted)}; choose other data sets or structures."
@@ -138,6 +153,17 @@ def find_keys(
         for structure in request.structures:
             keys.setdefault(structure, (request.task.name, structure))
     return keys
+
+
+def _checksum_of_files(collection: Collection, case: Case) -> str:
+    try:
+        return _checksum([file_stamps(collection.path(path)) for path in (case.image, case.label) if path])
+    except OSError:  # labelling the case will say why
+        return ""
+
+
+def _checksum(values: Any) -> str:
+    return hashlib.sha256(json.dumps(values).encode()).hexdigest()
 
 
 def _renamed(

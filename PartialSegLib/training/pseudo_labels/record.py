@@ -105,6 +105,11 @@ def record_path(collection: Path) -> Path:
     return collection.with_name(f"{collection.stem}.pseudo_labels.json")
 
 
+def lock_path(collection: Path) -> Path:
+    """The file that a run holds which makes a collection file and its record."""
+    return collection.with_name(f".{collection.stem}.pseudo_labels.lock")
+
+
 def read_record(collection: Path) -> PseudoLabelRecord | None:
     """Read the record beside a collection file; None where there is none.
 
