@@ -349,6 +349,7 @@ class PartialSegLogic(ScriptedLoadableModuleLogic):
         model, tasks, structures = ModelOptions(**options).forWorker(), namesOf(tasks), namesOf(structures)
         if tasks is None:
             tasks = allTasks(model)
+        imageIsSent = volumeNode is not None and self.segmenter.keepsFeatures(volumeNode, model)
         self.segmenter.start(
             Request(
                 volumeNode=volumeNode,
@@ -363,7 +364,7 @@ class PartialSegLogic(ScriptedLoadableModuleLogic):
                 onWarning=onWarning,
             )
         )
-        warning = findWarningFor(volumeNode, model, segmentationNode, tasks, structures, roiNode)
+        warning = findWarningFor(volumeNode, model, segmentationNode, tasks, structures, roiNode, imageIsSent)
         if warning is not None:
             onWarning(warning)
 

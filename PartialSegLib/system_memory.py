@@ -48,8 +48,8 @@ def peak_memory(root: Path = _SYSTEM) -> int | None:
 
 
 def gigabytes(count: int) -> str:
-    """A number of bytes in gigabytes for people, such as "1.5"."""
-    return f"{count / (1 << 30):.1f}"
+    """A number of bytes for people, such as "1.5 GB", or "20 MB" where that says more."""
+    return f"{count / (1 << 30):.1f} GB" if count >= 100 << 20 else f"{count / (1 << 20):.0f} MB"
 
 
 def _of_process(name: str, root: Path) -> int | None:

@@ -1,5 +1,6 @@
 """What is said before a run: every problem and every warning with its sentence."""
 
+import dataclasses
 import re
 import time
 from collections import namedtuple
@@ -20,7 +21,7 @@ from scene_nodes import (
     transformNode,
 )
 
-from PartialSegLib.manifest import Inference, Manifest, NetworkSpec, Preprocessing
+from PartialSegLib.manifest import WEIGHTS_FILE, FileEntry, Inference, Manifest, NetworkSpec, Preprocessing
 from PartialSegLib.task import Task
 
 from PartialSegSlicer import checks, memory, mrml
@@ -283,9 +284,11 @@ def test_a_full_disk_is_told_before_the_run(scene, tmp_path, monkeypatch):
     monkeypatch.setattr(checks.shutil, "disk_usage", lambda folder: Usage(0, 0, 2_999_999))
     folder = tmp_path / "not" / "made yet"
     assert checks.findProblem(volumeNode, scratchFolder=folder) == (
-        f"The folder for temporary files, {tmp_path}, has 0.0 GB left, 0.0 GB are needed: free some space, "
+        f"The folder for temporary files, {tmp_path}, has 3 MB left, 3 MB are needed: free some space, "
         "or choose another temporary folder in the application settings."
     )
+    monkeypatch.setattr(checks.shutil, "disk_usage", lambda folder: Usage(0, 0, 1_000_000))
+    assert checks.findProblem(volumeNode, scratchFolder=folder, imageIsSent=True) is None
     monkeypatch.setattr(checks.shutil, "disk_usage", lambda folder: Usage(0, 0, 3_000_000))
     assert checks.findProblem(volumeNode, scratchFolder=folder) is None
 
@@ -310,8 +313,13 @@ def test_the_memory_needed_grows_with_image_grid_and_scores_of_the_ticked_tasks(
     volumeNode = ctNode(np.eye(4), np.zeros((20, 20, 20), np.int16))
     coarse = memory.neededMemory(volumeNode, None)
     assert coarse == (600 << 20) + 8000 * (2 + 2)
+    network = 3 * 1_000_000 + 600 * 32**3
+    model = dataclasses.replace(MODEL, files={WEIGHTS_FILE: FileEntry("0" * 64, 1_000_000)})
     for tasks, channels in ((None, 3), (["spleen", "liver"], 3), (["liver"], 2), (["spleen"], 1)):
-        assert memory.neededMemory(volumeNode, MODEL, tasks) == coarse + 8 * 8000 * (8 + 3 * channels)
+        needed = memory.neededMemory(volumeNode, model, tasks)
+        assert needed == coarse + network + 8 * 8000 * (8 + 3 * channels)
+        further = memory.neededMemory(volumeNode, model, tasks, imageIsSent=True)
+        assert further == 8000 * 2 + 8 * 8000 * 3 * channels
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,7 @@ def test_too_little_memory_is_told_before_the_run_in_one_sentence(segment, monke
     monkeypatch.setattr(memory_check, "available_memory", lambda: 1 << 20)
     segment()
     assert caplog.messages == [
-        "The image needs about 0.0 GB of memory, 0.0 GB are free; close other programs or crop it."
+        "The image needs about 1 MB of memory, 1 MB are free; close other programs or crop it."
     ]
 
 

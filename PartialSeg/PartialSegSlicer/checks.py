@@ -33,7 +33,11 @@ _LOOKED_AT = 64  # voxels along each axis, of which the values are judged
 
 
 def findProblem(
-    volumeNode, roiNode=None, scratchFolder: str | Path | None = None, segmentationNode=None
+    volumeNode,
+    roiNode=None,
+    scratchFolder: str | Path | None = None,
+    segmentationNode=None,
+    imageIsSent: bool = False,
 ) -> str | None:
     """Say why a volume cannot be segmented.
 
@@ -42,11 +46,12 @@ def findProblem(
         roiNode: a Markups ROI node, or None for the whole volume.
         scratchFolder: where the worker's files will lie; None leaves out the disk.
         segmentationNode: where segments will go; None for a new one.
+        imageIsSent: whether the worker has the image already.
 
     Returns:
         The first problem, a sentence for people; None if there is none.
     """
-    problems = _problems(volumeNode, roiNode, scratchFolder, segmentationNode)
+    problems = _problems(volumeNode, roiNode, scratchFolder, segmentationNode, imageIsSent)
     return next((problem for problem in problems if problem is not None), None)
 
 
@@ -57,6 +62,7 @@ def findWarning(
     tasks: Collection[str] | None = None,
     roiNode=None,
     excluded: Collection[str] = (),
+    imageIsSent: bool = False,
 ) -> str | None:
     """Say what speaks against segmenting a volume that has no problem.
 
@@ -67,6 +73,7 @@ def findWarning(
         tasks: of the model, whose earlier segments will be replaced; None for all.
         roiNode: a Markups ROI node, or None for the whole volume.
         excluded: "task/structure" that are not looked for, so that their earlier segments stay.
+        imageIsSent: whether the worker has the model and the image already.
 
     Returns:
         All warnings, a sentence in each line, to be confirmed before a run; None if there are none.
@@ -76,14 +83,14 @@ def findWarning(
         _intensityWarning(volumeNode),
         _mirrorWarning(volumeNode),
         _rotationWarning(roiNode),
-        _memoryWarning(volumeNode, model, tasks),
+        _memoryWarning(volumeNode, model, tasks, imageIsSent),
         _otherVolumeWarning(volumeNode, segmentationNode),
         _editedWarning(model, segmentationNode, tasks, excluded),
     )
     return "\n".join(warning for warning in warnings if warning is not None) or None
 
 
-def _problems(volumeNode, roiNode, scratchFolder, segmentationNode) -> Iterator[str | None]:
+def _problems(volumeNode, roiNode, scratchFolder, segmentationNode, imageIsSent) -> Iterator[str | None]:
     """In an order in which each check may rely on those before it."""
     yield _kindProblem(volumeNode)
     yield _transformProblem(volumeNode)
@@ -94,7 +101,7 @@ def _problems(volumeNode, roiNode, scratchFolder, segmentationNode) -> Iterator[
     if segmentationNode is not None:
         yield _segmentationProblem(volumeNode, segmentationNode)
     if scratchFolder is not None:
-        yield _diskProblem(volumeNode, Path(scratchFolder))
+        yield _diskProblem(volumeNode, Path(scratchFolder), imageIsSent)
 
 
 def _kindProblem(volumeNode) -> str | None:
@@ -188,10 +195,12 @@ def _segmentationProblem(volumeNode, segmentationNode) -> str | None:
     return None
 
 
-def _diskProblem(volumeNode, folder: Path) -> str | None:
+def _diskProblem(volumeNode, folder: Path, imageIsSent: bool) -> str | None:
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
-    needed = imageBytes(volumeNode) + volumeNode.GetImageData().GetNumberOfPoints()
+    needed = volumeNode.GetImageData().GetNumberOfPoints()
+    if not imageIsSent:
+        needed += imageBytes(volumeNode)
     try:
         free = shutil.disk_usage(folder).free
     except OSError:
@@ -199,7 +208,7 @@ def _diskProblem(volumeNode, folder: Path) -> str | None:
     if free >= needed:
         return None
     return _(
-        "The folder for temporary files, {folder}, has {free} GB left, {needed} GB are needed: free some "
+        "The folder for temporary files, {folder}, has {free} left, {needed} are needed: free some "
         "space, or choose another temporary folder in the application settings."
     ).format(folder=folder, free=gigabytes(free), needed=gigabytes(needed))
 
@@ -245,12 +254,14 @@ def _rotationWarning(roiNode) -> str | None:
     ).format(name=roiNode.GetName())
 
 
-def _memoryWarning(volumeNode, model: Manifest | None, tasks: Collection[str] | None) -> str | None:
-    needed, available = neededMemory(volumeNode, model, tasks), available_memory()
+def _memoryWarning(
+    volumeNode, model: Manifest | None, tasks: Collection[str] | None, imageIsSent: bool
+) -> str | None:
+    needed, available = neededMemory(volumeNode, model, tasks, imageIsSent), available_memory()
     if available is None or needed <= available:
         return None
     return _(
-        "{name} needs about {needed} GB of memory, {available} GB are free: close other programs, tick fewer "
+        "{name} needs about {needed} of memory, {available} are free: close other programs, tick fewer "
         "tasks, or crop the volume with the module Crop Volume."
     ).format(name=volumeNode.GetName(), needed=gigabytes(needed), available=gigabytes(available))
 

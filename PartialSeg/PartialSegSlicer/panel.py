@@ -166,6 +166,7 @@ class Panel:
             tasks,
             parameters.regionOfInterest,
             parameters.excludedStructures,
+            self._imageIsSent(),
         )
         if warning is not None and not slicer.util.confirmOkCancelDisplay(warning, _("Segment this volume?")):
             return
@@ -232,7 +233,19 @@ class Panel:
             parameters.regionOfInterest,
             temporaryFolder(),
             parameters.segmentation,
+            self._imageIsSent(),
         )
+
+    def _imageIsSent(self) -> bool:
+        """Whether the worker has the chosen model and volume."""
+        parameters = self.parameters
+        if parameters is None or parameters.inputVolume is None:
+            return False
+        try:
+            model = self.modelOptions(parameters).forWorker()
+        except InputError:  # settings of a scene that somebody wrote by hand; starting says it
+            return False
+        return self.segmenter.keepsFeatures(parameters.inputVolume, model)
 
     def _batchChoice(self) -> BatchChoice:
         """What a batch shall look for.

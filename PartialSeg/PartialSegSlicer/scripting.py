@@ -37,6 +37,7 @@ def findWarningFor(
     tasks: Sequence[str],
     structures: Sequence[str] | None,
     roiNode,
+    imageIsSent: bool = False,
 ) -> str | None:
     """What the panel would ask about before such a run, see `checks.findWarning`.
 
@@ -47,13 +48,14 @@ def findWarningFor(
         tasks: names, as the user wrote them.
         structures: the same; None for all.
         roiNode: a Markups ROI node; None for the whole volume.
+        imageIsSent: whether the worker has the model and the image already.
     """
     try:
         manifest = read_manifest(find_package(model["path"]))
         requests = request_tasks(manifest, tuple(tasks), None if structures is None else tuple(structures))
     except InputError:
-        return findWarning(volumeNode, roiNode=roiNode)
+        return findWarning(volumeNode, roiNode=roiNode, imageIsSent=imageIsSent)
     names = [request.task.name for request in requests]
     wanted = {f"{one.task.name}/{structure}" for one in requests for structure in one.structures}
     every = {f"{one.task.name}/{structure}" for one in requests for structure in one.task.structures}
-    return findWarning(volumeNode, manifest, segmentationNode, names, roiNode, every - wanted)
+    return findWarning(volumeNode, manifest, segmentationNode, names, roiNode, every - wanted, imageIsSent)

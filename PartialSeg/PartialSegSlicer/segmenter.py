@@ -99,7 +99,11 @@ class Segmenter:
 
     def keepsFeatures(self, volumeNode: slicer.vtkMRMLScalarVolumeNode, model: dict[str, Any]) -> bool:
         """Whether the next request on this volume with this model finds features computed before."""
-        return self.client.keepsFeatures(_withoutEffort(model), imageKey(volumeNode))
+        try:
+            key = imageKey(volumeNode)
+        except InputError:  # a transform that is not linear; such a volume is never sent
+            return False
+        return self.client.keepsFeatures(_withoutEffort(model), key)
 
     def start(self, request: Request) -> None:
         """Begin a request; `poll` carries it on.
@@ -113,7 +117,11 @@ class Segmenter:
         if not request.tasks:
             raise InputError(_("No task is chosen; tick at least one."))
         problem = checks.findProblem(
-            request.volumeNode, request.roiNode, temporaryFolder(), request.segmentationNode
+            request.volumeNode,
+            request.roiNode,
+            temporaryFolder(),
+            request.segmentationNode,
+            self._imageIsSent(request),
         )
         if problem is not None:
             raise InputError(problem)
@@ -160,6 +168,9 @@ class Segmenter:
         """End the worker and forget the request, without callbacks."""
         self._adding = None
         self.client.stop()
+
+    def _imageIsSent(self, request: Request) -> bool:
+        return request.volumeNode is not None and self.keepsFeatures(request.volumeNode, request.model)
 
     def _addSegments(
         self,

@@ -36,7 +36,7 @@ class MemoryCheck:
         free = available_memory()
         if free is not None and estimate.to_come > free:
             logger.warning(
-                "The image needs about %s GB of memory, %s GB are free; close other programs or crop it.",
+                "The image needs about %s of memory, %s are free; close other programs or crop it.",
                 gigabytes(estimate.to_come),
                 gigabytes(free),
             )

@@ -100,6 +100,6 @@ def _monai_network() -> Callable[..., Any]:
         import einops  # noqa: F401 (MONAI names it only when the network runs)
         from monai.networks.nets.swin_unetr import SwinUNETR as MonaiSwinUNETR
     except ImportError as error:
-        advice = """pip install ".[swin]" in the repository's folder"""
+        advice = """pip install monai einops, in Slicer's console slicer.util.pip_install("monai einops")"""
         raise ImportError(f"SwinUNETR needs MONAI and einops ({error}); install them by {advice}") from None
     return MonaiSwinUNETR
