@@ -114,7 +114,8 @@ class PartialSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.addObserver(scene, scene.StartImportEvent, self.onSceneStartImport)
         self.addObserver(scene, scene.EndBatchProcessEvent, self.onSceneEndBatch)
         self.addObserver(scene, scene.NodeRemovedEvent, self.onNodeRemoved)
-        slicer.app.connect("aboutToQuit()", self.logic.cleanup)
+        for end in (self.logic.cleanup, self.panel.close):
+            slicer.app.connect("aboutToQuit()", end)
         self._useParameterNode()
 
     def enter(self) -> None:
@@ -131,6 +132,7 @@ class PartialSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
                 stack.callback(self.logic.cleanup)
                 stack.callback(slicer.app.disconnect, "aboutToQuit()", self.logic.cleanup)
             if self.panel is not None:
+                stack.callback(slicer.app.disconnect, "aboutToQuit()", self.panel.close)
                 stack.callback(self.panel.setParameters, None)
                 self.panel.close()
 

@@ -8,6 +8,7 @@ import parity
 import pytest
 import pythonqt
 import qt
+import slicer
 import torch
 from nnunet_folder import plans_of, write_model_folder
 from parity_data import official_weights
@@ -195,10 +196,14 @@ def test_closing_the_module_ends_an_installation_and_leaves_nothing(widget, dial
     assert dialogs.texts("error") == []
 
 
-def test_closing_the_module_ends_an_import(widget, dialogs, models, scratch, checkpoint):
+@pytest.mark.parametrize("quitting", [False, True])
+def test_closing_the_module_or_slicer_ends_an_import(widget, dialogs, models, scratch, checkpoint, quitting):
     choosePath(widget, dialogs, checkpoint)
     pythonqt.wait_until(lambda: list(scratch.iterdir()))
-    widget.cleanup()
+    if quitting:  # of which Slicer tells modules by this signal alone
+        slicer.app.aboutToQuit.emit()
+    else:
+        widget.cleanup()
     pythonqt.wait_until(lambda: list(scratch.iterdir()) == [])
     assert not models.exists()
     assert dialogs.texts("error") == []

@@ -1,12 +1,13 @@
 """What the panel says when volume, region of interest or ticks change in ways that a run depends on."""
 
+import pytest
 import pythonqt
 import slicer
 from panel_steps import addPhantomNode, itemNamed
 from scene_nodes import nonLinearTransformNode, rigid, transformNode
 from small_packages import write_package
 
-from PartialSegSlicer import expectedTime
+from PartialSegSlicer import expectedTime, mrml
 from PartialSegSlicer.advancedSection import AdvancedSection
 
 
@@ -29,6 +30,17 @@ def test_apply_follows_the_region_and_the_transform(widget, volumeNode, dialogs)
     pythonqt.click(ui.applyButton)
     assert "The region of interest R is rotated" in dialogs.shown[-1].text
     assert not widget.panel.segmenter.isBusy
+
+
+def test_a_new_region_of_interest_lies_around_the_volume(widget, volumeNode, dialogs):
+    pythonqt.tick(widget.ui.taskTree, itemNamed(widget, "spleen"))
+    pythonqt.choose(widget.ui.roiSelector, "Create new ROI")
+    roiNode = widget.panel.parameters.regionOfInterest
+    limits = [0.0] * 6
+    volumeNode.GetRASBounds(limits)
+    assert mrml.roiLimits(roiNode) == pytest.approx(limits)
+    assert roiNode.GetDisplayNode().GetVisibility()
+    assert widget.ui.applyButton.enabled
 
 
 def test_an_effort_that_no_slider_gives_is_told(widget, volumeNode, dialogs, models):

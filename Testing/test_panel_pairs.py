@@ -112,6 +112,7 @@ def test_a_panel_that_cannot_be_closed_leaves_neither_worker_nor_connection(dial
         widget.cleanup()
     assert widget.panel.parameters is None
     assert not slicer.app.disconnect("aboutToQuit()", widget.logic.cleanup)
+    assert not slicer.app.disconnect("aboutToQuit()", fail)
     assert not widget.hasObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, widget.onSceneEndClose)
     monkeypatch.undo()
     widget.cleanup()

@@ -107,7 +107,7 @@ def test_every_weight_gets_a_gradient() -> None:
 @pytest.mark.parametrize("package", ["monai.networks.nets.swin_unetr", "einops"])
 def test_missing_packages_are_named(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, package, None)
-    message = r"^network\.architecture: SwinUNETR needs MONAI and einops .* pip install monai einops, in Slicer"
+    message = r"^network\.architecture: SwinUNETR needs MONAI and einops .* by pip install monai einops, in"
     with pytest.raises(InputError, match=message):
         build_network(NetworkSpec("SwinUNETR"))
 

@@ -122,6 +122,7 @@ class ModelMenu:
             self._log(str(error))
             slicer.util.errorDisplay(str(error))
             return
+        self._closeChoice()
         if hasToBeAsked(models):
             self.choice = NnunetChoice(models, lambda title, folds: self._import(path, title, folds))
             self.choice.ask()
@@ -131,13 +132,16 @@ class ModelMenu:
     def stop(self) -> None:
         """Give up what is under way; nothing is left of a package that is not complete yet."""
         self._timer.stop()
-        if self.choice is not None:
-            self.choice.close()
-            self.choice = None
+        self._closeChoice()
         if self._work is not None:
             self._work.whenStopped()
             self._work.thread.isDone(_END_SECONDS)
             self._work = None
+
+    def _closeChoice(self) -> None:
+        if self.choice is not None:
+            self.choice.close()
+            self.choice = None
 
     def deleteCurrent(self) -> None:
         """Delete the chosen model, after asking."""

@@ -37,6 +37,7 @@ __all__ = [
     "checkSegment",
     "checkSegmentation",
     "isRotated",
+    "layRoiAround",
     "prepareSegmentation",
     "roiLimits",
     "volumeFromNode",
@@ -61,6 +62,16 @@ def volumeFromNode(volumeNode) -> Volume:
         InputError: a parent transform is not linear, or the axes of the volume are not at right angles.
     """
     return Volume(slicer.util.arrayFromVolume(volumeNode), affineOfNode(volumeNode))
+
+
+def layRoiAround(roiNode, volumeNode) -> None:
+    """Make a Markups ROI the box around a volume, parent transforms applied, and visible."""
+    limits = [0.0] * 6
+    volumeNode.GetRASBounds(limits)
+    lowest, highest = np.array(limits[::2]), np.array(limits[1::2])
+    roiNode.SetXYZ(*(lowest + highest) / 2)
+    roiNode.SetSize(*highest - lowest)
+    roiNode.CreateDefaultDisplayNodes()
 
 
 def addSegments(

@@ -37,7 +37,8 @@ class NnunetChoice:
         self.modelComboBox, self.foldsComboBox = qt.QComboBox(), qt.QComboBox()
         self.modelComboBox.toolTip = _("Configurations that nnU-Net trained, as it calls them.")
         self.foldsComboBox.toolTip = _("Each network that is taken costs its time again for every image.")
-        self.buttons = qt.QDialogButtonBox(qt.QDialogButtonBox.Ok | qt.QDialogButtonBox.Cancel)
+        self.buttons = qt.QDialogButtonBox()  # given buttons, PythonQt would take them for an orientation
+        self.buttons.setStandardButtons(qt.QDialogButtonBox.Ok | qt.QDialogButtonBox.Cancel)
         form = qt.QFormLayout(self.dialog)
         form.addRow(_("Model:"), self.modelComboBox)
         form.addRow(_("Networks:"), self.foldsComboBox)
@@ -55,8 +56,9 @@ class NnunetChoice:
         self.dialog.open()
 
     def close(self) -> None:
-        """Give up."""
+        """Give up, and remove the dialog."""
         self.dialog.reject()
+        self.dialog.deleteLater()
 
     @property
     def _model(self) -> FoundModel:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from typing import Any
 
@@ -12,7 +13,7 @@ from slicer.i18n import tr as _
 from PartialSegLib.errors import InputError
 from PartialSegLib.manifest import Manifest, Task
 
-from . import checks, expectedTime
+from . import checks, expectedTime, mrml
 from .advancedSection import AdvancedSection
 from .batchSection import BatchChoice, BatchSection
 from .installedModels import Models, installedModels, titlesOf
@@ -55,6 +56,7 @@ class Panel:
         ui.searchEdit.connect("textChanged(QString)", self.taskTree.search)
         ui.allButton.connect("clicked(bool)", lambda checked=False: self.taskTree.tickAll(True))
         ui.noneButton.connect("clicked(bool)", lambda checked=False: self.taskTree.tickAll(False))
+        ui.roiSelector.connect("nodeAddedByUser(vtkMRMLNode*)", self._onRoiAdded)
 
     @property
     def parameters(self) -> Parameters | None:
@@ -118,10 +120,10 @@ class Panel:
         self.showWhatCanBeDone()
 
     def close(self) -> None:
-        """End everything: the panel goes away."""
-        self._endWorkers()
-        self.modelMenu.stop()
-        self.advanced.software.stop()
+        """End everything: the panel goes away, or Slicer does."""
+        with contextlib.ExitStack() as stack:
+            for stop in (self.advanced.software.stop, self.modelMenu.stop, self.batchSection.stop, self.stop):
+                stack.callback(stop)
 
     def _endWorkers(self) -> None:
         self.stop()
@@ -270,6 +272,12 @@ class Panel:
         if not structures:
             raise InputError(_("All structures of these tasks are unticked; tick at least one."))
         return BatchChoice(self.modelOptions(parameters).forWorker(), self.taskTree.ticked, structures)
+
+    def _onRoiAdded(self, roiNode: Any) -> None:
+        """Lay a new region around the volume, to be made smaller in the views."""
+        volumeNode = self.parameters.inputVolume if self.parameters is not None else None
+        if volumeNode is not None and volumeNode.GetImageData() is not None:
+            mrml.layRoiAround(roiNode, volumeNode)
 
     def _onTicked(self) -> None:
         if self.parameters is not None:

@@ -137,6 +137,17 @@ def _delay_display(message: str, *positional: object, **options: object) -> None
     QtWidgets.QApplication.processEvents()
 
 
+class QDialogButtonBox(QtWidgets.QDialogButtonBox):
+    """Qt's box of buttons, made as PythonQt can make it.
+
+    To PythonQt, enums are numbers, and of the constructors that take one number the first that it tries is
+    that for an orientation: `QDialogButtonBox(Ok | Cancel)` would be a box without buttons.
+    """
+
+    def __init__(self, parent: QtWidgets.QWidget | None = None) -> None:
+        super().__init__(parent)
+
+
 @stand_in
 class QMessageBox(QtWidgets.QMessageBox):
     """A message box that is answered by the current `Dialogs`."""

@@ -4,7 +4,7 @@ from types import ModuleType
 
 from PySide6 import QtCore, QtGui, QtWidgets
 
-from .dialogs import QFileDialog, QMessageBox, refuse_to_wait
+from .dialogs import QDialogButtonBox, QFileDialog, QMessageBox, refuse_to_wait
 from .loader import QUiLoader
 
 _WOULD_WAIT_FOR_EVER = {"QColorDialog", "QErrorMessage", "QFontDialog", "QInputDialog"}
@@ -17,7 +17,7 @@ def make_module() -> ModuleType:
         for name in dir(source):
             if name.startswith("Q") and name not in _WOULD_WAIT_FOR_EVER:
                 setattr(module, name, getattr(source, name))
-    for replaced in (QFileDialog, QMessageBox, QUiLoader):
+    for replaced in (QDialogButtonBox, QFileDialog, QMessageBox, QUiLoader):
         setattr(module, replaced.__name__, replaced)
     refuse_to_wait()
     return module
