@@ -164,6 +164,15 @@ def _scores(
     return scores
 
 
+def _scored_ml(reference: Segmentation, key: Key) -> float:
+    """Volume of a mask without what the reference ignores."""
+    if reference.ignored is None:
+        return reference.volume_ml(key)
+    packed = reference.packed(key)
+    scored = packed.unpack() & ~reference.ignored.filled(reference.shape)[packed.box]
+    return float(np.count_nonzero(scored) * grid_of(reference).voxel_volume / 1000)
+
+
 class Comparison:
     """Scores of several cases; a structure that one prediction has and another lacks is empty in the latter.
 
@@ -198,7 +207,7 @@ class Comparison:
         if self._absent_is_empty:
             found = {structure for _, structure in prediction}
             _add_empty(reference, found if self._structures is None else self._structures)
-        volumes = {structure: reference.volume_ml((task, structure)) for task, structure in reference}
+        volumes = {key[1]: _scored_ml(reference, key) for key in reference}
         wanted = set(volumes) if self._structures is None else self._structures
         _check_has("reference", wanted, set(volumes))
         common = wanted & {structure for _, structure in prediction}

@@ -33,7 +33,9 @@ def apply_postprocessing(
         threshold: a voxel belongs to a structure when its score is greater; at least 0.
 
     Returns:
-        The scores with removed voxels at 0 ("include": the greater of both scores).
+        The scores with removed voxels at 0 ("include": the greater of both scores; "mask_by" of scores with
+        threshold 0: removed voxels as far below 0 as they were from it, or a neighbour above 0 would reach
+        into them when it is interpolated).
     """
     result = dict(scores)
     for step in steps:
@@ -41,7 +43,8 @@ def apply_postprocessing(
         if step.step == "include":
             result[step.structure] = torch.maximum(before, result[step.other or ""])
         elif step.step == "mask_by":
-            result[step.structure] = before.where(result[step.other or ""] > threshold, 0)
+            without = torch.zeros_like(before) if threshold > 0 else -before.abs()
+            result[step.structure] = before.where(result[step.other or ""] > threshold, without)
         else:
             result[step.structure] = _filter_components(before, step, threshold)
     return result

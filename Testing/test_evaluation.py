@@ -27,6 +27,7 @@ from PartialSegLib.evaluation import (
     normalized_surface_distance,
     write_scores,
 )
+from PartialSegLib.packed_mask import PackedMask
 from PartialSegLib.surface_distance import surface_distances
 from PartialSegLib.volume import reorient
 
@@ -405,6 +406,19 @@ SCORES = [
     Score("a", "liver", "liver", 0.5, 1.0, 4.0, 12.5, 25.0, 3.0),
     Score("b", "liver", "liver", 0.0, 0.0, math.inf, 0.0, 25.0, 3.0),
 ]
+
+
+def test_a_structure_that_is_ignored_altogether_is_not_missed():
+    reference = segmentation_of({("", "spleen"): LEFT, ("", "liver"): RIGHT})
+    reference.ignored = PackedMask(np.s_[0:4, 0:8, 0:8], LEFT)
+    comparison = Comparison()
+    comparison.add("lacks it", segmentation_of({("", "liver"): RIGHT}), reference)
+    comparison.add("empty", segmentation_of({("", "liver"): RIGHT, ("", "spleen"): NOTHING}), reference)
+    scores = [score for score in comparison.scores() if score.structure == "spleen"]
+    assert [(score.case, score.dice, score.reference_ml) for score in scores] == [
+        ("lacks it", 1.0, 0.0),
+        ("empty", 1.0, 0.0),
+    ]
 
 
 def test_scores_survive_the_table(tmp_path):

@@ -40,6 +40,14 @@ def test_mask_by_keeps_what_lies_inside_the_other():
     assert torch.equal(result["liver_tumor"], torch.where(organ > 0.5, tumour, torch.zeros(())))
 
 
+def test_mask_by_moves_no_border_outwards():
+    organ, tumour = torch.rand(SHAPE) - 0.5, torch.rand(SHAPE) - 0.5  # leads of a softmax
+    step = PostprocessingStep("mask_by", "liver_tumor", other="liver")
+    result = apply_postprocessing({"liver": organ, "liver_tumor": tumour}, [step], 0.0)["liver_tumor"]
+    assert torch.equal(result[organ > 0], tumour[organ > 0])
+    assert torch.equal(result[organ <= 0], -tumour[organ <= 0].abs())
+
+
 @pytest.mark.parametrize(
     ("count", "expected"),
     [(1, [0, 0, 7, 0]), (2, [0, 5, 7, 0]), (3, [3, 5, 7, 0]), (4, [3, 5, 7, 2]), (9, [3, 5, 7, 2])],

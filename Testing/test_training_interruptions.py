@@ -23,9 +23,11 @@ from training_runs import losses_of, tiny_config, tiny_values
 
 from PartialSegLib.errors import InputError
 from PartialSegLib.model import load_model
-from PartialSegLib.training import train
+from PartialSegLib.training import loop, train
 from PartialSegLib.training.exit_codes import exit_code_of
 from PartialSegLib.training.losses import LOSSES
+from PartialSegLib.training.optimization import Phase
+from PartialSegLib.training.phased_run import PhasedRun, StepResult
 from PartialSegLib.training.run import Run
 from PartialSegLib.training.train import make_manifest
 from PartialSegLib.training.workers import ALONE
@@ -203,6 +205,25 @@ def test_a_loss_that_is_no_longer_finite_stops_the_run_and_keeps_the_checkpoint(
     with pytest.raises(InputError, match=r"no longer finite at step .*lower the learning rate"):
         train(tiny_config(tmp_path, phases=wild, checkpoint_every=100))
     assert (tmp_path / "checkpoint.pt").read_bytes() == checkpoint
+
+
+def test_a_float16_run_whose_gradient_never_becomes_finite_stops() -> None:
+    weight = torch.nn.Linear(2, 1)
+
+    class BrokenRun(PhasedRun):
+        def take_step(self, batch: object) -> StepResult:
+            rate = self.begin_step()
+            value = weight(torch.zeros(1, 2)).sum()
+            loss = torch.sqrt((value - value) ** 2) + 1  # 1, and its gradient is no number
+            self.scaler.scale(loss).backward()
+            return StepResult(*self.finish_step(loss)[:1], rate, float("nan"))
+
+    run = BrokenRun([weight], [Phase(iterations=400)], "float16", 0, ALONE)
+    for _ in range(32):
+        loop._check_finite(run.take_step(None), run)
+    result = run.take_step(None)
+    with pytest.raises(InputError, match=r"gradient \(nan\) is no longer finite at step 33;"):
+        loop._check_finite(result, run)
 
 
 def test_a_full_disk_stops_the_run_and_keeps_the_checkpoint(tmp_path: Path) -> None:

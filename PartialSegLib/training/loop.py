@@ -19,6 +19,8 @@ from .run_log import RunLog
 from .stop_signals import noted_signals, stop
 from .workers import Workers
 
+_LOWEST_SCALE = 2.0**-16
+"""Of a loss in float16, after 32 halvings: gradients that overflow nevertheless are infinite or no numbers."""
 CHECKPOINT_FILE, PACKAGE_FOLDER, LOCK_FILE = "checkpoint.pt", "package", ".lock"
 
 
@@ -73,9 +75,11 @@ def _timed_step(run: PhasedRun, feed: Iterator[Any]) -> tuple[StepResult, float]
 
 
 def _check_finite(result: StepResult, run: PhasedRun) -> None:
-    """Stop where nothing can be learned any more; a scaled gradient may overflow now and then."""
-    scaled = run.scaler.is_enabled()
-    if not math.isfinite(result.loss) or not (math.isfinite(result.norm) or scaled):
+    """Stop where nothing can be learned any more; a scaled gradient may overflow until its scale fits."""
+    learns = math.isfinite(result.norm) or (
+        run.scaler.is_enabled() and run.scaler.get_scale() >= _LOWEST_SCALE
+    )
+    if not math.isfinite(result.loss) or not learns:
         raise InputError(
             f"The loss ({result.loss:.3g}) or its gradient ({result.norm:.3g}) is no longer finite at step "
             f"{run.step}; lower the learning rate and start again: the run goes on from its last checkpoint."

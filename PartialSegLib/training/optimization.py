@@ -22,8 +22,8 @@ class Phase:
         iterations: steps.
         optimizer: SGD with Nesterov momentum, AdamW, or Adam, whose weight decay is part of the gradient.
         learning_rate: at the start; see `decay`.
-        decay: "polynomial" multiplies by (1 - e/E)^0.9 (DoDNet, section 4.1; nnU-Net), "rising" by e/E,
-            "constant" by 1; e is the epoch of the phase, E their number.
+        decay: "polynomial" multiplies by (1 - e/E)^0.9 (DoDNet, section 4.1; nnU-Net), "rising" by
+            (e + 1)/E, "constant" by 1; e is the epoch of the phase, E their number.
         epoch: steps for which the learning rate stays the same.
         warm_up: first epochs, in which the learning rate rises linearly from `warm_up_start` of it instead.
         warm_up_start: fraction.

@@ -71,8 +71,8 @@ def choose_start(
 
     * "dodnet": evenly within their box, grown first to the size of the part, then by 32 voxels on each side,
       within the image (DoDNet's code, with probability 0.8; its paper does not say);
-    * "voxel": around a random voxel of a random structure that the case has (nnU-Net with 0.33, TransDoDNet's
-      code with 0.5).
+    * "voxel": around a random voxel of a random structure that the case has (nnU-Net: one patch of
+      two, one of four; TransDoDNet's code with 0.5).
 
     Else it lies anywhere. It leaves the image only along axes on which the image is shorter.
 
