@@ -335,15 +335,17 @@ def _volumes_of_table(path: Path) -> dict[Key, float]:
 
 
 def holds_mask(volume: Volume) -> bool:
-    """Say whether all voxels are 0 or 1, as those of one mask."""
+    """Say whether all voxels are 0 or 1, or 0 or 255, as those of one mask."""
     array = volume.array
-    return array.dtype == np.int16 and bool(array.min() >= 0 and array.max() <= 1)
+    if array.dtype != np.int16 or array.min() < 0:
+        return False
+    return bool(array.max() <= 1 or (array.max() == 255 and np.isin(array, (0, 255)).all()))
 
 
 def _as_mask(path: Path, volume: Volume) -> np.ndarray:
     if not holds_mask(volume):
         raise InputError(
-            f"{path}: A mask holds 0 and 1 only; a label map needs its NAME.labels.csv beside it, a "
+            f"{path}: A mask holds 0 and 1 (or 255) only; a label map needs its NAME.labels.csv beside it, a "
             "dataset.json, or --labels."
         )
     return volume.array.astype(bool)

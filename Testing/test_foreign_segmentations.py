@@ -24,6 +24,17 @@ def test_masks_without_a_table_are_named_by_their_files(tmp_path):
     assert np.array_equal(read_segmentation(tmp_path / "liver.nii.gz")["liver"], mask.array)
 
 
+def test_masks_of_0_and_255_are_masks_and_other_values_are_not(tmp_path):
+    for name, value in (("liver", 255), ("spleen", 1)):
+        write_volume(tmp_path / f"{name}.nii.gz", Volume(LIVER * np.uint8(value), np.eye(4)))
+    segmentation = read_segmentation(tmp_path)
+    assert np.array_equal(segmentation["liver"], LIVER)
+    labels = np.where(LIVER, 255, 1).astype(np.uint8)
+    write_volume(tmp_path / "liver.nii.gz", Volume(labels, np.eye(4)))
+    with pytest.raises(InputError, match=r"liver\.nii\.gz: A mask holds 0 and 1 \(or 255\) only"):
+        read_segmentation(tmp_path)
+
+
 def test_segments_made_elsewhere_are_named_by_their_segments(tmp_path):
     segmentation = Segmentation(LIVER.shape, np.eye(4))
     segmentation.add("liver", "liver", None, LIVER)

@@ -20,7 +20,7 @@ from .stop_signals import noted_signals, stop
 from .workers import Workers
 
 _LOWEST_SCALE = 2.0**-16
-"""Of a loss in float16, after 32 halvings: gradients that overflow nevertheless are infinite or no numbers."""
+"""Of a loss in float16, after 32 halvings: a gradient that overflows nevertheless is infinite or no number."""
 CHECKPOINT_FILE, PACKAGE_FOLDER, LOCK_FILE = "checkpoint.pt", "package", ".lock"
 
 

@@ -101,7 +101,7 @@ def _read_mask(folder: Path, name: str, ct: Volume) -> np.ndarray:
     if not on_one_grid(ct, mask):
         raise InputError(f"{path}: The mask lies on another grid than the CT beside it.")
     if not holds_mask(mask):
-        raise InputError(f"{path}: A mask holds 0 and 1 only.")
+        raise InputError(f"{path}: A mask holds 0 and 1 (or 255) only.")
     return mask.array.astype(bool)
 
 
