@@ -123,17 +123,37 @@ def choose_precision(device: torch.device, precision: str = "auto") -> torch.dty
     convolutions run 2.5 to 3 times faster; float32 elsewhere. Only the machine decides, so that runs repeat.
 
     Raises:
-        InputError: the precision is not one of auto, float32, bfloat16 and float16.
+        InputError: the precision is not one of auto, float32, bfloat16 and float16, or the device lacks it.
     """
     if precision != "auto":
         if precision not in PRECISIONS:
             raise InputError(f"Unknown precision {precision!r}; choose from auto, {', '.join(PRECISIONS)}.")
+        check_precision(device, precision)
         return PRECISIONS[precision]
     if device.type == "cuda":
         return torch.float16 if torch.cuda.get_device_capability(device) >= (7, 0) else torch.float32
     if device.type == "cpu" and _cpu_has_bfloat16():
         return torch.bfloat16
     return torch.float32
+
+
+def check_precision(device: torch.device, precision: str) -> None:
+    """Refuse bfloat16 on NVIDIA's cards before compute capability 8: cuDNN has no convolutions in it for them.
+
+    PyTorch says that they have it, because it emulates the type.
+
+    Raises:
+        InputError: it is such a card.
+    """
+    if (
+        precision == "bfloat16"
+        and device.type == "cuda"
+        and torch.cuda.get_device_capability(device) < (8, 0)
+    ):
+        raise InputError(
+            f"{torch.cuda.get_device_name(device)} cannot convolve in bfloat16; choose the precision float16 "
+            "or float32."
+        )
 
 
 def _cpu_has_bfloat16() -> bool:

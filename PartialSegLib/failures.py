@@ -24,6 +24,9 @@ def describe_failure(error: Exception) -> tuple[str, str, str]:
             return "InputError", str(error), ""
         case ProtocolError():
             return "ProtocolError", str(error), ""
+        case _ if has_lost_device(error):
+            message = f"The graphics card has stopped working: {_first_line(error)}"
+            return "InternalError", message, "Try again; if it happens once more, choose the device cpu."
         case ImportError():
             message = f"A library cannot be loaded: {_first_line(error)}"
             return "InternalError", message, "Install PyTorch and safetensors again."
@@ -45,6 +48,15 @@ def is_fault_of_ours(error: Exception) -> bool:
 def lacks_library(error: Exception) -> bool:
     """Whether a library could not be loaded; a broken torch fails with whatever its remains lead to."""
     return isinstance(error, ImportError) or (is_fault_of_ours(error) and "torch" not in sys.modules)
+
+
+def has_lost_device(error: Exception) -> bool:
+    """Whether a graphics card failed in a way that no process recovers from; a new process may.
+
+    So it is after a reset of the driver, and often after sleep. `torch.AcceleratorError` (since PyTorch 2.8)
+    was a RuntimeError before.
+    """
+    return type(error).__name__ == "AcceleratorError" or str(error).startswith("CUDA error")
 
 
 def _first_line(error: Exception) -> str:

@@ -34,7 +34,7 @@ class PatchBlender:
     Args:
         shape: voxels of the image (D, H, W), none fewer than the patch has.
         channels: number of score maps.
-        weight: (D, H, W) of a patch, on the device of the scores that are added.
+        weight: (D, H, W) of a patch, on the device where sums are held.
         keeper: gets the means.
         finish: what the means (channels, d, H, W) go through before that.
     """
@@ -58,12 +58,12 @@ class PatchBlender:
         self._sums = weight.new_zeros(channels, window, height, width)
 
     def add(self, patch: Patch, scores: Tensor) -> None:
-        """Add the scores (channels, d, h, w) of a patch."""
+        """Add the scores (channels, d, h, w) of a patch, from any device."""
         self.hand_on(patch.start[0])
         self._end = patch.slices[0].stop
         _, rows, columns = patch.slices
         self._weights[:, rows, columns] += self._weight
-        self._sums[:, :, rows, columns].addcmul_(scores, self._weight)
+        self._sums[:, :, rows, columns].addcmul_(scores.to(self._weight.device), self._weight)
 
     def finish_pass(self) -> None:
         """Hand on all that is left, and take patches from the first slice on again."""

@@ -74,6 +74,7 @@ class PatchScoring:
         views: Mapping[int, TaskView],
         start_keeping: Callable[[int, int, int], Keeper],
         on_progress: Progress,
+        device: torch.device | None = None,
     ) -> dict[int, Keeper]:
         """Visit the patches that any task looks at, once for all of these tasks.
 
@@ -84,6 +85,7 @@ class PatchScoring:
             start_keeping: makes what keeps the blended scores of a task, from its number, the number of
                 their channels, and how often the image is gone through.
             on_progress: called after each patch.
+            device: where scores are summed up; None for that of the network.
 
         Returns:
             Per task number what has been kept; nothing for a task without patches.
@@ -91,10 +93,11 @@ class PatchScoring:
         self._decisions.clear()
         passes = self._passes(image, views)
         total, done = sum(len(plan) for _, plan in passes), 0
+        weight = self._weight if device is None else self._weight.to(device)
 
         def start(number: int, channels: int) -> tuple[PatchBlender, Keeper]:
             keeper = start_keeping(number, channels, len(passes))
-            return PatchBlender(image.tensor.shape, channels, self._weight, keeper, self._finish), keeper
+            return PatchBlender(image.tensor.shape, channels, weight, keeper, self._finish), keeper
 
         blending = _Blending(start)
         for flips, plan in passes:

@@ -221,10 +221,10 @@ class InferenceSession:
         def start_keeping(number: int, channels: int, passes: int) -> Kept:
             task = tasks[number]
             if keeps_winners(self._runner.inference, task, passes, scores_are_wanted):
-                return KeptWinners(image, task, channels, views[number].kept, self.device)
+                return KeptWinners(image, task, channels, views[number].kept, scores_device)
             return KeptScores(image.tensor.shape, channels, scores_device, passes)
 
-        return views, self._scoring.blend(image, tasks, views, start_keeping, on_progress)
+        return views, self._scoring.blend(image, tasks, views, start_keeping, on_progress, scores_device)
 
     def _restored(
         self,

@@ -124,6 +124,19 @@ def test_precision_of_an_old_and_a_new_gpu(monkeypatch):
     assert choose_precision(torch.device("mps")) == torch.float32
 
 
+def test_an_old_gpu_is_not_asked_for_bfloat16(monkeypatch):
+    cuda = torch.device("cuda")
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "Tesla T4")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (7, 5))
+    assert choose_precision(cuda, "float16") == torch.float16
+    with pytest.raises(
+        InputError, match=r"^Tesla T4 cannot convolve in bfloat16; choose the precision float16"
+    ):
+        choose_precision(cuda, "bfloat16")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (8, 0))
+    assert choose_precision(cuda, "bfloat16") == torch.bfloat16
+
+
 @pytest.mark.parametrize(
     "error",
     [

@@ -299,16 +299,16 @@ class Asked(logging.Handler):
     ids=["SIGTERM", "Ctrl+C", "Ctrl+C twice"],
 )
 def test_a_run_that_is_asked_to_end_finishes_its_step(
-    tmp_path: Path, signals: list[signal.Signals], code: int
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, signals: list[signal.Signals], code: int
 ) -> None:
-    """Unless it is asked by Ctrl+C twice."""
+    """Unless it is asked by Ctrl+C twice; it does not begin to validate again."""
     logger, handler = logging.getLogger("PartialSegLib"), Asked(signals)
     before = [signal.getsignal(sent) for sent in (signal.SIGINT, signal.SIGTERM)]
     level = logger.level
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     try:
-        config = tiny_config(tmp_path, validate_every=2, checkpoint_every=100)
+        config = tiny_config(tmp_path, validate_every=1, checkpoint_every=100)
         assert exit_code_of(lambda: train(config)) == code
     finally:
         logger.removeHandler(handler)
@@ -316,7 +316,8 @@ def test_a_run_that_is_asked_to_end_finishes_its_step(
     if len(signals) == 1:
         assert step_of(tmp_path) == len(losses_of(tmp_path)) == 3
     else:
-        assert not (tmp_path / "checkpoint.pt").exists()
+        assert step_of(tmp_path) == 2
+    assert not [text for text in caplog.messages if text.startswith("step 3, Dice")]
     assert not (tmp_path / "package").exists()
     assert [signal.getsignal(sent) for sent in (signal.SIGINT, signal.SIGTERM)] == before
 

@@ -711,14 +711,26 @@ def test_the_next_image_is_tried_on_the_first_device_again(troubled, troubles, p
     assert (troubles / "sessions").read_text().startswith("cuda ")
 
 
+def test_a_worker_that_has_lost_its_graphics_card_says_so_and_leaves(start, package, array, tmp_path):
+    (tmp_path / "broken").write_text(
+        "CUDA error: unspecified launch failure\nCompile with TORCH_USE_CUDA_DSA"
+    )
+    worker = start(*TROUBLED, str(tmp_path))
+    worker.prepare(package, array)
+    error = worker.error("predict", tasks=None)
+    assert error["message"] == "The graphics card has stopped working: CUDA error: unspecified launch failure"
+    assert "choose the device cpu" in error["advice"]
+    assert worker.ends() == 0
+
+
 def test_an_unexpected_error_is_told_and_logged_and_the_session_stays_usable(
     troubled, troubles, package, array, reference
 ):
     troubled.prepare(package, array)
-    (troubles / "broken").touch()
+    (troubles / "broken").write_text("An operation is missing\nat line 3")
     error = troubled.error("predict", tasks=None)
     assert error["type"] == "InternalError"
-    assert "RuntimeError: CUDA error: an illegal memory access" in error["message"]
+    assert "RuntimeError: An operation is missing" in error["message"]
     assert "\n" not in error["message"]
     assert "report it" in error["advice"]
     assert "Traceback" in troubled.log

@@ -1,9 +1,9 @@
 """The worker in trouble: `python troubled_worker.py TROUBLES --scratch FOLDER`.
 
 Files in the folder TROUBLES say what happens whenever a patch is encoded: `slow` (takes the seconds in the
-file), `noisy` (prints), `broken` (an error nobody expects), `full` (the error named in the file, on the
-devices named behind it; with `0` after a name, on this device even when no features are kept). A device cuda
-seems to be there; `sessions` lists device and cache_bytes of the sessions that were made.
+file), `noisy` (prints), `broken` (an error nobody expects, of the text in the file), `full` (the error named
+in the file, on the devices named behind it; with `0` after a name, on this device even when no features are
+kept). A device cuda seems to be there; `sessions` lists device and cache_bytes of the sessions made.
 """
 
 import ctypes
@@ -42,7 +42,7 @@ class TroubledSession(InferenceSession):
         if (TROUBLES / "noisy").exists():
             make_noise()
         if (TROUBLES / "broken").exists():
-            raise RuntimeError("CUDA error: an illegal memory access\nwas encountered")
+            raise RuntimeError((TROUBLES / "broken").read_text())
         if (TROUBLES / "full").exists():
             kind, *full = (TROUBLES / "full").read_text().split()
             if self._names & set(full):

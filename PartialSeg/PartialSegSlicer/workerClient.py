@@ -325,7 +325,7 @@ class WorkerClient:
         code, lines = self._process.exitCode, self._process.lastLogLines
         self._forgetWorker()
         if code == 0 and self._isReused and self._job is not None:
-            self._begin()  # it left after its reply to the job before: a library could not be loaded
+            self._begin()  # it left after its reply to the job before: library or graphics card did not work
             return
         words = lastWords(lines)
         last = _(" Its last words: {words}").format(words=words) if words else ""

@@ -20,7 +20,7 @@ from .stop_signals import noted_signals, stop
 from .workers import Workers
 
 _LOWEST_SCALE = 2.0**-16
-"""Of a loss in float16, after 32 halvings: a gradient that overflows nevertheless is infinite or no number."""
+"""Of a loss in float16, after 32 halvings: what overflows nevertheless is infinite or no number."""
 CHECKPOINT_FILE, PACKAGE_FOLDER, LOCK_FILE = "checkpoint.pt", "package", ".lock"
 
 
@@ -40,7 +40,8 @@ def run_steps(
         feed: what this process has of the batch of every step that is left.
         log: of the run.
         folder: of the run, for the checkpoint.
-        checkpoint_every: steps; the last one leaves a checkpoint too.
+        checkpoint_every: steps; the last one leaves a checkpoint too, and so does one before a validation,
+            which may take longer than whoever stops the run waits.
         validate_every: steps; after the last one the run is validated too. 0 only then.
         validate: sees how the network does.
 
@@ -55,15 +56,18 @@ def run_steps(
             mean, asked = run.workers.means([result.loss, float(bool(noted))])
             log.add_step(run.step, mean, result.rate, result.norm, waited, result.figures)
             done = run.step == run.iterations
-            if done or (validate_every and run.step % validate_every == 0):
+            is_validated = not done and validate_every and run.step % validate_every == 0
+            if done:  # a run that is stopped now takes its last steps again, and is validated
                 validate()
-            if done or asked or run.step % checkpoint_every == 0:
+            if done or asked or is_validated or run.step % checkpoint_every == 0:
                 log.flush()
                 if run.workers.leads:
                     run.save(folder / CHECKPOINT_FILE)
             if asked and not done:
                 run.workers.wait()
                 stop(noted)
+            if is_validated:
+                validate()
 
 
 def _timed_step(run: PhasedRun, feed: Iterator[Any]) -> tuple[StepResult, float]:
@@ -75,11 +79,10 @@ def _timed_step(run: PhasedRun, feed: Iterator[Any]) -> tuple[StepResult, float]
 
 
 def _check_finite(result: StepResult, run: PhasedRun) -> None:
-    """Stop where nothing can be learned any more; a scaled gradient may overflow until its scale fits."""
-    learns = math.isfinite(result.norm) or (
-        run.scaler.is_enabled() and run.scaler.get_scale() >= _LOWEST_SCALE
-    )
-    if not math.isfinite(result.loss) or not learns:
+    """Stop where nothing can be learned any more; in float16 both may overflow until their scale fits."""
+    if math.isfinite(result.loss) and math.isfinite(result.norm):
+        return
+    if not run.scaler.is_enabled() or run.scaler.get_scale() < _LOWEST_SCALE:
         raise InputError(
             f"The loss ({result.loss:.3g}) or its gradient ({result.norm:.3g}) is no longer finite at step "
             f"{run.step}; lower the learning rate and start again: the run goes on from its last checkpoint."

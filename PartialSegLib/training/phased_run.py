@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..devices import PRECISIONS
+from ..devices import PRECISIONS, check_precision
 from ..errors import InputError
 from .checkpoint_file import read_checkpoint, write_checkpoint
 from .optimization import Phase, check_phases, learning_rate, make_optimizer, position, set_learning_rate
@@ -65,6 +65,7 @@ class PhasedRun:
         seed: int,
         workers: Workers,
     ) -> None:
+        check_precision(workers.device, precision)
         self.modules = modules
         self.phases = phases
         self.precision = precision

@@ -14,7 +14,7 @@ from time import perf_counter
 from typing import NoReturn
 
 from .. import __version__
-from ..failures import describe_failure, is_fault_of_ours, lacks_library
+from ..failures import describe_failure, has_lost_device, is_fault_of_ours, lacks_library
 from ..protocol import (
     Request,
     error_message,
@@ -64,8 +64,8 @@ def main() -> NoReturn:
 def run(service: Service, inbox: Inbox, replies: Replies) -> None:
     """Answer what comes in, one after the other; "ready" goes first, once something has come in.
 
-    Returns when a library could not be loaded: parts of it stay in this process, so it would not work here
-    even after it was repaired.
+    Returns when a library could not be loaded, parts of which stay in this process, or when the graphics card
+    was lost: neither would work here again, even after it was repaired.
     """
     inbox.first()
     replies.send(ready_message(__version__, os.getpid()))
@@ -93,7 +93,7 @@ def _answer(waiting: Waiting, service: Service, replies: Replies) -> tuple[dict[
         kind, sentence, advice = describe_failure(error)
         message = error_message(request.id, kind, sentence, advice)
         outcome, fault = f"{kind}: {sentence}", error if is_fault_of_ours(error) else None
-        is_sound = not lacks_library(error)
+        is_sound = not (lacks_library(error) or has_lost_device(error))
     seconds = perf_counter() - start
     logger.info("%s %s, %.2f s: %s", request.method, request.id, seconds, outcome, exc_info=fault)
     return message, is_sound
