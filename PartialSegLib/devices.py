@@ -138,7 +138,7 @@ def choose_precision(device: torch.device, precision: str = "auto") -> torch.dty
 
 
 def check_precision(device: torch.device, precision: str) -> None:
-    """Refuse bfloat16 on NVIDIA's cards before compute capability 8: cuDNN has no convolutions in it for them.
+    """Refuse bfloat16 on cards of NVIDIA before compute capability 8, for which cuDNN cannot convolve in it.
 
     PyTorch says that they have it, because it emulates the type.
 

@@ -152,8 +152,12 @@ class Task:
 
 
 def _check_name(place: str, name: str) -> None:
-    """Refuse what ends a name in the tags of a .seg.nrrd file, or a line."""
+    """Refuse what ends a name in the tags of a .seg.nrrd file, or a line, or begins a formula in a table."""
     require(
         not re.search(r"[|\x00-\x1f\x7f-\x9f\u2028\u2029]", name),
         f"{place}: {name!r} holds '|' or a control character, which files of segments cannot; rename it",
+    )
+    require(
+        not name.startswith(("=", "+", "-", "@")),
+        f"{place}: {name!r} begins like a formula, which spreadsheets would compute; rename it",
     )

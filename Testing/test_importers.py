@@ -151,6 +151,10 @@ def without(key: str) -> Callable[[Any], Any]:
             lambda weights: {**weights, "module.conv1.weight": torch.ones(1)},
             "'module.conv1.weight' is not part of",
         ),
+        (
+            lambda weights: {**weights, "GAP.0.bias": torch.ones(()).expand(256)},
+            r"'GAP.0.bias' repeats its values instead of storing \(256,\) of them",
+        ),
         (lambda weights: {"model": weights, "epoch": 7}, "the key 'epoch' beside 'model' is unknown"),
         (lambda weights: {"state_dict": weights}, "the key 'state_dict' is not part of this network"),
         (lambda weights: {}, "it holds no named weights"),

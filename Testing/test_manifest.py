@@ -112,6 +112,7 @@ def test_a_manifest_survives_json():
         ("tasks/1/name", " ", "tasks[1].name: expected the name of the task"),
         ("tasks/1/name", "a|b", "tasks[1].name: 'a|b' holds '|' or a control character"),
         ("tasks/1/name", "a\nb", "tasks[1].name: 'a\\nb' holds"),
+        ("tasks/1/name", "=1+1", "tasks[1].name: '=1+1' begins like a formula"),
         ("tasks/2/structures", {"a|b": 0}, "tasks[2].structures: 'a|b' holds"),
         ("tasks/2/structures", {}, "tasks[2].structures: expected at least one structure"),
         (

@@ -2,13 +2,16 @@
 
 import pytest
 import pythonqt
+import qt
 import slicer
 from panel_steps import addPhantomNode, itemNamed
+from PySide6.QtGui import QTextDocument
 from scene_nodes import nonLinearTransformNode, rigid, transformNode
 from small_packages import write_package
 
 from PartialSegSlicer import expectedTime, mrml
 from PartialSegSlicer.advancedSection import AdvancedSection
+from PartialSegSlicer.messages import showError
 
 
 def test_apply_follows_the_region_and_the_transform(widget, volumeNode, dialogs):
@@ -52,6 +55,29 @@ def test_an_effort_that_no_slider_gives_is_told(widget, volumeNode, dialogs, mod
     pythonqt.click(widget.ui.applyButton)
     assert dialogs.texts("error") == ["effort: expected 0 (fast) to 1 (thorough), got 5.0"]
     assert not widget.panel.segmenter.isBusy
+
+
+def test_tags_in_the_names_of_packages_and_volumes_are_shown_as_they_are(widget, volumeNode, dialogs, models):
+    tag = "<img src='//host/x.png'>"
+    task = {"name": f"liver {tag}", "title": "Liver", "structures": {"liver": 0, "liver_tumor": 1}}
+    write_package(models / "tagged", name="tagged", license=f"CC0 {tag}", tasks=[task])
+    widget.panel.refreshModels()
+    widget.panel.parameters.model = "tagged"
+    ui = widget.ui
+    assert tag in ui.modelLabel.text
+    for label in (ui.modelLabel, ui.statusLabel, ui.softwareLabel, ui.batchStatusLabel):
+        assert label.textFormat == qt.Qt.PlainText
+    button = ui.taskTree.itemWidget(itemNamed(widget, task["name"]), 1)
+    volumeNode.SetName(tag)
+    pythonqt.tick(ui.taskTree, itemNamed(widget, task["name"]))
+    volumeNode.SetAndObserveTransformNodeID(nonLinearTransformNode().GetID())
+    for shown in (button.toolTip, ui.applyButton.toolTip):
+        document = QTextDocument()
+        document.setHtml(shown)
+        assert shown.startswith("<qt>")
+        assert tag in document.toPlainText()
+    showError(f"{tag}\nis no image")
+    assert dialogs.texts("error") == ["<qt>&lt;img src='//host/x.png'&gt;<br>is no image</qt>"]
 
 
 def test_a_warped_volume_leaves_the_panel_at_work(widget, volumeNode, monkeypatch):

@@ -19,6 +19,7 @@ from PartialSegLib.failures import is_fault_of_ours, sentence
 
 from .backgroundWork import HAND_OVER_SECONDS, BackgroundWork
 from .batchRun import BatchListener, BatchRun, makeBatch, summarySentence
+from .messages import showError
 from .temporaryFolder import startWorker
 from .workerClient import WorkerClient
 
@@ -183,7 +184,7 @@ class BatchSection:
         if is_fault_of_ours(error):
             logger.error("Looking for images has failed.", exc_info=error)
         self.ui.batchStatusLabel.text = sentence(error)
-        slicer.util.errorDisplay(sentence(error))
+        showError(sentence(error))
 
     def _onCase(self, case: BatchCase, outcome: Outcome, done: int, total: int) -> None:
         self._casesDone = done

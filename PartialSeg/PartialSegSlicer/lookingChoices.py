@@ -7,6 +7,7 @@ from typing import Any
 from slicer.i18n import tr as _
 
 from .installedModels import Models, titlesOf
+from .messages import plain
 from .parameterBinding import ParameterBinding
 from .parameters import Parameters
 
@@ -40,7 +41,7 @@ class LookingChoices:
             self.binding.forbid("selectionComboBox", selection, _whyNot(selection, parameters, models))
         for name, why in _reasonsToGreyOut(parameters).items():
             self._widgets[name].enabled = not why
-            self._widgets[name].toolTip = why or self._toolTips[name]
+            self._widgets[name].toolTip = plain(why) or self._toolTips[name]
 
     def problem(self, parameters: Parameters, models: Models) -> str | None:
         """Why the settings cannot be used, in a sentence; None if they can.

@@ -28,6 +28,7 @@ from PartialSegLib.packages import model_folders
 from .backgroundWork import BackgroundWork
 from .childProcess import childOptions, killTree, lastWords, pythonProgram, wasKilled
 from .installedModels import FOLDER_SETTING, useStoredFolder
+from .messages import confirm, showError
 from .nnunetChoice import NnunetChoice, hasToBeAsked
 
 _END_SECONDS = 0.3  # for what it has to tidy up
@@ -120,7 +121,7 @@ class ModelMenu:
             models = find_models(Path(path))
         except InputError as error:
             self._log(str(error))
-            slicer.util.errorDisplay(str(error))
+            showError(str(error))
             return
         self._closeChoice()
         if hasToBeAsked(models):
@@ -147,12 +148,12 @@ class ModelMenu:
         """Delete the chosen model, after asking."""
         name = self._currentModel()
         question = _("Delete the model {name} from this computer?").format(name=name)
-        if not slicer.util.confirmOkCancelDisplay(question):
+        if not confirm(question):
             return
         try:
             delete_package(name)
         except InputError as error:
-            slicer.util.errorDisplay(str(error))
+            showError(str(error))
         self._onChanged()
 
     def chooseModelFolder(self) -> None:
@@ -180,7 +181,7 @@ class ModelMenu:
 
     def _start(self, work: _Work) -> None:
         if self._work is not None:
-            slicer.util.errorDisplay(_("Another model is being installed; wait until it is ready."))
+            showError(_("Another model is being installed; wait until it is ready."))
             return
         self._work = work
         work.thread.start()
@@ -195,10 +196,10 @@ class ModelMenu:
         answer, error = work.thread.answer, work.thread.error
         self._log(answer if error is None else str(error))
         if isinstance(error, AlreadyInstalledError):
-            if slicer.util.confirmOkCancelDisplay(str(error), _("Replace the model?")):
+            if confirm(str(error), _("Replace the model?")):
                 work.whenReplacing()
         elif error is not None:
-            slicer.util.errorDisplay(str(error))
+            showError(str(error))
         self._onChanged()
 
 

@@ -7,7 +7,6 @@ import dataclasses
 from typing import Any
 
 import qt
-import slicer
 from slicer.i18n import tr as _
 
 from PartialSegLib.errors import InputError
@@ -17,6 +16,7 @@ from . import checks, expectedTime, mrml
 from .advancedSection import AdvancedSection
 from .batchSection import BatchChoice, BatchSection
 from .installedModels import Models, installedModels, titlesOf
+from .messages import confirm, plain, showError
 from .modelMenu import ModelMenu
 from .modelOptions import ModelOptions
 from .parameterBinding import ParameterBinding
@@ -153,13 +153,13 @@ class Panel:
         volumeNode = parameters.inputVolume
         problem = self._whatIsMissing()
         if problem is not None:
-            slicer.util.errorDisplay(problem)
+            showError(problem)
             return
         manifest = self.manifest
         assert manifest is not None
         tasks = [task.name for task in manifest.tasks if task.name in tasks and self._isWanted(task)]
         if not tasks:
-            slicer.util.errorDisplay(_("All structures of these tasks are unticked; tick at least one."))
+            showError(_("All structures of these tasks are unticked; tick at least one."))
             return
         warning = checks.findWarning(
             volumeNode,
@@ -170,12 +170,12 @@ class Panel:
             parameters.excludedStructures,
             self._imageIsSent(),
         )
-        if warning is not None and not slicer.util.confirmOkCancelDisplay(warning, _("Segment this volume?")):
+        if warning is not None and not confirm(warning, _("Segment this volume?")):
             return
         try:
             self.runSection.start(parameters, tasks, self.modelOptions(parameters), manifest)
         except InputError as error:
-            slicer.util.errorDisplay(str(error))
+            showError(str(error))
             return
         self.showWhatCanBeDone()
         self._timer.start()
@@ -224,7 +224,7 @@ class Panel:
         if problem is None and not self.taskTree.ticked:
             problem = _("Tick at least one task.")
         button.enabled = problem is None
-        button.toolTip = problem or _("Segment the ticked tasks.")
+        button.toolTip = plain(problem or _("Segment the ticked tasks."))
 
     def _whatIsMissing(self) -> str | None:
         if self.parameters is None or self.manifest is None:

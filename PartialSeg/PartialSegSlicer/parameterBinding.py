@@ -8,6 +8,7 @@ from typing import Any
 
 import qt
 
+from .messages import plain
 from .parameters import Parameters
 
 NODES = {"inputSelector": "inputVolume", "outputSelector": "segmentation", "roiSelector": "regionOfInterest"}
@@ -100,7 +101,7 @@ class ParameterBinding:
         box = getattr(self.ui, widget)
         row = box.findData(value)
         box.model().item(row).setEnabled(not why)
-        box.setItemData(row, why, qt.Qt.ToolTipRole)
+        box.setItemData(row, plain(why), qt.Qt.ToolTipRole)
 
     @contextmanager
     def _nothingStored(self) -> Iterator[None]:

@@ -7,12 +7,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import slicer
 from slicer.i18n import tr as _
 
 from PartialSegLib.manifest import Manifest
 
 from . import expectedTime
+from .messages import showError
 from .modelOptions import ModelOptions
 from .parameters import Parameters
 from .segmenter import Request, Result, Segmenter
@@ -175,7 +175,7 @@ class RunSection:
         if self._started is not None and not self._started.keepWorker:
             self.segmenter.client.stop()
         if error.kind != "Cancelled":
-            slicer.util.errorDisplay(str(error))
+            showError(str(error))
 
 
 def _nodeIds(parameters: Parameters) -> list[str | None]:

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 import qt
-import slicer
 from slicer.i18n import tr as _
 
 from .dependencies import NOT_CHECKED, DependencyCheck, DependencyError, DependencyReport, installDependencies
+from .messages import confirm, showError
 
 
 class SoftwareRow:
@@ -65,7 +65,7 @@ class SoftwareRow:
         if not self.report.canBeMended:
             self.check()
             return
-        if not slicer.util.confirmOkCancelDisplay(self.report.question()):
+        if not confirm(self.report.question()):
             return
         self.onBeforeInstall()
         self._label.text = _("Installing…")
@@ -75,7 +75,7 @@ class SoftwareRow:
             installDependencies(self.report, self._log)
         except DependencyError as error:
             self._log(str(error))
-            slicer.util.errorDisplay(str(error))
+            showError(str(error))
         finally:
             self._isInstalling = False
         self.check()

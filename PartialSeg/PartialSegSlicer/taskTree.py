@@ -10,6 +10,8 @@ from slicer.i18n import tr as _
 from PartialSegLib.manifest import Task
 from PartialSegLib.structures import structure_or_tissue
 
+from .messages import plain
+
 
 class TaskTree:
     """Fills a QTreeWidget with the tasks of a model and tells what is ticked.
@@ -112,7 +114,7 @@ class TaskTree:
         """Enable the buttons that run one task, or disable them and say why."""
         for name, button in self._buttons.items():
             button.enabled = problem is None
-            button.toolTip = problem or _("Segment only {task}, now.").format(task=name)
+            button.toolTip = plain(problem or _("Segment only {task}, now.").format(task=name))
 
     def _addGroup(self, title: str) -> qt.QTreeWidgetItem:
         group = qt.QTreeWidgetItem(self.tree)

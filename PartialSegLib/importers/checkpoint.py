@@ -135,8 +135,8 @@ def renamed_weights(
         rules: from our names to the official ones, see `official_name`.
 
     Raises:
-        InputError: a key is unknown, missing, no tensor of the kind our network has, or of another shape; it
-            is named.
+        InputError: a key is unknown, missing, no tensor of the kind our network has, of another shape, or
+            has more values than the file; it is named.
     """
     expected = {official_name(name, rules): (name, wanted) for name, wanted in network.state_dict().items()}
     result = {}
@@ -154,6 +154,11 @@ def renamed_weights(
             raise InputError(
                 f"the key {key!r} has shape {tuple(value.shape)}, but this network expects "
                 f"{tuple(wanted.shape)}; check which network the checkpoint is of."
+            )
+        if value.numel() * value.element_size() > value.untyped_storage().nbytes():
+            raise InputError(
+                f"the key {key!r} repeats its values instead of storing {tuple(value.shape)} of them; choose "
+                "the file that training saved."
             )
         result[name] = value.float() if wanted.is_floating_point() else value
     missing = [key for key, (name, _) in expected.items() if name not in result]

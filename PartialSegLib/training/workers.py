@@ -127,10 +127,13 @@ def joined_workers(device: str) -> Iterator[Workers]:
     rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     if place.type == "cuda":
         torch.cuda.set_device(place)
-    dist.init_process_group("nccl" if place.type == "cuda" else "gloo", timeout=PATIENCE)
+    backend = "nccl" if place.type == "cuda" else "gloo"
+    dist.init_process_group(backend, timeout=PATIENCE)
+    has_failed = False
     try:
         yield Workers(rank, size, place)
     except BaseException as error:
+        has_failed = True
         traceback.clear_frames(error.__traceback__)  # what they hold of the group would hang when freed later
         if not isinstance(error, RuntimeError) or not _is_lost_connection(error):
             raise
@@ -139,7 +142,8 @@ def joined_workers(device: str) -> Iterator[Workers]:
             "the run goes on from its last checkpoint."
         ) from None
     finally:
-        dist.destroy_process_group()
+        if backend == "gloo" or not has_failed:  # NCCL would first wait for what others never send
+            dist.destroy_process_group()
 
 
 def _device(name: str) -> torch.device:
