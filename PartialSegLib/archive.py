@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import NoReturn, Self
 
 from .errors import InputError
+from .file_names import folded
 from .manifest import is_inside
 
 __all__ = ["Archive", "ArchiveKind"]
@@ -140,14 +141,14 @@ class Archive:
         noun, most = self._kind.noun, self._kind.max_members
         if len(members) > most:
             self._refuse(f"holds {len(members)} files, a {noun} at most {most}")
-        counts = Counter(_path(member).casefold() for member in members)
+        counts = Counter(folded(_path(member)) for member in members)
         for member in members:
             name = member.orig_filename  # as in the file; zipfile cuts and rewrites the other one
             if "\0" in name or not (is_inside(name) and is_inside(member.filename)):
                 self._refuse(f"holds {name!r}, which leads outside the {noun}")
             if stat.S_IFMT(member.external_attr >> 16) not in (0, stat.S_IFREG, stat.S_IFDIR):
                 self._refuse(f"holds {name!r}, which is a link or a device instead of a file")
-            if counts[_path(member).casefold()] > 1:
+            if counts[folded(_path(member))] > 1:
                 self._refuse(f"holds {name!r} more than once")
             if member.flag_bits & 1:
                 self._refuse("is encrypted")

@@ -20,6 +20,7 @@ from .batch_images import SUMMARY_FILE, case_names, find_images
 from .batch_outputs import EARLIER_RESULTS, NUM_LISTED, earlier_results, is_there, refuse_files_of_others
 from .batch_request import BatchRequest
 from .errors import InputError
+from .file_names import folded
 from .output_files import explained_writing_errors, locked, replacing
 from .segmentation import Key
 from .sentences import first_few
@@ -228,8 +229,8 @@ class Batch:
 
     def _refuse_files_of_others(self) -> None:
         """Refuse to replace what no batch has written down."""
-        known = {name.casefold() for name in self._rows}
-        unknown = [case.output for case in self.cases if case.name.casefold() not in known]
+        known = set(map(folded, self._rows))
+        unknown = [case.output for case in self.cases if folded(case.name) not in known]
         refuse_files_of_others([output for output in unknown if output.name not in self._earlier])
 
     def _warn_of_earlier_results(self) -> None:
@@ -247,9 +248,9 @@ class Batch:
         Args:
             images: by the names of their cases; names that differ in case only are one file on some systems.
         """
-        rows = {name.casefold(): row for name, row in self._rows.items()}
+        rows = {folded(name): row for name, row in self._rows.items()}
         for name, image in images.items():
-            earlier = (self._rows.get(name) or rows.get(name.casefold(), {})).get("image")
+            earlier = (self._rows.get(name) or rows.get(folded(name), {})).get("image")
             if earlier and earlier != image and _is_other_image(earlier, image):
                 raise InputError(
                     f"The case {name} in {self.folder} is {earlier}, and {image} would replace it; give both "

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from .dicom_series import CT_CLASSES, SECONDARY_CAPTURE, is_dicom, storage_class
 from .errors import InputError
+from .file_names import folded
 from .label_maps import table_path
 from .mask_folders import FOLDER_TABLE
 from .sentences import first_few
@@ -188,19 +189,19 @@ def _begins_with_element(path: Path) -> bool:
 def case_names(images: list[Path]) -> list[str]:
     """A name for each image: its file's without the suffix, with as many parent folders as tell them apart.
 
-    Paths that differ in upper and lower case only are numbered.
+    Paths that Windows or macOS take for one, see `folded`, are numbered.
 
     Raises:
         InputError: no such names tell them apart.
     """
-    stems = [(image.parent, _stem(image).casefold()) for image in images]
-    places = [str(image).casefold() for image in images]
+    stems = [(image.parent, folded(_stem(image))) for image in images]
+    places = [folded(str(image)) for image in images]
     twins = Counter(stem for stem, _ in set(zip(stems, places, strict=True)))
     last = [
         image.name if twins[stem] > 1 else _stem(image) for image, stem in zip(images, stems, strict=True)
     ]
     names = _numbered(_with_parents(images, last, places))
-    for name, count in Counter(map(str.casefold, names)).items():
+    for name, count in Counter(map(folded, names)).items():
         if count > 1:
             raise InputError(f"{count} images would all be called {name}; rename one of them.")
     return names
@@ -214,10 +215,9 @@ def _with_parents(images: list[Path], last: list[str], places: list[str]) -> lis
             "_".join([*_last_parts(image.parent, depth), name])
             for image, depth, name in zip(images, depths, last, strict=True)
         ]
-        folded = map(str.casefold, names)
-        counts = Counter(name for name, _ in set(zip(folded, places, strict=True)))
+        counts = Counter(name for name, _ in set(zip(map(folded, names), places, strict=True)))
         deeper = [
-            depth + (counts[name.casefold()] > 1 and depth < len(image.parent.parts) - 1)
+            depth + (counts[folded(name)] > 1 and depth < len(image.parent.parts) - 1)
             for name, image, depth in zip(names, images, depths, strict=True)
         ]
         if deeper == depths:
@@ -230,8 +230,8 @@ def _numbered(names: list[str]) -> list[str]:
     numbered: list[str] = []
     seen: Counter[str] = Counter()
     for name in names:
-        seen[name.casefold()] += 1
-        number = seen[name.casefold()]
+        seen[folded(name)] += 1
+        number = seen[folded(name)]
         numbered.append(f"{name}_{number}" if number > 1 else name)
     return numbered
 

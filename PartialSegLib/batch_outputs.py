@@ -9,6 +9,7 @@ from pathlib import Path
 
 from .batch_images import results_in
 from .errors import InputError
+from .file_names import holds_files
 from .sentences import first_few
 
 EARLIER_RESULTS = "earlier_results"
@@ -31,7 +32,7 @@ def earlier_results(folder: Path, request: Path) -> set[str]:
 
 def is_there(output: Path) -> bool:
     """Whether there is a file, or a folder that is not empty."""
-    return any(output.iterdir()) if output.is_dir() else output.exists()
+    return holds_files(output) if output.is_dir() else output.exists()
 
 
 def refuse_files_of_others(outputs: Iterable[Path]) -> None:

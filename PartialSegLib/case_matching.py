@@ -8,6 +8,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from .errors import InputError
+from .file_names import folded
 from .label_names import comparable_set
 from .mask_folders import FOLDER_TABLE
 from .sentences import first_few
@@ -114,19 +115,19 @@ def _predicted_names(cases: Collection[str], predictions: Collection[str]) -> di
             names[case] = found
     longer: defaultdict[str, list[str]] = defaultdict(list)
     for name in set(predictions) - set(names.values()):
-        begins = [case for case in cases if name.casefold().startswith(_beginnings(case))]
+        begins = [case for case in cases if folded(name).startswith(_beginnings(case))]
         if begins:
             longer[max(begins, key=len)].append(name)
     return {case: found[0] for case, found in longer.items() if len(found) == 1} | names
 
 
 def _beginnings(case: str) -> tuple[str, ...]:
-    return tuple(f"{name}_".casefold() for name in _image_names(case))
+    return tuple(folded(f"{name}_") for name in _image_names(case))
 
 
 def _equal_name(wanted: str, names: Collection[str]) -> str:
-    """The name that is wanted, or the only one that differs in capital letters; or nothing."""
+    """The name that is wanted, or the only one that Windows or macOS take for it; or nothing."""
     if wanted in names:
         return wanted
-    close = [name for name in names if name.casefold() == wanted.casefold()]
+    close = [name for name in names if folded(name) == folded(wanted)]
     return close[0] if len(close) == 1 else ""

@@ -14,6 +14,7 @@ import numpy as np
 
 from .boxes import EMPTY_BOX, Box, box_around
 from .errors import InputError
+from .file_names import folded
 from .label_names import comparable_set
 from .label_tables import read_dataset_labels, read_table
 from .mask_folders import FOLDER_TABLE, check_mask_folder, key_of_name, listed_masks
@@ -96,8 +97,8 @@ def write_mask_folder(path: Path, segmentation: Segmentation) -> None:
     """
     names = {key: f"{segmentation.identifier(key)}.nii.gz" for key in segmentation}
     check_mask_folder(path, names.values())
-    written = {name.casefold() for name in names.values()}
-    outdated = [name for name in listed_masks(path) if name.casefold() not in written]
+    written = set(map(folded, names.values()))
+    outdated = [name for name in listed_masks(path) if folded(name) not in written]
     with replacing(path, outdated) as folder:
         folder.mkdir()
         for key, name in names.items():

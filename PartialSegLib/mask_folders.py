@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from .errors import InputError
+from .file_names import folded
 from .label_names import comparable_set
 from .label_tables import read_table
 from .segmentation import Key
@@ -30,12 +31,12 @@ def check_mask_folder(folder: Path, names: Iterable[str] = ()) -> None:
     """
     if not folder.is_dir():
         return
-    wanted = {name.casefold() for name in names} - {name.casefold() for name in listed_masks(folder)}
+    wanted = set(map(folded, names)) - set(map(folded, listed_masks(folder)))
     is_ours = (folder / FOLDER_TABLE).exists()
     masks = [
         file.name
         for file in sorted(folder.iterdir())
-        if file.name.casefold() in wanted or (not is_ours and _is_named_after_structure(file))
+        if folded(file.name) in wanted or (not is_ours and _is_named_after_structure(file))
     ]
     if masks:
         raise InputError(

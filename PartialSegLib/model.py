@@ -143,6 +143,9 @@ def load_model(name_or_path: str | Path) -> Model:
 def _load_weights(network: nn.Module, path: Path) -> None:
     """Give a network the weights of a file, as float32, and make it ready for use.
 
+    They are copied: as long as one is a part of the mapped file, Windows lets nobody remove that, and
+    elsewhere a network drive that goes away would end the process.
+
     Raises:
         InputError: the file is no safetensors file, or its weights do not fit.
     """
@@ -150,13 +153,17 @@ def _load_weights(network: nn.Module, path: Path) -> None:
         stored = safetensors.torch.load_file(path)
     except safetensors.SafetensorError as error:
         raise InputError(f"{path} is not a safetensors file ({error}); import the model again.") from None
-    weights = {name: value.float() if value.is_floating_point() else value for name, value in stored.items()}
+    weights = {name: _copy(stored.pop(name)) for name in list(stored)}
     try:
         check_weights_fit(network, weights)
     except InputError as error:
         raise InputError(f"{path.parent}: {error}") from None
     network.load_state_dict(weights, assign=True)
     network.requires_grad_(False).eval()
+
+
+def _copy(value: Tensor) -> Tensor:
+    return value.to(torch.float32 if value.is_floating_point() else value.dtype, copy=True)
 
 
 def check_weights_fit(network: nn.Module, weights: Mapping[str, Tensor]) -> None:

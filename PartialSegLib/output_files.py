@@ -119,7 +119,7 @@ def locked(path: Path) -> Iterator[None]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         seen, since = 0, time.monotonic()
-        while not _create(path):
+        while not _create(path, bool(seen) or time.monotonic() - since < _PATIENCE_SECONDS):
             time.sleep(0.02)
             if (stamp := _stamp(path)) != seen:
                 seen, since = stamp, time.monotonic()
@@ -132,6 +132,21 @@ def locked(path: Path) -> Iterator[None]:
         yield
     finally:
         _remove(path)
+
+
+def replace_patiently(source: Path, target: Path) -> None:
+    """As `os.replace`, of files and folders, but on Windows it waits while another program looks at one."""
+    if target.is_dir() and not source.is_dir():  # each system calls it something else
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    end = time.monotonic() + _PATIENCE_SECONDS
+    while True:
+        try:
+            os.replace(source, target)
+            return
+        except PermissionError:
+            if time.monotonic() >= end:
+                raise
+        time.sleep(0.05)
 
 
 def _temporary_name(name: str) -> str:
@@ -162,14 +177,17 @@ def _is_alive(pid: int) -> bool:
     return True
 
 
-def _create(path: Path) -> bool:
-    """Whether the file was not there before."""
+def _create(path: Path, is_patient: bool) -> bool:
+    """Whether the file was not there before.
+
+    Windows refuses it while another process removes it, too: the patient take that for "it is there".
+    """
     try:
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
     except FileExistsError:
         return False
-    except PermissionError:  # so Windows says while another process removes it
-        if os.name != "nt":
+    except PermissionError:
+        if os.name != "nt" or not is_patient:
             raise
         return False
     return True
@@ -199,7 +217,7 @@ def _flush(path: Path) -> None:
 
 def _move(source: Path, target: Path, outdated: Collection[str]) -> None:
     if not (source.is_dir() and target.is_dir()):
-        _replace(source, target)
+        replace_patiently(source, target)
         return
     old = Path(f"{source}.old")
     old.mkdir()
@@ -208,14 +226,14 @@ def _move(source: Path, target: Path, outdated: Collection[str]) -> None:
         for name in names:
             if (target / name).is_file():
                 _set_aside(target / name, old / name)
-            _replace(source / name, target / name)
+            replace_patiently(source / name, target / name)
         for name in outdated:
             if (target / name).is_file():
-                _replace(target / name, old / name)
+                replace_patiently(target / name, old / name)
     except BaseException:
         for name in (*names, *outdated):
-            if (old / name).exists():
-                _replace(old / name, target / name)
+            if (old / name).exists() and not _is_same(old / name, target / name):
+                replace_patiently(old / name, target / name)
             elif name in names and not (source / name).exists():
                 _remove(target / name)
         _remove(old)
@@ -223,27 +241,16 @@ def _move(source: Path, target: Path, outdated: Collection[str]) -> None:
     _remove(old)
 
 
+def _is_same(path: Path, other: Path) -> bool:
+    return other.exists() and path.samefile(other)
+
+
 def _set_aside(path: Path, old: Path) -> None:
     """Keep a file under a second name; where drives allow it, it stays under the first one, too."""
     try:
         os.link(path, old)
     except OSError:
-        _replace(path, old)
-
-
-def _replace(source: Path, target: Path) -> None:
-    """As `os.replace`, but with patience."""
-    if target.is_dir() and not source.is_dir():  # each system calls it something else
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-    end = time.monotonic() + _PATIENCE_SECONDS
-    while True:
-        try:
-            os.replace(source, target)
-            return
-        except PermissionError:
-            if time.monotonic() >= end:
-                raise
-        time.sleep(0.05)
+        replace_patiently(path, old)
 
 
 def _remove(path: Path) -> None:

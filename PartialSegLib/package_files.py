@@ -6,6 +6,7 @@ import hashlib
 from pathlib import Path
 
 from .errors import InputError
+from .file_names import holds_files
 from .manifest import MANIFEST_FILE, FileEntry
 
 __all__ = ["check_contents", "check_file", "file_sha256", "package_file", "refuse_to_overwrite"]
@@ -71,5 +72,5 @@ def refuse_to_overwrite(folder: Path) -> None:
         InputError: something else lies there.
     """
     is_package = (folder / MANIFEST_FILE).exists()
-    if folder.exists() and not is_package and (folder.is_file() or any(folder.iterdir())):
+    if folder.exists() and not is_package and (folder.is_file() or holds_files(folder)):
         raise InputError(f"{folder} exists and is not a model package; choose another output folder.")

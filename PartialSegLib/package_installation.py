@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 import shutil
 import tempfile
 import time
@@ -13,7 +12,7 @@ from pathlib import Path
 
 from .errors import InputError
 from .manifest import MANIFEST_FILE, Manifest, parse_manifest, read_manifest
-from .output_files import remove_leftovers
+from .output_files import remove_leftovers, replace_patiently
 from .package_files import check_contents, refuse_to_overwrite
 from .package_sources import PackageArchive, PackageFolder
 from .packages import BUNDLED_MODELS, MODEL_DIR_VARIABLE, manifests_in, model_folders
@@ -207,7 +206,7 @@ def _tidy_up(place: Path) -> None:
         with contextlib.suppress(OSError):  # another process was quicker
             for old in (work / "old").glob("*"):
                 if not (place / old.name).exists():
-                    os.replace(old, place / old.name)
+                    replace_patiently(old, place / old.name)
             newest = max(path.lstat().st_mtime for path in (work, *work.rglob("*")))
             if time.time() - newest > _STALE_SECONDS:
                 for old in (work / "old").glob("*"):
@@ -219,7 +218,7 @@ def _tidy_up(place: Path) -> None:
 def _discard(package: Path, work: Path) -> None:
     """Remove a package, after taking it out of sight whole; of a link, only the link."""
     discarded = work / "discarded"
-    os.replace(package, discarded)
+    replace_patiently(package, discarded)
     if discarded.is_symlink():
         discarded.unlink()
     shutil.rmtree(discarded, ignore_errors=True)
@@ -247,14 +246,14 @@ def _copy_files(package: Package, manifest: Manifest, new: Path, on_progress: Pr
 def _swap(new: Path, target: Path, old: Path) -> None:
     """Put `new` in the place of `target`, or leave `target` as it was."""
     if not target.exists():
-        os.replace(new, target)
+        replace_patiently(new, target)
         return
     old.parent.mkdir()
-    os.replace(target, old)
+    replace_patiently(target, old)
     try:
-        os.replace(new, target)
+        replace_patiently(new, target)
     except BaseException:
-        os.replace(old, target)
+        replace_patiently(old, target)
         raise
     with contextlib.suppress(OSError):  # in use somewhere: a later installation removes it
         _discard(old, new.parent)

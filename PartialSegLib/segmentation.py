@@ -2,7 +2,6 @@
 
 import itertools
 import os
-import re
 from collections import Counter
 from collections.abc import ItemsView, Iterable, Iterator, Mapping, ValuesView
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ import numpy as np
 from .affine import check_affine
 from .boxes import Box, is_empty
 from .errors import InputError
+from .file_names import allowed, folded
 from .packed_mask import PackedMask
 from .structures import Structure, structure_or_tissue
 
@@ -193,12 +193,12 @@ class Segmentation:
         names: dict[Key, str] = {}
         taken: set[str] = set()
         for task, structure in self._masks:
-            file = _file_name(structure)
+            file = allowed(structure)
             name = plain = file if tasks[structure] == 1 else f"{one_word(task)}-{file}"
             numbers = itertools.count(2)
-            while name.casefold() in taken:
+            while folded(name) in taken:
                 name = f"{plain}_{next(numbers)}"
-            taken.add(name.casefold())
+            taken.add(folded(name))
             names[task, structure] = name
         return names
 
@@ -222,12 +222,6 @@ class Segmentation:
 def one_word(text: str) -> str:
     """Return a name as part of identifiers and file names: what could mislead there becomes "_"."""
     return "".join(letter if letter.isalnum() or letter in "._" else "_" for letter in text)
-
-
-def _file_name(text: str) -> str:
-    """A name from anywhere, without what leads out of a folder; all else stays, so that it is known again."""
-    name = re.sub(r'[\x00-\x1f"*/:<>?\\|]', "_", text)
-    return name if name.strip(". ") else "_"
 
 
 def writing_order(keys: Iterable[Key]) -> list[Key]:

@@ -13,6 +13,7 @@ import pytest
 import SimpleITK
 from full_disk import full_disk
 
+from PartialSegLib import output_files
 from PartialSegLib.errors import InputError
 from PartialSegLib.output_files import replacing
 from PartialSegLib.segmentation import Segmentation, write_segmentation
@@ -311,6 +312,37 @@ def test_what_another_program_looks_at_is_replaced_when_it_is_done(tmp_path, mon
     write_folder(tmp_path / "new")
     assert len(calls) == 2
     assert len(list((tmp_path / "new").iterdir())) == 3
+
+
+def test_a_file_that_stays_open_in_a_folder_leaves_nothing_of_the_attempt(tmp_path, monkeypatch):
+    for name in ("a", "c"):
+        (tmp_path / name).write_text("old")
+    replace = os.replace
+
+    def refuse(source, target):
+        if str(target).endswith("c"):  # Windows lets it be linked, but not replaced
+            raise PermissionError(13, "The file is in use")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", refuse)
+    monkeypatch.setattr("PartialSegLib.output_files._PATIENCE_SECONDS", 0)
+    with pytest.raises(InputError, match="in use"):
+        write_folder(tmp_path)
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"a": "old", "c": "old"}
+
+
+def test_a_lock_in_a_folder_that_windows_does_not_let_be_written_to_is_told_soon(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(output_files.os, "name", "nt")
+    monkeypatch.setattr(output_files.os, "open", refuse)
+    monkeypatch.setattr(output_files, "_PATIENCE_SECONDS", 0.2)
+    with (
+        pytest.raises(InputError, match=r"\.lock: Permission denied"),
+        output_files.locked(tmp_path / ".lock"),
+    ):
+        pass
 
 
 @pytest.mark.parametrize("start", ["x" * 248, "é" * 124])

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
+from tiny_model import TASKS, write_tiny_model
 
 from PartialSegLib.errors import InputError
 from PartialSegLib.importers.dodnet import mots_manifest
-from PartialSegLib.manifest import Inference, Manifest, NetworkSpec, Task, read_manifest
+from PartialSegLib.manifest import Inference, Manifest, NetworkSpec, Preprocessing, Task, read_manifest
 from PartialSegLib.model import load_model, save_model
 from PartialSegLib.networks import DoDNet
 from PartialSegLib.package_files import file_sha256
@@ -295,3 +296,12 @@ def test_the_exact_name_wins_and_two_that_are_alike_need_it():
 def test_the_manifest_returned_is_the_one_on_disk(tmp_path: Path):
     written = save_model(tmp_path / "tiny", tiny_manifest(), tiny_weights(), "")
     assert written == read_manifest(tmp_path / "tiny")
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="only Linux lists what is mapped")
+def test_the_file_of_the_weights_is_not_held(tmp_path):
+    preprocessing = Preprocessing("SPL", (4, 4, 4), (-325, 325), divide=325)
+    package = write_tiny_model(tmp_path / "tiny", TASKS, preprocessing)
+    model = load_model(package)
+    assert next(iter(model.network.parameters())).dtype == torch.float32
+    assert str(package) not in Path("/proc/self/maps").read_text()

@@ -119,6 +119,23 @@ def test_a_failed_replacement_puts_the_old_package_back(
     assert_sound(models / "tiny", "1.0.0")
 
 
+def test_a_replacement_waits_for_a_virus_scanner(
+    archive: Path, package: Path, models: Path, monkeypatch: pytest.MonkeyPatch
+):
+    install_package(archive)
+    rename, end = os.replace, time.monotonic() + 0.3
+
+    def refuse_at_first(source: Any, target: Any) -> None:
+        if time.monotonic() < end:
+            raise PermissionError(13, "The file is in use")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "replace", refuse_at_first)
+    monkeypatch.setattr("PartialSegLib.output_files._PATIENCE_SECONDS", 2)
+    install_package(write_package(package, "2.0.0"), replace=True)
+    assert_sound(models / "tiny", "2.0.0")
+
+
 @pytest.mark.parametrize("killed_after", [0, 1, 2])
 def test_what_a_killed_replacement_leaves_is_put_right_by_the_next_installation(
     package: Path, models: Path, killed_after: int

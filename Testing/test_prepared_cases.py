@@ -372,6 +372,16 @@ def test_a_case_name_stays_in_the_folder(tmp_path):
         prepare_collection(collection, PREPROCESSING, tmp_path / "prepared")
 
 
+def test_what_a_file_manager_put_into_a_case_does_not_keep_it(tmp_path):
+    collection = write_collection_files(tmp_path, a="livers")
+    prepare_collection(collection, PREPROCESSING, tmp_path)
+    place = place_of(tmp_path, "a")
+    for name in (".DS_Store", "Thumbs.db"):
+        (place / name).touch()
+    prepare_collection(collection, replace(PREPROCESSING, pad_value=-7.0), tmp_path)
+    assert not (place / ".DS_Store").exists()
+
+
 def test_folders_of_others_are_not_touched(tmp_path):
     collection = write_collection_files(tmp_path, a="livers")
     prepare_collection(collection, PREPROCESSING, tmp_path)

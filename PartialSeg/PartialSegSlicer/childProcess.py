@@ -79,7 +79,13 @@ def killTree(process: subprocess.Popen[bytes]) -> None:
     if os.name == "nt":
         command = ["taskkill", "/T", "/F", "/PID", str(process.pid)]
         with contextlib.suppress(OSError):
-            subprocess.run(command, capture_output=True, creationflags=_NO_WINDOW, check=False)
+            subprocess.run(
+                command,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                creationflags=_NO_WINDOW,
+                check=False,
+            )
     else:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)

@@ -7,7 +7,6 @@ for those that decide how long and how fast is trained, where files lie, what is
 from __future__ import annotations
 
 import json
-import os
 import re
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from typing import Any
 import torch
 
 from ..errors import InputError
-from ..output_files import replacing
+from ..output_files import replace_patiently, replacing
 from ..safe_torch import require_safe_torch
 
 MAY_CHANGE = {
@@ -39,7 +38,7 @@ def write_config(folder: Path, settings: dict[str, Any]) -> None:
     """
     path, text = folder / CONFIG_FILE, json.dumps(settings, indent=2) + "\n"
     if path.is_file() and path.read_text(encoding="utf-8") != text:  # it may be a person's own
-        os.replace(path, folder / PREVIOUS_FILE)
+        replace_patiently(path, folder / PREVIOUS_FILE)
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 

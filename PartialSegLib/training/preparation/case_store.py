@@ -27,6 +27,7 @@ import numpy as np
 from scipy import ndimage
 
 from ...errors import InputError
+from ...file_names import is_from_file_manager
 from ...json_fields import from_json, to_json
 from ...output_files import explained_writing_errors
 
@@ -244,9 +245,10 @@ def _put_in_place(temporary: Path, folder: Path, settings: str) -> None:
             _remove_case(folder)
             temporary.rename(folder)
             return
-        except OSError:  # another process did the same between these two lines
+        except OSError:  # another process did the same, or a virus scanner looks at it
             if not attempts_left:
                 raise
+            time.sleep(0.1)
 
 
 def _beside(folder: Path) -> Path:
@@ -266,7 +268,8 @@ def _remove_case(folder: Path) -> None:
 def _has_only_files_of_a_case(folder: Path) -> bool:
     """Whether a folder holds nothing else; also if there is none, or no more."""
     try:
-        return {path.name for path in folder.iterdir()} <= FILES
+        names = {path.name for path in folder.iterdir()}
+        return {name for name in names if not is_from_file_manager(name)} <= FILES
     except FileNotFoundError:
         return True
     except NotADirectoryError:
