@@ -54,6 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code.
     """
     _accept_all_characters()
+    os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")  # the CPU does what Apple's GPUs cannot
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     previous = signal.signal(signal.SIGTERM, _interrupt)
     try:

@@ -100,13 +100,17 @@ def _answer(waiting: Waiting, service: Service, replies: Replies) -> tuple[dict[
 
 
 def _set_up_process() -> None:
-    """Log to standard error in UTF-8, and leave interrupts to the client, who closes the pipe to end us."""
+    """Log to standard error in UTF-8, and leave interrupts to the client, who closes the pipe to end us.
+
+    PyTorch, which comes with the first request, reads the environment.
+    """
     if isinstance(sys.stderr, io.TextIOWrapper):
         sys.stderr.reconfigure(encoding="utf-8", errors="backslashreplace")
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     logging.getLogger("PartialSegLib").setLevel(logging.INFO)
     faulthandler.enable()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")  # the CPU does what Apple's GPUs cannot
 
 
 if __name__ == "__main__":
