@@ -176,7 +176,7 @@ def _batch_arguments(command: Parser) -> None:
 def _session_arguments(command: Parser) -> None:
     """What `cli.segmenting.open_session` understands, the same for all commands that segment."""
     command.add_argument(
-        "--model", metavar="NAME|PATH", help="an installed model or a package (the bundled one)"
+        "--model", type=_model, metavar="NAME|PATH", help="an installed model or a package (the bundled one)"
     )
     command.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (%(default)s)")
     text = "auto, torch, openvino (to be installed; cpu) or openvino-int8: rounded, faster (%(default)s)"
@@ -189,7 +189,7 @@ def _session_arguments(command: Parser) -> None:
     command.add_argument("--selection", default="auto", metavar="S", help=text)
     command.add_argument("--skip-air", action="store_true", help="leave out air and table around the body")
     text = "a coarse model that looks first; only what it finds is looked at closely"
-    command.add_argument("--region-from", metavar="NAME|PATH", help=text)
+    command.add_argument("--region-from", type=_model, metavar="NAME|PATH", help=text)
     text = "of --region-from: 0 takes what the coarse model finds, 1 looks closely at all of it (1)"
     command.add_argument("--effort", type=float, metavar="0..1", help=text)
     command.add_argument(
@@ -231,7 +231,7 @@ def _pseudo_label_arguments(command: Parser) -> None:
     text = "the new collection; its label maps and a record of their origin lie beside it"
     command.add_argument("-o", "--output", type=_path, required=True, metavar="FILE.json", help=text)
     text = "an installed model or a package (the bundled one)"
-    command.add_argument("--model", metavar="NAME|PATH", help=text)
+    command.add_argument("--model", type=_model, metavar="NAME|PATH", help=text)
     text = "add this one, where it is not annotated; repeat for more (all of the model's)"
     command.add_argument("--structure", action="append", metavar="S", help=text)
     command.add_argument("--task", action="append", metavar="T", help=TASK)
@@ -243,7 +243,7 @@ def _pseudo_label_arguments(command: Parser) -> None:
     text = "leave cases out where 1 - Dice with a second prediction is above this"
     command.add_argument("--max-disagreement", action="append", metavar="[S=]SHARE", help=text)
     text = "the second prediction is this model's, not one without mirroring"
-    command.add_argument("--compare", metavar="NAME|PATH", help=text)
+    command.add_argument("--compare", type=_model, metavar="NAME|PATH", help=text)
     text = "leave cases out whose volumes are outside these percentiles of the labelled cases"
     command.add_argument("--volume-percentiles", type=float, nargs=2, metavar=("LOW", "HIGH"), help=text)
     text = "of the label maps: .nii.gz or .nrrd (%(default)s)"
@@ -264,7 +264,7 @@ def _accept_all_characters() -> None:
         stream = getattr(sys, name)
         if stream is None:
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - for the process's life
-        elif getattr(stream, "errors", None) == "strict":
+        elif getattr(stream, "errors", None) in ("strict", "surrogateescape"):
             stream.reconfigure(errors="replace")
 
 
@@ -272,7 +272,14 @@ def _path(text: str) -> Path:
     """An empty text, as of a shell variable that is not set, would mean the current folder."""
     if not text.strip():
         raise argparse.ArgumentTypeError("an empty path was given; name a file or folder")
-    return Path(text)
+    return Path(text).expanduser()
+
+
+def _model(text: str) -> str:
+    """An empty text, as of a shell variable that is not set, would mean another model than was wanted."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("an empty name was given; name a model or its folder")
+    return text
 
 
 def _suffix(text: str) -> str:

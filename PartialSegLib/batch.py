@@ -275,10 +275,15 @@ class Batch:
         try:
             earlier = dict(json.loads((self.folder / REQUEST_FILE).read_text(encoding="utf-8")))
             with self.summary.open(newline="", encoding="utf-8-sig", errors=_ANY_NAME) as file:
-                rows = {row["case"]: row for row in csv.DictReader(file)}
+                table = csv.DictReader(file)
+                if missing := set(_COLUMNS) - set(table.fieldnames or ()):
+                    raise ValueError(f"it has no column {min(missing)}")
+                rows = {row["case"]: row for row in table}
             earlier.pop(EARLIER_RESULTS, None)
             others = self.request.differences(earlier)
         except FileNotFoundError:
+            if otherwise is None:
+                self._refuse_summary_of_others()
             return {}
         except (OSError, ValueError, TypeError, KeyError, csv.Error) as error:
             if otherwise is not None:
@@ -293,6 +298,13 @@ class Batch:
                 f"{REQUEST_FILE}); choose another folder or begin anew (--overwrite)."
             )
         return rows
+
+    def _refuse_summary_of_others(self) -> None:
+        """Refuse to replace a table that no batch has written; that of a killed first run is one of ours."""
+        if self.summary.exists():
+            with self.summary.open(newline="", encoding="utf-8-sig", errors=_ANY_NAME) as file:
+                if not set(_COLUMNS) <= set(csv.DictReader(file).fieldnames or ()):
+                    refuse_files_of_others([self.summary])
 
     def _write_rows(self) -> None:
         header = [*_COLUMNS, *map(_volume_column, self.request.keys)]

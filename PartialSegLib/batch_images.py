@@ -149,9 +149,10 @@ def results_in(folder: Path) -> set[str]:
 
 def is_label_map(path: Path) -> bool:
     """Whether a file has a table; where there are both NAME.nii and NAME.nii.gz, one of them is an image."""
+    if image_suffix(path) not in (".nii", ".nii.gz"):
+        return False
     twin = path.with_suffix("") if path.suffix == ".gz" else path.with_name(f"{path.name}.gz")
-    is_nifti = image_suffix(path) in (".nii", ".nii.gz")
-    return is_nifti and table_path(path).exists() and not twin.exists()
+    return table_path(path).exists() and not twin.exists()
 
 
 def _dicom_files(folder: Path, files: list[str]) -> Iterator[Path]:

@@ -25,13 +25,14 @@ _OUT_OF_MEMORY = re.compile(
 )
 
 
-def choose_device(name: str = "auto") -> torch.device:
+def choose_device(name: str | torch.device = "auto") -> torch.device:
     """The device to compute on; "auto" takes the first of cuda, mps and cpu that works.
 
     Raises:
         InputError: the name is not one of auto, cpu, cuda, cuda:N and mps.
         DeviceError: this machine or this PyTorch has no such device.
     """
+    name = str(name)
     if name == "auto":
         for kind in ("cuda", "mps", "cpu"):
             if _works(torch.device(kind)):

@@ -54,8 +54,10 @@ def write_label_map(path: Path, segmentation: Segmentation) -> None:
         segmentation: What to write.
 
     Raises:
-        InputError: When there are more than 32,767 masks or the files cannot be written.
+        InputError: When there are more than 32,767 masks, the table is that of another label map, or the
+            files cannot be written.
     """
+    check_table_is_free(path)
     if len(segmentation) > _LARGEST_LABEL:
         raise InputError(
             f"{len(segmentation)} masks do not fit one label map; write a .seg.nrrd file or a folder."
@@ -71,6 +73,20 @@ def write_label_map(path: Path, segmentation: Segmentation) -> None:
         write_nifti(folder / path.name, labels, segmentation.affine)
         table = folder / table_path(path).name
         _write_table(table, segmentation, {key: str(value) for key, value in values.items()})
+
+
+def check_table_is_free(path: Path) -> None:
+    """Refuse a new label map NAME.nii beside NAME.nii.gz, or the other way round, whose table it would take.
+
+    Raises:
+        InputError: When there is that other one, and its table.
+    """
+    twin = path.with_suffix("") if path.suffix == ".gz" else path.with_name(f"{path.name}.gz")
+    if twin.exists() and table_path(path).exists() and not path.exists():
+        raise InputError(
+            f"{table_path(path)} says what the labels of {twin.name} are, and {path.name} would need a file of "
+            "that name, too; choose another name."
+        )
 
 
 def _written_values(segmentation: Segmentation) -> dict[Key, int]:

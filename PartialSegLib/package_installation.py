@@ -253,7 +253,17 @@ def _swap(new: Path, target: Path, old: Path) -> None:
     try:
         replace_patiently(new, target)
     except BaseException:
-        replace_patiently(old, target)
+        _put_back(old, target)
         raise
     with contextlib.suppress(OSError):  # in use somewhere: a later installation removes it
         _discard(old, new.parent)
+
+
+def _put_back(old: Path, target: Path) -> None:
+    try:
+        replace_patiently(old, target)
+    except OSError as error:
+        raise InputError(
+            f"{target} could be neither replaced nor put back ({error.strerror or error}); close "
+            f"programs that use it and install any model: the old one, kept in {old}, is then put back."
+        ) from error

@@ -29,8 +29,12 @@ class Region:
         Raises:
             InputError: not six finite numbers, or a lower end above its upper end.
         """
-        values = np.asarray(limits, dtype=float).ravel()
-        if values.size != 6 or not np.isfinite(values).all() or not (values[0::2] <= values[1::2]).all():
+        try:
+            values = np.asarray(limits, dtype=float)
+        except (TypeError, ValueError):
+            values = np.empty(0)
+        is_shaped, values = values.shape in ((6,), (3, 2)), values.ravel()
+        if not is_shaped or not np.isfinite(values).all() or not (values[0::2] <= values[1::2]).all():
             raise InputError(
                 "A region of interest is x0 x1 y0 y1 z0 z1 in mm (RAS) with x0 <= x1, y0 <= y1 and z0 <= z1, "
                 f"not {limits}."

@@ -336,6 +336,19 @@ def test_processes_that_record_at_once_lose_no_row(images, manifest, package, tm
     assert sorted(os.listdir(tmp_path / "out")) == ["batch.json", "summary.csv"]
 
 
+def test_tables_of_others_are_not_replaced(images, manifest, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "summary.csv").write_text("patient,age\n1,70\n")
+    with pytest.raises(InputError, match=r"holds files that no batch has written .*summary\.csv"):
+        Batch([images], out, BatchRequest(manifest))
+    (out / "summary.csv").unlink()
+    record(Batch([images], out, BatchRequest(manifest)), "a")
+    (out / "summary.csv").write_text("case,structure,dice\na,liver,1\n")
+    with pytest.raises(InputError, match=r"cannot be read .it has no column"):
+        Batch([images], out, BatchRequest(manifest))
+
+
 def test_the_lock_of_a_killed_run_is_taken_away(images, manifest, tmp_path, monkeypatch):
     monkeypatch.setattr("PartialSegLib.output_files._STALE_SECONDS", 0.1)
     batch = Batch([images], tmp_path / "out", BatchRequest(manifest))

@@ -179,12 +179,24 @@ def test_nothing_is_found_outside_the_region_of_interest(tmp_path, package, ct, 
         (["--overlap", "half"], "invalid float value: 'half'"),
         (["-o", "out.dcm"], "A segmentation is written as"),
         (["-o", ""], "an empty path was given"),
+        (["--model", ""], "an empty name was given"),
+        (["--region-from", " "], "an empty name was given"),
     ],
 )
 def test_a_wrong_option_is_answered_by_one_sentence(tmp_path, package, ct, run, options, message):
     given = ["segment", ct, "-o", tmp_path / "out.seg.nrrd", "--model", package, *options]
     assert_one_sentence(run(*given), 2, message)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_home_folder_that_the_shell_left_alone_is_known(tmp_path, package, ct, run, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    shutil.copy(ct, tmp_path / "ct.nii.gz")
+    before = (tmp_path / "ct.nii.gz").read_bytes()
+    refused = run("segment", tmp_path / "ct.nii.gz", "--output=~/ct.nii.gz", "--model", package)
+    assert (refused.returncode, "would replace the input" in refused.stderr) == (2, True)
+    assert (tmp_path / "ct.nii.gz").read_bytes() == before
 
 
 def test_outputs_never_replace_the_input_or_each_other(tmp_path, package, ct, run):

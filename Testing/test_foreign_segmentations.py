@@ -35,6 +35,18 @@ def test_masks_of_0_and_255_are_masks_and_other_values_are_not(tmp_path):
         read_segmentation(tmp_path)
 
 
+def test_two_label_maps_do_not_share_a_table(tmp_path):
+    segmentation = Segmentation(LIVER.shape, np.eye(4))
+    segmentation.add("liver", "liver", None, LIVER)
+    for _ in range(2):
+        write_segmentation(tmp_path / "x.nii.gz", segmentation)
+    with pytest.raises(
+        InputError, match=r"x\.labels\.csv says what the labels of x\.nii\.gz are, and x\.nii"
+    ):
+        write_segmentation(tmp_path / "x.nii", segmentation)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["x.labels.csv", "x.nii.gz"]
+
+
 def test_segments_made_elsewhere_are_named_by_their_segments(tmp_path):
     segmentation = Segmentation(LIVER.shape, np.eye(4))
     segmentation.add("liver", "liver", None, LIVER)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from PartialSegLib.errors import InputError
 from PartialSegLib.importers import IMPORTERS, import_checkpoint
+from PartialSegLib.importers.checkpoint import renamed_weights
 from PartialSegLib.importers.dodnet import import_dodnet
 from PartialSegLib.importers.recognition import recognize_checkpoint
 from PartialSegLib.manifest import PostprocessingStep
@@ -151,10 +152,6 @@ def without(key: str) -> Callable[[Any], Any]:
             lambda weights: {**weights, "module.conv1.weight": torch.ones(1)},
             "'module.conv1.weight' is not part of",
         ),
-        (
-            lambda weights: {**weights, "GAP.0.bias": torch.ones(()).expand(256)},
-            r"'GAP.0.bias' repeats its values instead of storing \(256,\) of them",
-        ),
         (lambda weights: {"model": weights, "epoch": 7}, "the key 'epoch' beside 'model' is unknown"),
         (lambda weights: {"state_dict": weights}, "the key 'state_dict' is not part of this network"),
         (lambda weights: {}, "it holds no named weights"),
@@ -204,3 +201,13 @@ def test_a_pair_of_files_is_multitalents_and_the_unknown_is_refused(tmp_path: Pa
         import_checkpoint("auto", path, tmp_path / "package")
     path.with_name(f"{path.name}.pkl").write_bytes(b"")
     assert recognize_checkpoint(path) == "multitalent"
+
+
+def test_a_small_file_does_not_become_a_large_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("PartialSegLib.importers.checkpoint._MOST_REPEATED_BYTES", 1000)
+    network = torch.nn.Linear(16, 16)
+    weights = {name: torch.ones(()).expand(value.shape) for name, value in network.state_dict().items()}
+    with pytest.raises(
+        InputError, match=r"'weight' repeats a few values instead of storing \(16, 16\) of them"
+    ):
+        renamed_weights(weights, network, {})

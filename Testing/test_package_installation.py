@@ -136,6 +136,27 @@ def test_a_replacement_waits_for_a_virus_scanner(
     assert_sound(models / "tiny", "2.0.0")
 
 
+def test_a_package_that_cannot_be_put_back_is_kept_and_comes_back(
+    archive: Path, package: Path, models: Path, monkeypatch: pytest.MonkeyPatch
+):
+    install_package(archive)
+    rename, calls = os.replace, []
+
+    def refuse_from_the_second_on(source: Any, target: Any) -> None:
+        calls.append(target)
+        if len(calls) > 1:
+            raise PermissionError(13, "The file is in use")
+        rename(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", refuse_from_the_second_on)
+        patch.setattr("PartialSegLib.output_files._PATIENCE_SECONDS", 0)
+        with pytest.raises(InputError, match=r"neither replaced nor put back .*kept in .*old"):
+            install_package(write_package(package, "2.0.0"), replace=True)
+    install_package(write_package(models.parent / "other", name="other"))
+    assert read_manifest(models / "tiny").version == "1.0.0"
+
+
 @pytest.mark.parametrize("killed_after", [0, 1, 2])
 def test_what_a_killed_replacement_leaves_is_put_right_by_the_next_installation(
     package: Path, models: Path, killed_after: int

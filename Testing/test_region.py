@@ -13,7 +13,10 @@ def test_limits_are_pairs_or_flat():
     assert Region.from_limits(pairs) == Region.from_limits((1, 2, 3, 4, 5, 6)) == Region(pairs)
 
 
-@pytest.mark.parametrize("limits", [(1, 2, 3), (2, 1, 0, 1, 0, 1), (0, 1, 0, np.nan, 0, 1), range(8)])
+@pytest.mark.parametrize("limits", [
+    (1, 2, 3), (2, 1, 0, 1, 0, 1), (0, 1, 0, np.nan, 0, 1), range(8), "a",
+    ((-100, -60, 80), (200, 560, 600)),
+])  # fmt: skip
 def test_other_limits_are_refused(limits):
     with pytest.raises(InputError, match="x0 x1 y0 y1 z0 z1"):
         Region.from_limits(limits)

@@ -87,4 +87,4 @@ def test_a_system_that_does_not_tell_its_memory_is_no_problem(tmp_path, monkeypa
 
 
 def test_bytes_are_told_in_gigabytes():
-    assert gigabytes(3 << 29) == "1.5"
+    assert [gigabytes(count) for count in (3 << 29, 20 << 20)] == ["1.5 GB", "20 MB"]

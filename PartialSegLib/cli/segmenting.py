@@ -20,7 +20,7 @@ import numpy as np
 from ..boxes import EMPTY_BOX
 from ..errors import InputError
 from ..evaluation import dice
-from ..label_maps import table_path
+from ..label_maps import check_table_is_free, table_path
 from ..mask_folders import check_mask_folder
 from ..overview import check_drawing, write_overview
 from ..packages import BUNDLED_MODELS, installed_packages
@@ -235,6 +235,7 @@ def _check_outputs(image: Path, output: Path, report: Path | None) -> None:
     check_folder(output.parent if suffix else output)
     files = {"the input": image, "the segmentation": output}
     if suffix in (".nii", ".nii.gz"):
+        check_table_is_free(output)
         files["the table of the labels"] = table_path(output)
     elif not suffix and image.suffix and image.name.partition(".")[0].rpartition("-")[2] in load_structures():
         files["a mask"] = output / image.name

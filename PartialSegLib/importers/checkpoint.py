@@ -26,6 +26,8 @@ NUMBERS: list[Any] = [  # logs of nnU-Net hold NumPy's numbers; its own function
     (PlainScalar, "numpy.core.multiarray.scalar"),
     (PlainScalar, "numpy._core.multiarray.scalar"),
 ]
+_MOST_REPEATED_BYTES = 1 << 30
+"""Which tensors may have beyond what the file stores; a few kilobytes could become any number of them."""
 PARALLEL_PREFIX = "module."  # written by DataParallel and DistributedDataParallel
 
 
@@ -139,7 +141,7 @@ def renamed_weights(
             has more values than the file; it is named.
     """
     expected = {official_name(name, rules): (name, wanted) for name, wanted in network.state_dict().items()}
-    result = {}
+    result, repeated = {}, 0
     for key, value in weights.items():
         if key not in expected:
             raise InputError(
@@ -155,10 +157,11 @@ def renamed_weights(
                 f"the key {key!r} has shape {tuple(value.shape)}, but this network expects "
                 f"{tuple(wanted.shape)}; check which network the checkpoint is of."
             )
-        if value.numel() * value.element_size() > value.untyped_storage().nbytes():
+        repeated += max(0, value.numel() * value.element_size() - value.untyped_storage().nbytes())
+        if repeated > _MOST_REPEATED_BYTES:
             raise InputError(
-                f"the key {key!r} repeats its values instead of storing {tuple(value.shape)} of them; choose "
-                "the file that training saved."
+                f"the key {key!r} repeats a few values instead of storing {tuple(value.shape)} of them; "
+                "choose the file that training saved."
             )
         result[name] = value.float() if wanted.is_floating_point() else value
     missing = [key for key, (name, _) in expected.items() if name not in result]
