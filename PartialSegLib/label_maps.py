@@ -84,8 +84,8 @@ def check_table_is_free(path: Path) -> None:
     twin = path.with_suffix("") if path.suffix == ".gz" else path.with_name(f"{path.name}.gz")
     if twin.exists() and table_path(path).exists() and not path.exists():
         raise InputError(
-            f"{table_path(path)} says what the labels of {twin.name} are, and {path.name} would need a file of "
-            "that name, too; choose another name."
+            f"{table_path(path)} says what the labels of {twin.name} are, and {path.name} would need a file "
+            "of that name, too; choose another name."
         )
 
 
