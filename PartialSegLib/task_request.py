@@ -69,7 +69,8 @@ def _meant(given: str | Iterable[str], names: Collection[str]) -> Iterator[str]:
     """The names that texts stand for; what is none of them comes as it is."""
     for text in [given] if isinstance(given, str) else given:
         parts = [text] if _closest(text, names) in names else text.split(",")
-        yield from (_closest(part.strip(), names) for part in parts)
+        given_parts = [part.strip() for part in parts if part.strip()] or parts
+        yield from (_closest(part, names) for part in given_parts)
 
 
 def _closest(text: str, names: Collection[str]) -> str:

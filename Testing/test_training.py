@@ -202,6 +202,20 @@ def test_the_checkpoint_of_a_run_at_work_becomes_a_package(
     assert (tmp_path / "checkpoint.pt").read_bytes() == checkpoint
 
 
+def test_a_run_is_packaged_from_anywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    monkeypatch.chdir(tmp_path / "a")
+    train(tiny_config("run", phases=[{"iterations": 1}]))
+    monkeypatch.chdir(tmp_path / "b")
+    assert partialseg(["train", "../a/run/config.json", "--package-now"]) == 0
+    assert (tmp_path / "a" / "run" / "package-step-1" / "model.json").is_file()
+    assert list((tmp_path / "b").iterdir()) == []
+    capsys.readouterr()
+
+
 def test_without_a_checkpoint_there_is_no_package(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "config.json"
     path.write_text(json.dumps(tiny_values(tmp_path / "run")))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from argparse import Namespace
 from pathlib import Path
 
 from ..training import package_checkpoint, read_config, train
+from ..training.config import TrainingConfig
 from .terminal import progress_bar, write_line
 
 
@@ -18,7 +20,18 @@ def train_model(options: Namespace) -> None:
 
 def run_training(options: Namespace) -> Path:
     """Train as a configuration says, go on with a run, or package its checkpoint; return the package."""
-    config = read_config(options.config, options.change)
+    config = _in_its_folder(read_config(options.config, options.change), options)
     if options.package_now:
         return package_checkpoint(config)
     return train(config, options.device, progress_bar)
+
+
+def _in_its_folder(config: TrainingConfig, options: Namespace) -> TrainingConfig:
+    """A run's own config.json means the folder that it lies in, wherever the command is given."""
+    folder = Path(options.config).expanduser().absolute().parent
+    is_of_run = Path(options.config).name == "config.json" and (folder / "checkpoint.pt").is_file()
+    if not is_of_run or any(change.startswith("output=") for change in options.change):
+        return config
+    if Path(config.output).absolute() == folder:
+        return config
+    return dataclasses.replace(config, output=str(folder))
