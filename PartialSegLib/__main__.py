@@ -12,7 +12,7 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from types import FrameType
@@ -22,7 +22,7 @@ from . import __version__
 from .cli.data_arguments import add_data_arguments
 from .cli.training_arguments import add_training_arguments
 from .errors import Cancelled, DeviceError, InputError
-from .sentences import RESEARCH_USE
+from .sentences import RESEARCH_USE, suggestion
 
 REPEATED = ("--task", "--structure", "--data-set", "--mask", "--fold")
 WRONG_INPUT, NO_DEVICE, INTERRUPTED = 2, 3, 130
@@ -32,7 +32,13 @@ KEEP = "keep only this structure (TASK/STRUCTURE: of that task only); several as
 
 
 class Parser(argparse.ArgumentParser):
-    """Answers wrong usage with one sentence."""
+    """Answers wrong usage with one sentence.
+
+    Attributes:
+        commands: parsers of the commands, by their names.
+    """
+
+    commands: Mapping[str, argparse.ArgumentParser] = {}
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -83,6 +89,7 @@ def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The options of a command; settings of a training run (KEY=VALUE) may also follow an option."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     parser = build_parser()
+    _check_command(parser, given)
     options, others = parser.parse_known_args(given)
     if any(text.startswith("-") or not hasattr(options, "change") for text in others):
         parser.error(f"unrecognized arguments: {' '.join(others)}{_repeating(given, others[0])}")
@@ -94,8 +101,22 @@ def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
 def _repeating(given: list[str], other: str) -> str:
     """Advice where an argument too many is the second name of an option that takes one."""
     before = given[: given.index(other)] if other in given else []
-    option = next((text.partition("=")[0] for text in reversed(before) if text.startswith("-")), "")
-    return f"; repeat {option} for each name, as in {option} {other}" if option in REPEATED else ""
+    last = next((number for number in reversed(range(len(before))) if before[number].startswith("-")), None)
+    option, has_value, _ = before[last].partition("=") if last is not None else ("", "", "")
+    if last is None or option not in REPEATED:
+        return ""
+    second = given[last + (1 if has_value else 2)]  # argparse may have taken it for the input
+    return f"; repeat {option} for each name, as in {option} {second}"
+
+
+def _check_command(parser: Parser, given: Sequence[str]) -> None:
+    """Leave with a sentence where the first word is no command; argparse would name a later one."""
+    first = given[0] if given else ""
+    if first.startswith("-"):
+        if first not in ("-h", "--help", "--version") and len(given) > 1:
+            parser.error(f"options follow the command, as in partialseg segment CT.nii.gz {first} …")
+    elif first and first not in parser.commands:
+        parser.error(f"there is no command {first!r}; {suggestion(first.lower(), parser.commands)}")
 
 
 def build_parser() -> Parser:
@@ -104,6 +125,7 @@ def build_parser() -> Parser:
     parser = Parser("partialseg", description=text, epilog=RESEARCH_USE)
     parser.add_argument("--version", action="version", version=f"partialseg {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    parser.commands = commands.choices
 
     def add(name: str, module: str, function: str, text: str) -> Parser:
         command = commands.add_parser(name, help=text, description=text, epilog=RESEARCH_USE)
@@ -283,7 +305,8 @@ def _model(text: str) -> str:
 
 
 def _suffix(text: str) -> str:
-    """A file format, also where its dot was left out."""
+    """A file format, also where its dot was left out or it is in capitals."""
+    text = text.lower()
     return text if text == "folder" or text.startswith(".") else f".{text}"
 
 

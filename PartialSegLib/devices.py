@@ -32,7 +32,7 @@ def choose_device(name: str | torch.device = "auto") -> torch.device:
         InputError: the name is not one of auto, cpu, cuda, cuda:N and mps.
         DeviceError: this machine or this PyTorch has no such device.
     """
-    name = str(name)
+    name = str(name).lower()
     if name == "auto":
         for kind in ("cuda", "mps", "cpu"):
             if _works(torch.device(kind)):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from math import ceil
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -65,13 +66,18 @@ class CoarsePass:
         }
 
 
+def is_number(value: object) -> bool:
+    """Whether it is a real number of Python or numpy, not a text that looks like one."""
+    return isinstance(value, Real)
+
+
 def check_effort(effort: float) -> None:
     """Refuse what is no effort.
 
     Raises:
         InputError: it is not in [0, 1].
     """
-    if not 0 <= effort <= 1:
+    if not is_number(effort) or not 0 <= effort <= 1:
         raise InputError(f"The effort is a number from 0 (fast) to 1 (thorough), such as 0.5, not {effort}.")
 
 

@@ -245,10 +245,16 @@ def write_segmentation(path: str | Path, segmentation: Segmentation) -> None:
         segmentation: What to write.
 
     Raises:
-        InputError: When the name is that of another kind of file, or the file cannot be written.
+        InputError: When it is no segmentation, the name is that of another kind of file, or the file cannot
+            be written.
     """
     from . import label_maps, seg_nrrd
 
+    if not isinstance(segmentation, Segmentation):
+        raise InputError(
+            "A Segmentation can be written, such as predict(task) returns, not a "
+            f"{type(segmentation).__name__}."
+        )
     is_folder = str(path).endswith(("/", os.sep))
     path = Path(path).expanduser()
     match "" if is_folder else segmentation_suffix(path):

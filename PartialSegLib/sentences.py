@@ -13,12 +13,12 @@ def first_few(names: Sequence[object], most: int) -> str:
     return ", ".join([*map(str, names[:most]), *(["…"] if len(names) > most else [])])
 
 
-def suggestion(name: str, choices: Collection[str]) -> str:
+def suggestion(name: object, choices: Collection[str]) -> str:
     """End of a sentence on an unknown name: the closest of the choices, or all of them when none is close.
 
     It has neither full stop nor question mark, since callers go on in their own ways.
     """
     if not choices:
         return "there is none to choose from"
-    close = get_close_matches(name, list(choices), n=1)
+    close = get_close_matches(str(name), list(choices), n=1)
     return f"perhaps you meant {close[0]}" if close else f"choose from {', '.join(choices)}"

@@ -23,7 +23,7 @@ from .network_runner import NetworkRunner
 from .patch_blending import KeptScores
 from .patch_scoring import PatchScoring, Progress, all_flips
 from .region import Region
-from .region_selection import CoarsePass
+from .region_selection import CoarsePass, is_number
 from .restoration import Restored
 from .segmentation import Key, Segmentation
 from .selection import SelectedImage, Selection
@@ -71,8 +71,8 @@ class InferenceSession:
 
     Raises:
         InputError: unknown model, device, precision, engine or selection, an engine that cannot run the
-            network, wrong overlap, mirroring a model without mirror axes, selecting slices with a model
-            without decision network, or a model whose images are not one CT.
+            network, wrong overlap or cache size, mirroring a model without mirror axes, selecting slices with
+            a model without decision network, or a model whose images are not one CT.
         DeviceError: the device is missing or out of memory.
     """
 
@@ -98,10 +98,12 @@ class InferenceSession:
         self.model = model
         self.device = choose_device(device)
         self.overlap = inference.overlap if overlap is None else overlap
-        if not 0 <= self.overlap < 1:
+        if not is_number(self.overlap) or not 0 <= self.overlap < 1:
             raise InputError(
                 f"The overlap is a fraction in [0, 1), such as {inference.overlap}, not {overlap}."
             )
+        if cache_bytes is not None and not is_number(cache_bytes):
+            raise InputError(f"cache_bytes is a number of bytes, such as 2_000_000_000, not {cache_bytes!r}.")
         if mirror and not inference.mirror_axes:
             raise InputError(f"Model {model.manifest.name} has no axes to mirror; use it without mirroring.")
         self.selection = Selection.for_model(model, selection, skip_air, region_from)

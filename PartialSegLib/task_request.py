@@ -66,8 +66,15 @@ def tasks_named(manifest: Manifest, names: str | Iterable[str] | None = None) ->
 
 
 def _meant(given: str | Iterable[str], names: Collection[str]) -> Iterator[str]:
-    """The names that texts stand for; what is none of them comes as it is."""
-    for text in [given] if isinstance(given, str) else given:
+    """The names that texts stand for; what is none of them comes as it is.
+
+    Raises:
+        InputError: something else than texts is given.
+    """
+    texts = list(given) if isinstance(given, Iterable) and not isinstance(given, str) else [given]
+    if others := [text for text in texts if not isinstance(text, str)]:
+        raise InputError(f"Tasks and structures are given by their names, not as {others[0]!r}.")
+    for text in texts:
         parts = [text] if _closest(text, names) in names else text.split(",")
         given_parts = [part.strip() for part in parts if part.strip()] or parts
         yield from (_closest(part, names) for part in given_parts)

@@ -592,6 +592,34 @@ def test_without_a_command_the_usage_is_pointed_to(run):
     assert run("--version").stdout.startswith("partialseg ")
 
 
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        (["Segment", "ct.nii.gz"], "there is no command 'Segment'; perhaps you meant segment;"),
+        (["ct.nii.gz"], "there is no command 'ct.nii.gz'; choose from segment, demo, batch,"),
+        (["--device", "cpu", "segment"], "options follow the command, as in partialseg segment CT"),
+        (["segment", "--task", "liver", "kidney", "a.nii", "-o", "b"], "as in --task kidney; see"),
+        (["segment", "--task=liver", "kidney", "a.nii", "-o", "b"], "as in --task kidney; see"),
+    ],
+)
+def test_slips_in_the_order_of_words_are_told_by_what_was_meant(run, given, sentence):
+    assert_one_sentence(run(*given), 2, re.escape(sentence))
+
+
+def test_devices_and_formats_may_be_in_capitals(tmp_path, package, ct, run):
+    given = ["batch", ct, "-o", tmp_path / "out", "--model", package, "--task", "spleen"]
+    assert run(*given, "--device", "CPU", "--format", "NII.GZ").returncode == 0
+    assert (tmp_path / "out" / "ct.nii.gz").exists()
+    scores = tmp_path / "out" / "summary.csv"
+    evaluated = run("evaluate", tmp_path / "out", tmp_path / "out", "-o", scores)
+    assert_one_sentence(evaluated, 2, "is the table of a batch; choose another name")
+
+
+def test_labels_given_as_nothing_are_refused(run):
+    for option in ("--labels", "--prediction-labels"):
+        assert_one_sentence(run("evaluate", "a", "b", option, ""), 2, f"{option} '': expected VALUE=STRUC")
+
+
 def test_the_current_folder_and_names_with_dots_are_folders(tmp_path, package, ct, run, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for folder in (".", "patient.001", "1.2.840.10"):

@@ -273,6 +273,9 @@ def test_a_structure_of_two_tasks_can_be_asked_of_one(model, volume):
         ({"structures": ["kidny"]}, "perhaps you meant kidney"),
         ({"tasks": "liver", "structures": ["kidney"]}, "No chosen task yields 'kidney'"),
         ({"roi": (900, 950, 0, 1, 0, 1)}, "outside the image"),
+        ({"tasks": ["liver", None]}, "given by their names, not as None"),
+        ({"structures": 3}, "given by their names, not as 3"),
+        ({"effort": "thorough"}, "effort is a number"),
     ],
 )
 def test_wrong_requests_are_refused(model, volume, request_, message):
@@ -285,6 +288,9 @@ def test_wrong_requests_are_refused(model, volume, request_, message):
     [
         ({"overlap": 1.0}, "overlap"),
         ({"overlap": -0.1}, "overlap"),
+        ({"overlap": "0.5"}, "overlap"),
+        ({"cache_bytes": "1GB"}, "cache_bytes is a number of bytes"),
+        ({"engine": None}, "engine None"),
         ({"precision": "int8"}, "precision"),
         ({"device": "gpu"}, "device"),
     ],

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 
+from ..batch import REQUEST_FILE
+from ..batch_images import SUMMARY_FILE
 from ..case_matching import matched_cases
 from ..errors import InputError
 from ..evaluation import SCORE_SUFFIXES, TOLERANCE_MM, Comparison, Score, write_scores
@@ -29,10 +31,9 @@ def evaluate_files(options: Namespace) -> None:
         InputError: wrong options, nothing to compare, or at least one case could not be scored.
     """
     tolerance_mm = checked_tolerance(options)
-    labels = _labels(options.labels) if options.labels else None
-    predicted = (
-        _labels(options.prediction_labels, "--prediction-labels") if options.prediction_labels else None
-    )
+    labels = None if options.labels is None else _labels(options.labels)
+    given = options.prediction_labels
+    predicted = None if given is None else _labels(given, "--prediction-labels")
     pairs, missing = matched_cases(options.prediction, options.reference)
     comparison, failed = Comparison(options.structure, tolerance_mm, options.absent_is_empty), 0
     for case, prediction, reference in pairs:
@@ -53,13 +54,15 @@ def checked_tolerance(options: Namespace) -> float:
 
     Raises:
         InputError: it is no distance, the scores have no suffix that they can be written as, or their place
-            cannot be written to.
+            cannot be written to, or holds the table of a batch.
     """
     if options.output:
         if options.output.suffix.lower() not in SCORE_SUFFIXES:
             raise InputError(f"{options.output}: scores are written as {' or '.join(SCORE_SUFFIXES)}.")
         if options.output.is_dir():
             raise InputError(f"{options.output}: A folder has this name; choose another for the scores.")
+        if options.output.name == SUMMARY_FILE and (options.output.parent / REQUEST_FILE).exists():
+            raise InputError(f"{options.output} is the table of a batch; choose another name for the scores.")
         check_folder(options.output.parent)
     tolerance_mm = TOLERANCE_MM if options.tolerance is None else options.tolerance
     if not tolerance_mm >= 0:
@@ -134,7 +137,7 @@ def _labels_of_data_set(name: str, option: str) -> Mapping[str, tuple[int, ...]]
 
     if name.lower() not in PROTOCOLS:
         raise InputError(
-            f"{option} {name}: expected VALUE=STRUCTURE, as in 1=liver,2=liver_tumor, or a data set; "
+            f"{option} {name!r}: expected VALUE=STRUCTURE, as in 1=liver,2=liver_tumor, or a data set; "
             f"{suggestion(name.lower(), PROTOCOLS)}."
         )
     return PROTOCOLS[name.lower()].structures
