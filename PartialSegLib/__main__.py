@@ -137,7 +137,8 @@ def build_parser() -> Parser:
     _batch_arguments(add("batch", "batching", "batch", "Segment many images; goes on where it was stopped."))
     add("models", "inspecting", "models", "List the installed models.")
     command = add("info", "inspecting", "info", "Say what a volume, segmentation or model package is.")
-    command.add_argument("file", help="image, DICOM folder, .seg.nrrd, package folder, or name of a model")
+    text = "image, DICOM folder, .seg.nrrd, label map, folder of masks, package folder, or name of a model"
+    command.add_argument("file", help=text)
     command.add_argument("--series", metavar="UID_OR_TEXT", help=SERIES)
     _import_arguments(
         add("import", "inspecting", "import_model", "Turn an official checkpoint into a package.")
@@ -156,9 +157,8 @@ def build_parser() -> Parser:
 
 
 def _segment_arguments(command: Parser) -> None:
-    command.add_argument(
-        "input", type=_path, help=".nii, .nii.gz, .nrrd, .mha, or a folder with one DICOM series"
-    )
+    text = ".nii, .nii.gz, .nrrd, .nhdr, .mha, .mhd, or a folder with one DICOM series"
+    command.add_argument("input", type=_path, help=text)
     text = ".seg.nrrd, .nii.gz (one label map), or a folder (one .nii.gz per structure)"
     command.add_argument("-o", "--output", type=_path, required=True, metavar="OUT", help=text)
     command.add_argument("--series", metavar="UID_OR_TEXT", help=SERIES)
@@ -210,7 +210,7 @@ def _session_arguments(command: Parser) -> None:
     text = "auto, exact, fast or off: which slices to look at, if the model can tell (%(default)s)"
     command.add_argument("--selection", default="auto", metavar="S", help=text)
     command.add_argument("--skip-air", action="store_true", help="leave out air and table around the body")
-    text = "a coarse model that looks first; only what it finds is looked at closely"
+    text = "a coarse model that looks first; only what it finds is looked at closely (all, if nothing)"
     command.add_argument("--region-from", type=_model, metavar="NAME|PATH", help=text)
     text = "of --region-from: 0 takes what the coarse model finds, 1 looks closely at all of it (1)"
     command.add_argument("--effort", type=float, metavar="0..1", help=text)

@@ -68,7 +68,8 @@ class Selection:
         coarse = CoarsePass(region_from) if isinstance(region_from, Model) else region_from
         if mode == "auto":
             spec = model.manifest.decision
-            mode = "exact" if model.decision is not None and spec is not None and spec.automatic else "off"
+            asks = model.decision is not None and spec is not None and spec.automatic and not skip_air
+            mode = "exact" if asks else "off"
         return cls(mode, skip_air, coarse)
 
     def describe(self) -> dict[str, Any]:

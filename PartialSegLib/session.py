@@ -61,7 +61,7 @@ class InferenceSession:
             and around the regions of `region_from`, which needs fewer of them and changes scores a little;
             for a single structure that is the fastest. "off": everything, also what the two
             options below would skip. "auto": exact where the package's decision network is to be asked by
-            itself (`DecisionSpec.automatic`), else all slices.
+            itself (`DecisionSpec.automatic`) and air is not left out, else all slices.
         skip_air: find nothing in air and table around the body, and do not visit patches of these alone;
             scores in the body stay the same to the bit. Not with "exact", which leaves air as it is.
         region_from: a coarse model or its name, or `CoarsePass` with settings, that says where the tasks have

@@ -490,6 +490,24 @@ def test_evaluate_scores_files_and_folders(tmp_path, package, ct, run, caplog):
     )
 
 
+def test_means_tell_apart_who_has_a_structure(tmp_path, run):
+    for case, has_tumor in (("a", True), ("b", False), ("c", False)):
+        found, truth = Segmentation((8, 12, 12), AFFINE), Segmentation((8, 12, 12), AFFINE)
+        organ = np.zeros((8, 12, 12), bool)
+        organ[2:6, 2:9, 2:9] = True
+        tumor = organ & has_tumor
+        tumor[4:] = False
+        for segmentation, mask in ((found, tumor & False), (truth, tumor)):
+            segmentation.add("liver", "liver", None, organ)
+            segmentation.add("liver", "liver_tumor", None, mask)
+        write_segmentation(tmp_path / "found" / f"{case}.seg.nrrd", found)
+        write_segmentation(tmp_path / "truth" / f"{case}.seg.nrrd", truth)
+    table = run("evaluate", tmp_path / "found", tmp_path / "truth").stdout
+    assert re.search(r"mean of 3 +liver +liver_tumor +0\.667", table)
+    assert re.search(r"mean of 1 with it +liver +liver_tumor +0\.000", table)
+    assert "with it  liver  liver " not in re.sub(" +", "  ", table)
+
+
 def test_evaluate_heeds_its_tolerance_and_what_shall_be_empty(tmp_path, run):
     predicted, expected = (Segmentation((8, 12, 12), AFFINE) for _ in range(2))
     for row, segmentation in enumerate((predicted, expected), start=3):

@@ -16,7 +16,7 @@ from full_disk import full_disk
 from slice_bank_config import VALUES, tiny_config
 from torch import nn
 
-from PartialSegLib.errors import InputError
+from PartialSegLib.errors import DeviceError, InputError
 from PartialSegLib.training.checkpoint_file import read_checkpoint
 from PartialSegLib.training.loop import check_batch
 from PartialSegLib.training.med_danet.config import slice_bank_manifest
@@ -169,5 +169,5 @@ def test_a_full_disk_and_exhausted_memory_are_one_sentence(
         train_slice_bank(tiny_config(tmp_path, checkpoint_every=1))
     monkeypatch.setattr(SliceBankRun, "take_step", exhausted)
     sentence = r"Out of memory on cpu with 8 slices of 32 x 32 pixels; choose a smaller `batch_size`"
-    with pytest.raises(InputError, match=sentence):
+    with pytest.raises(DeviceError, match=sentence):
         train_slice_bank(tiny_config(tmp_path))

@@ -21,7 +21,7 @@ import torch
 from full_disk import full_disk
 from training_runs import losses_of, tiny_config, tiny_values
 
-from PartialSegLib.errors import InputError
+from PartialSegLib.errors import DeviceError, InputError
 from PartialSegLib.model import load_model
 from PartialSegLib.training import loop, train
 from PartialSegLib.training.exit_codes import exit_code_of
@@ -252,7 +252,7 @@ def test_out_of_memory_is_one_sentence(
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
 
     monkeypatch.setattr(Run, "add_gradient", exhausted)
-    with pytest.raises(InputError, match=f"Out of memory on cpu with patches of .*{advice}"):
+    with pytest.raises(DeviceError, match=f"Out of memory on cpu with patches of .*{advice}"):
         train(tiny_config(tmp_path, **changes))
 
 

@@ -149,6 +149,9 @@ def _write_score_table(scores: Sequence[Score], tolerance_mm: float) -> None:
         for task, structure in dict.fromkeys((s.task, s.structure) for s in scores):
             group = [s for s in scores if (s.task, s.structure) == (task, structure)]
             rows.append([f"mean of {len(group)}", task, structure, *_figures(group)])
+            with_it = [s for s in group if s.reference_ml > 0]
+            if 0 < len(with_it) < len(group):
+                rows.append([f"mean of {len(with_it)} with it", task, structure, *_figures(with_it)])
     header = [
         "CASE",
         "TASK",

@@ -5,6 +5,7 @@ PyTorch is imported once the input has been read and found good, so that a mista
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from argparse import Namespace
@@ -35,6 +36,8 @@ from .terminal import progress_bar, write_line, write_table
 if TYPE_CHECKING:
     from ..region_selection import CoarsePass
     from ..session import InferenceSession
+
+logger = logging.getLogger(__name__)
 
 PHANTOM_SEED = 2026
 FORCE_ADVICE = "add --force to segment it all the same"
@@ -105,6 +108,8 @@ def check_session_options(options: Namespace) -> None:
     """
     if options.effort is not None and not options.region_from:
         raise InputError("--effort needs a coarse model to rely on; name it with --region-from.")
+    if options.selection == "off" and (options.region_from or options.skip_air):
+        logger.warning("--selection off looks at everything, so --region-from and --skip-air do nothing.")
 
 
 def open_session(options: Namespace, seconds: Seconds) -> InferenceSession:

@@ -5,11 +5,19 @@ from __future__ import annotations
 from argparse import ArgumentParser
 
 
-def add_config_arguments(command: ArgumentParser, recipe: str = "dodnet") -> None:
-    """The configuration, and other values than it has; `recipe` is the name of one that the command takes."""
+def add_config_arguments(
+    command: ArgumentParser, recipe: str = "dodnet", example: str = "phases[0].iterations=50"
+) -> None:
+    """The configuration, and other values than it has.
+
+    Args:
+        command: gets the arguments.
+        recipe: the name of one that the command takes.
+        example: another value of such a recipe.
+    """
     text = f"JSON file, or the name of a recipe, such as {recipe}"
     command.add_argument("config", metavar="CONFIG_FILE_OR_RECIPE", help=text)
-    text = "other values than the file's, as in seed=3, loss.dice_epsilon=1e-5 or phases[0].iterations=50"
+    text = f"other values than the file's, as in seed=3 or {example}"
     command.add_argument("change", nargs="*", default=[], metavar="KEY=VALUE", help=text)
 
 

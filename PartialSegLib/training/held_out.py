@@ -85,10 +85,10 @@ def record_figures(package: Path, figures: Figures, count: int) -> None:
 def main(arguments: list[str] | None = None) -> int:
     """Print the figures as JSON."""
     parser = argparse.ArgumentParser("python -m PartialSegLib.training.held_out", description=__doc__)
-    parser.add_argument("package")
-    parser.add_argument("--phantoms", type=int, default=24)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--engine", default="auto")
+    parser.add_argument("package", help="name or folder of a model package")
+    parser.add_argument("--phantoms", type=int, default=24, help="how many (%(default)s)")
+    parser.add_argument("--device", default="cpu", help="auto, cpu, cuda, cuda:N or mps (%(default)s)")
+    parser.add_argument("--engine", default="auto", help="auto, torch, openvino, openvino-int8")
     parser.add_argument("--record", action="store_true", help="write the figures into the package's manifest")
     options = parser.parse_args(arguments)
     figures = evaluate_held_out(options.package, options.phantoms, options.device, options.engine)

@@ -99,13 +99,13 @@ def explained_exhaustion(workers: Workers, work: str, advice: str) -> Iterator[N
         advice: what to do, as in "choose smaller ones".
 
     Raises:
-        InputError: out of memory.
+        OutOfMemoryError: out of memory.
     """
     try:
         with explained_memory_errors(workers.device):
             yield
     except OutOfMemoryError as error:
-        raise InputError(f"Out of memory on {workers.device} with {work}; {advice}.") from error
+        raise OutOfMemoryError(f"Out of memory on {workers.device} with {work}; {advice}.") from error
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from .training import train_slice_bank
 def main(arguments: Sequence[str] | None = None) -> int:
     """Train as the configuration says, and return the exit code, see `exit_code_of`."""
     parser = argparse.ArgumentParser("python -m PartialSegLib.training.med_danet")
-    add_config_arguments(parser, "med-danet")
+    add_config_arguments(parser, "med-danet", "candidates[0].epochs=10")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (%(default)s)")
     options = parser.parse_intermixed_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")

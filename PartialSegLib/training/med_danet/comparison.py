@@ -114,7 +114,7 @@ def _dice(counts: Tensor, structures: Mapping[str, int]) -> dict[str, float]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the rows as JSON; 0 when done, 2 after a user's mistake, 3 without the device."""
     parser = argparse.ArgumentParser("python -m PartialSegLib.training.med_danet.comparison")
-    parser.add_argument("config", help="JSON file of the SliceBankConfig of a finished training")
+    parser.add_argument("config", help="JSON file or recipe of a finished training, such as med-danet")
     parser.add_argument("--phantoms", type=int, default=16, help="synthetic patients that it has not seen")
     parser.add_argument("--device", default="cpu", help="auto, cpu, cuda, cuda:N or mps")
     options = parser.parse_args(arguments)

@@ -18,7 +18,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser("python -m PartialSegLib.training.slice_selector")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     command = commands.add_parser("train", help="train the decision network of a package")
-    add_config_arguments(command, "slice-selector")
+    add_config_arguments(command, "slice-selector", "iterations=500")
     command = commands.add_parser("add", help="copy the decision network of a package to another one")
     command.add_argument("selector_package", help="name or folder of a package with a decision network")
     command.add_argument("package", help="name or folder of the package that gets it")
