@@ -256,6 +256,15 @@ def test_out_of_memory_is_one_sentence(
         train(tiny_config(tmp_path, **changes))
 
 
+def test_fewer_steps_than_are_done_are_refused(tmp_path: Path) -> None:
+    config = tiny_config(tmp_path)
+    train(config)
+    before = weights_of(tmp_path)
+    with pytest.raises(InputError, match=r"is of step \d+, but only 3 steps are asked for; ask for more"):
+        train(tiny_config(tmp_path, phases=[{"iterations": 3}]))
+    assert weights_of(tmp_path) == before
+
+
 def test_a_run_with_other_settings_is_not_continued(tmp_path: Path) -> None:
     train(tiny_config(tmp_path))
     for changes, sentence in [

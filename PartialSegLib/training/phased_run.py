@@ -133,7 +133,8 @@ class PhasedRun:
         """Continue from a checkpoint, if there is one.
 
         Raises:
-            InputError: it cannot be read, belongs to another run, or not all processes see it.
+            InputError: it cannot be read, belongs to another run, is further than this one shall go, or not
+                all processes see it.
         """
         state = read_checkpoint(path, self.workers.device) if path.exists() else {}
         steps = self.workers.gathered(int(state.get("step", 0)))
@@ -154,6 +155,11 @@ class PhasedRun:
                 f"{path} belongs to another configuration ({text}); choose another output folder, or remove "
                 "it to start anew."
             ) from None
+        if self.step > self.iterations:
+            raise InputError(
+                f"{path} is of step {self.step}, but only {self.iterations} steps are asked for; ask for more, "
+                "or write a package of it with --package-now and the config.json beside it."
+            )
         logger.info("resumed at step %d", self.step)
 
     def state(self) -> dict[str, Any]:
