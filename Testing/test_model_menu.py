@@ -207,3 +207,40 @@ def test_closing_the_module_or_slicer_ends_an_import(widget, dialogs, models, sc
     pythonqt.wait_until(lambda: list(scratch.iterdir()) == [])
     assert not models.exists()
     assert dialogs.texts("error") == []
+
+
+def test_a_long_installation_shows_how_far_it_is_and_can_be_cancelled(
+    widget, dialogs, models, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("PartialSegSlicer.progressDialog.SHOWN_AFTER_MILLISECONDS", 0)
+    entry = {"sha256": "0" * 64, "bytes": 8 << 30}
+    package = write_package(tmp_path / "large<b>", files={"weights.safetensors": entry})
+    os.truncate(package / "weights.safetensors", entry["bytes"])
+    menu = widget.panel.modelMenu
+    menu.install(str(package))
+    pythonqt.wait_until(lambda: menu.progress.dialog.visible and menu.progress.dialog.value > 0)
+    assert "large&lt;b&gt;" in menu.progress.dialog.labelText
+    assert menu.progress.dialog.maximum == 1000
+    pythonqt.click(menu.progress.dialog.findChildren(qt.QPushButton)[0])
+    waitForMenu(widget)
+    assert menu.progress is None
+    assert widget.ui.logText.toPlainText().endswith("Cancelled; nothing was installed.")
+    assert list(models.iterdir()) == []
+    assert dialogs.shown == []
+
+
+def test_an_import_can_be_cancelled(widget, dialogs, models, scratch, checkpoint):
+    choosePath(widget, dialogs, checkpoint)
+    menu = widget.panel.modelMenu
+    assert not menu.progress.dialog.visible  # a short one shows no window
+    assert (menu.progress.dialog.minimum, menu.progress.dialog.maximum) == (0, 0)
+    menu.progress.dialog.show()
+    pythonqt.wait_until(lambda: list(scratch.iterdir()))
+    pythonqt.click(menu.progress.dialog.findChildren(qt.QPushButton)[0])
+    waitForMenu(widget)
+    pythonqt.wait_until(lambda: list(scratch.iterdir()) == [])
+    assert not models.exists()
+    assert dialogs.texts("error") == []
+    choosePath(widget, dialogs, checkpoint)  # and begun anew
+    waitForMenu(widget)
+    assert listed(widget) == ["dodnet-mots", "trunk-7tasks"]

@@ -19,7 +19,6 @@ from PartialSegLib.manifest import read_manifest
 from PartialSegLib.nnunet_files import find_models
 from PartialSegLib.package_installation import (
     AlreadyInstalledError,
-    Progress,
     delete_package,
     install_package,
 )
@@ -30,6 +29,7 @@ from .childProcess import childOptions, killTree, lastWords, pythonProgram, wasK
 from .installedModels import FOLDER_SETTING, useStoredFolder
 from .messages import confirm, showError
 from .nnunetChoice import NnunetChoice, hasToBeAsked
+from .progressDialog import ProgressDialog
 
 _END_SECONDS = 0.3  # for what it has to tidy up
 
@@ -55,6 +55,7 @@ class ModelMenu:
         self._onChanged = onChanged
         self._log = log
         self._work: _Work | None = None
+        self.progress: ProgressDialog | None = None
         self.choice: NnunetChoice | None = None
         self._timer = qt.QTimer()
         self._timer.setInterval(100)
@@ -91,15 +92,15 @@ class ModelMenu:
 
     def install(self, source: str, replace: bool = False) -> None:
         """Install a package in the background; a wrong one is told in one sentence."""
-        stopped = threading.Event()
+        advance = _Advance()
 
         def work() -> str:
-            folder = install_package(source, replace=replace, on_progress=_cancelledBy(stopped))
+            folder = install_package(source, replace=replace, on_progress=advance)
             return _("Installed in {folder}.").format(folder=folder)
 
-        self._log(_("Installing {source}…").format(source=source))
+        text = _("Installing {source}…").format(source=source)
         again = partial(self.install, source, replace=True)
-        self._start(_Work(BackgroundWork(work, "models"), again, whenStopped=stopped.set))
+        self._start(_Work(text, BackgroundWork(work, "models"), again, advance.stop, advance))
 
     def chooseCheckpoint(self) -> None:
         """Ask for an official checkpoint, or a zip that nnU-Net exports, and turn it into a package."""
@@ -138,6 +139,18 @@ class ModelMenu:
             self._work.whenStopped()
             self._work.thread.isDone(_END_SECONDS)
             self._work = None
+        self._closeProgress()
+
+    def _cancel(self) -> None:
+        """Give up what is under way because the user says so; it ends as soon as it can."""
+        if self._work is not None:
+            self._log(_("Cancelling…"))
+            self._work.whenStopped()
+
+    def _closeProgress(self) -> None:
+        if self.progress is not None:
+            self.progress.close()
+            self.progress = None
 
     def _closeChoice(self) -> None:
         if self.choice is not None:
@@ -175,25 +188,35 @@ class ModelMenu:
     ) -> None:
         """Import in the background."""
         child = _Import(path, configuration, folds, replace)
-        self._log(_("Importing {path}…").format(path=path))
+        text = _("Importing {path}…").format(path=path)
         again = partial(self._import, path, configuration, folds, replace=True)
-        self._start(_Work(BackgroundWork(child, "models"), again, whenStopped=child.stop))
+        self._start(_Work(text, BackgroundWork(child, "models"), again, child.stop, child.advance))
 
     def _start(self, work: _Work) -> None:
         if self._work is not None:
             showError(_("Another model is being installed; wait until it is ready."))
             return
         self._work = work
+        self._log(work.text)
+        self.progress = ProgressDialog(_("Models"), work.text, self._cancel)
         work.thread.start()
         self._timer.start()
 
     def _poll(self) -> None:
         work = self._work
-        if work is None or not work.thread.isDone():
+        if work is None:
+            return
+        if not work.thread.isDone():
+            if self.progress is not None:
+                self.progress.setProgress(work.advance.done, work.advance.total)
             return
         self._timer.stop()
         self._work = None
+        self._closeProgress()
         answer, error = work.thread.answer, work.thread.error
+        if isinstance(error, Cancelled):
+            self._log(_("Cancelled; nothing was installed."))
+            return
         self._log(answer if error is None else str(error))
         if isinstance(error, AlreadyInstalledError):
             if confirm(str(error), _("Replace the model?")):
@@ -208,24 +231,48 @@ class _Work:
     """What is under way.
 
     Attributes:
+        text: what it is, for the user.
         thread: does it and answers with a sentence.
         whenReplacing: called when the user agrees to replace what is installed already.
         whenStopped: called when nobody waits for the answer any more.
+        advance: how far it is.
     """
 
+    text: str
     thread: BackgroundWork[str]
     whenReplacing: Callable[[], object]
     whenStopped: Callable[[], object]
+    advance: _Advance
 
 
-def _cancelledBy(stopped: threading.Event) -> Progress:
-    """Progress of an installation that ends when nobody waits for it any more."""
+class _Advance:
+    """How far an installation is, told by its thread; it ends when nobody waits for it any more.
 
-    def onProgress(done: int, total: int) -> None:
-        if stopped.is_set():
+    Attributes:
+        done: bytes so far.
+        total: bytes in all; 0 as long as that is not known.
+    """
+
+    def __init__(self) -> None:
+        self.done = self.total = 0
+        self._stopped = threading.Event()
+
+    def __call__(self, done: int, total: int) -> None:
+        """Note how far it is.
+
+        Raises:
+            Cancelled: nobody waits for it any more.
+        """
+        if self._stopped.is_set():
             raise Cancelled
+        self.done, self.total = done, total
 
-    return onProgress
+    def stop(self) -> None:
+        self._stopped.set()
+
+    @property
+    def isStopped(self) -> bool:
+        return self._stopped.is_set()
 
 
 class _Import:
@@ -237,21 +284,19 @@ class _Import:
         self._arguments = ["-m", "PartialSegLib", "import", "auto", path, *choice, "-o"]
         self._replace = replace
         self._process: subprocess.Popen[bytes] | None = None
-        self._stopped = threading.Event()
+        self.advance = _Advance()
 
     def __call__(self) -> str:
         with tempfile.TemporaryDirectory(prefix="PartialSeg-", ignore_cleanup_errors=True) as folder:
             package = Path(folder) / "package"
             self._runChild(package, folder)
-            installed = install_package(
-                package, replace=self._replace, on_progress=_cancelledBy(self._stopped)
-            )
+            installed = install_package(package, replace=self._replace, on_progress=self.advance)
         count = read_manifest(installed).network.members
         cost = _(" It holds {count} networks and takes {count} times as long as one.").format(count=count)
         return _("Installed in {folder}.").format(folder=installed) + (cost if count > 1 else "")
 
     def stop(self) -> None:
-        self._stopped.set()
+        self.advance.stop()
         if self._process is not None:
             killTree(self._process)
 
@@ -265,9 +310,11 @@ class _Import:
             stderr=subprocess.PIPE,
             **options,
         ) as self._process:
-            if self._stopped.is_set():
+            if self.advance.isStopped:
                 killTree(self._process)
             lines = self._process.communicate()[1].decode("utf-8", "replace").splitlines()
+        if self.advance.isStopped:
+            raise Cancelled
         if wasKilled(self._process.returncode, lines):
             raise InputError(
                 _("The import has ended unexpectedly; was there too little memory? Close programs first.")

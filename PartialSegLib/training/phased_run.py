@@ -157,8 +157,8 @@ class PhasedRun:
             ) from None
         if self.step > self.iterations:
             raise InputError(
-                f"{path} is of step {self.step}, but only {self.iterations} steps are asked for; ask for more, "
-                "or write a package of it with --package-now and the config.json beside it."
+                f"{path} is of step {self.step}, but only {self.iterations} steps are asked for; ask for "
+                "more, or write a package of it with --package-now and the config.json beside it."
             )
         logger.info("resumed at step %d", self.step)
 
