@@ -85,6 +85,17 @@ def test_a_worker_that_cannot_be_started_is_told_and_nothing_stays_busy(
     waitForEnd(widget)
 
 
+def test_a_person_reads_what_the_model_was_trained_on_and_how_well_it_does(widget):
+    label = widget.ui.modelLabel
+    assert "Trained on: Synthetic CT only. Many lesions are missed and a few are false;" in label.text
+    assert "procedural phantoms" in label.toolTip
+    colon = itemNamed(widget, "colon").child(0)
+    assert colon.text(1) == "0.36"
+    assert colon.toolTip(0).startswith("Mean Dice 0.36, lowest 0.00, on 7 of 16 synthetic phantoms. In the")
+    assert itemNamed(widget, "colon").text(1) == ""
+    assert widget.panel.taskTree.excluded == []
+
+
 def test_searching_hides_other_tasks(widget):
     pythonqt.type_text(widget.ui.searchEdit, "vessel")
     tree = widget.panel.taskTree

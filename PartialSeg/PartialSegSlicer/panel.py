@@ -11,6 +11,7 @@ from slicer.i18n import tr as _
 
 from PartialSegLib.errors import InputError
 from PartialSegLib.manifest import Manifest, Task
+from PartialSegLib.model_facts import held_out, limits, training_data
 
 from . import checks, expectedTime, mrml
 from .advancedSection import AdvancedSection
@@ -198,11 +199,16 @@ class Panel:
         device = self.advanced.expectedDevice(parameters.device)
         options = self.modelOptions(parameters)
         time_ = expectedTime.expectation(parameters.inputVolume, manifest, options, device)
-        self.ui.modelLabel.text = _("{count} tasks. Licence: {license}. {time}").format(
-            count=len(manifest.tasks), license=manifest.license, time=time_
+        self.ui.modelLabel.text = _("{count} tasks. {training}Licence: {license}. {time}").format(
+            count=len(manifest.tasks),
+            training=_trainingSentences(manifest),
+            license=manifest.license,
+            time=time_,
         )
+        self.ui.modelLabel.toolTip = plain(str(manifest.training.get("data", "")))
         if not self.taskTree.shows(manifest.tasks):
             self.taskTree.fill(manifest.tasks, parameters.tasks, parameters.excludedStructures)
+        self.taskTree.showFigures(held_out(manifest))
 
     def _isWanted(self, task: Task) -> bool:
         """Whether a structure of a task has a tick."""
@@ -286,3 +292,10 @@ class Panel:
 
     def _modelName(self) -> str:
         return self.parameters.model if self.parameters is not None else ""
+
+
+def _trainingSentences(manifest: Manifest) -> str:
+    """On what the model was trained and what it is not good at, as far as its package says so."""
+    data = training_data(manifest)
+    sentences = [_("Trained on: {data}.").format(data=data.rstrip("."))] if data else []
+    return "".join(f"{sentence} " for sentence in [*sentences, limits(manifest)] if sentence)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 import qt
 from slicer.i18n import tr as _
 
 from PartialSegLib.manifest import Task
+from PartialSegLib.model_facts import HeldOut
 from PartialSegLib.structures import structure_or_tissue
 
 from .messages import plain
@@ -110,6 +111,17 @@ class TaskTree:
             group = self.tree.topLevelItem(number)
             group.setHidden(all(group.child(index).isHidden() for index in range(group.childCount())))
 
+    def showFigures(self, measured: HeldOut | None) -> None:
+        """Show beside each structure how well the model found it where that was measured."""
+        self._filling = True
+        for name, item in self._structures.items():
+            figures = measured.figures.get(name, {}) if measured is not None else {}
+            dice = figures.get("dice")
+            item.setText(1, "" if dice is None else f"{dice:.2f}")
+            item.setToolTip(0, "" if dice is None else _figuresText(measured.phantoms, figures))
+            item.setToolTip(1, item.toolTip(0))
+        self._filling = False
+
     def enableButtons(self, problem: str | None) -> None:
         """Enable the buttons that run one task, or disable them and say why."""
         for name, button in self._buttons.items():
@@ -157,6 +169,19 @@ def _namesIn(tasks: Iterable[Task]) -> list[tuple[str, tuple[str, ...]]]:
 
 def _state(on: bool) -> int:
     return qt.Qt.Checked if on else qt.Qt.Unchecked
+
+
+def _figuresText(phantoms: int, figures: Mapping[str, float]) -> str:
+    """How well a structure was found, in a sentence or two."""
+    text = _("Mean Dice {dice:.2f}, lowest {worst:.2f}, on {cases} of {phantoms} synthetic phantoms.").format(
+        dice=figures["dice"],
+        worst=figures.get("worst", figures["dice"]),
+        cases=figures.get("cases", phantoms),
+        phantoms=phantoms,
+    )
+    if figures.get("false_ml"):
+        text += _(" In the others it found {ml:.1f} ml where there is none.").format(ml=figures["false_ml"])
+    return text
 
 
 def _colorIcon(color: tuple[int, int, int]) -> qt.QIcon:

@@ -13,6 +13,7 @@ from ..batch_images import is_label_map
 from ..errors import InputError
 from ..manifest import MANIFEST_FILE, Manifest, Preprocessing, read_manifest
 from ..mask_folders import FOLDER_TABLE
+from ..model_facts import HeldOut, held_out
 from ..package_installation import AlreadyInstalledError, install_package
 from ..packages import find_package, installed_packages
 from ..segmentation import read_segmentation
@@ -147,8 +148,8 @@ def _few_words(part: Any) -> str:
 def _describe_package(folder: Path) -> None:
     manifest = read_manifest(folder)
     preprocessing, inference = manifest.preprocessing, manifest.inference
-    has_figures = _is_our_held_out(manifest.training.get("held_out"))
-    facts = {key: value for key, value in manifest.training.items() if key != "held_out" or not has_figures}
+    measured = held_out(manifest)
+    facts = {key: value for key, value in manifest.training.items() if key != "held_out" or measured is None}
     arguments = ", ".join(f"{name}={value}" for name, value in manifest.network.arguments.items())
     _write_facts({
         "model": f"{manifest.name} {manifest.version}: {manifest.title}",
@@ -167,8 +168,8 @@ def _describe_package(folder: Path) -> None:
     })  # fmt: skip
     write_line()
     write_table(["TASK", "STRUCTURES"], [[task.name, ", ".join(task.structures)] for task in manifest.tasks])
-    if has_figures:
-        _write_held_out(manifest.training["held_out"])
+    if measured is not None:
+        _write_held_out(measured)
 
 
 def _intensity_facts(preprocessing: Preprocessing) -> dict[str, str]:
@@ -181,18 +182,12 @@ def _intensity_facts(preprocessing: Preprocessing) -> dict[str, str]:
     return {"channels": ", ".join(listed)}
 
 
-def _is_our_held_out(held_out: Any) -> bool:
-    """Whether it is what `training.held_out` records, not what somebody else noted under that name."""
-    figures = held_out.get("figures") if isinstance(held_out, dict) and "phantoms" in held_out else None
-    return isinstance(figures, dict) and all(isinstance(value, dict) for value in figures.values())
-
-
-def _write_held_out(held_out: dict[str, Any]) -> None:
+def _write_held_out(measured: HeldOut) -> None:
     """The figures that `training.held_out` recorded."""
-    write_line(f"\nMeasured on {held_out['phantoms']} held-out phantoms:")
+    write_line(f"\nMeasured on {measured.phantoms} held-out phantoms:")
     rows = [
         [name, *(str(figures.get(key, "–")) for key in ("cases", "dice", "worst", "false_ml"))]
-        for name, figures in held_out["figures"].items()
+        for name, figures in measured.figures.items()
     ]
     write_table(["TASK/STRUCTURE", "CASES", "DICE", "WORST", "FALSE ML"], rows, right=[1, 2, 3, 4])
 

@@ -100,6 +100,7 @@ def mots_manifest(source: dict[str, str]) -> Manifest:
         citation=CITATION,
         source=source,
         network=MOTS_NETWORK,
+        training={"data": "MOTS (seven partially labelled data sets), if it is the published checkpoint"},
         preprocessing=Preprocessing(
             orientation="IPL",
             spacing=(1.5, 0.8, 0.8),

@@ -156,6 +156,7 @@ def multitalent_manifest(
         citation=CITATION,
         source=source,
         network=network,
+        training={"data": "13 partially labelled data sets (as its plans say)"},
         preprocessing=Preprocessing(
             orientation="".join(AXES[int(axis)] for axis in plans.get("transpose_forward", (0, 1, 2))),
             spacing=(spacing[0], spacing[1], spacing[2]),

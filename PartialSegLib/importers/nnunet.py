@@ -119,6 +119,7 @@ def planned_manifest(found: TrainedModel, network: NetworkSpec, citation: str, u
         citation=citation,
         source={"url": url, "checkpoint": found.checkpoints[0].name, **checksums},
         network=network,
+        training={"data": f"{plan.name} (as its plans call it)"},
         preprocessing=preprocessing,
         inference=plan.inference(found.mirror_axes),
         tasks=(task,),

@@ -171,6 +171,7 @@ def mots_manifest(source: dict[str, str], network: NetworkSpec) -> Manifest:
         citation=CITATION,
         source=source,
         network=network,
+        training={"data": "MOTS (seven partially labelled data sets), if it is the published checkpoint"},
         preprocessing=Preprocessing(
             orientation="IPL",
             spacing=(1.5, 0.8, 0.8),
