@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
+from tiny_model import TASKS, write_tiny_model
 
 import PartialSegLib
 from PartialSegLib.evaluation import dice
+from PartialSegLib.manifest import Preprocessing
 from PartialSegLib.packages import BUNDLED_MODELS, installed_packages
 from PartialSegLib.phantom import make_phantom
 from PartialSegLib.session import InferenceSession
+from PartialSegLib.training import held_out
 from PartialSegLib.training.held_out import FIRST_SEED
 
 NAME = "trunk-7tasks"
@@ -73,3 +77,16 @@ def test_it_finds_a_liver_of_human_size_on_the_right_in_a_real_ct(session: Infer
     box = liver.bounding_box_mm(("liver", "liver"))
     assert box is not None
     assert sum(box[0]) / 2 > 0  # RAS: x grows to the patient's right
+
+
+def test_measuring_on_phantoms_counts_them_and_names_mistakes(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr(held_out, "SHAPE", (24, 40, 48))
+    preprocessing = Preprocessing("SAR", (8.0, 8.0, 8.0), (-325, 325), 0, 325)
+    package = write_tiny_model(tmp_path / "tiny", TASKS, preprocessing)
+    assert held_out.main([str(package), "--phantoms", "1"]) == 0
+    assert json.loads(capsys.readouterr().out).keys() <= {"liver/liver", "liver/liver_tumor", "spleen/spleen"}
+    for arguments, sentence in (([str(tmp_path)], "model"), ([str(package), "--phantoms", "0"], "at least 1")):
+        assert held_out.main(arguments) == 2
+        assert sentence in capsys.readouterr().err

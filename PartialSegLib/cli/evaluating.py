@@ -19,7 +19,7 @@ from ..mask_folders import key_of_name
 from ..segmentation import Segmentation, read_segmentation
 from ..sentences import suggestion
 from .segmenting import check_folder
-from .terminal import write_table
+from .terminal import progress_bar, write_table
 
 logger = logging.getLogger(__name__)
 
@@ -36,16 +36,18 @@ def evaluate_files(options: Namespace) -> None:
     predicted = None if given is None else _labels(given, "--prediction-labels")
     pairs, missing = matched_cases(options.prediction, options.reference)
     comparison, failed = Comparison(options.structure, tolerance_mm, options.absent_is_empty), 0
-    for case, prediction, reference in pairs:
-        try:
-            own = predicted or (None if labels is None or _names_itself(prediction) else labels)
-            found = _read(prediction, own, "--prediction-labels", is_case=bool(case))
-            comparison.add(case, found, _read(reference, labels, "--labels", is_case=bool(case)))
-        except Exception as error:
-            if not case:
-                raise
-            tell_failure(case, error)
-            failed += 1
+    with progress_bar("case") as show:
+        for done, (case, prediction, reference) in enumerate(pairs, 1):
+            try:
+                own = predicted or (None if labels is None or _names_itself(prediction) else labels)
+                found = _read(prediction, own, "--prediction-labels", is_case=bool(case))
+                comparison.add(case, found, _read(reference, labels, "--labels", is_case=bool(case)))
+            except Exception as error:
+                if not case:
+                    raise
+                tell_failure(case, error)
+                failed += 1
+            show(done, len(pairs))
     write_comparison(comparison, options, tolerance_mm, failed + len(missing), len(pairs) + len(missing))
 
 

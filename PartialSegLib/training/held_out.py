@@ -11,17 +11,22 @@ from pathlib import Path
 
 import numpy as np
 
+from ..cli.terminal import progress_bar
+from ..errors import InputError
 from ..evaluation import dice
 from ..manifest import MANIFEST_FILE, manifest_to_json, read_manifest
 from ..model import load_model
 from ..output_files import replacing
 from ..packages import find_package
+from ..patch_scoring import Progress
 from ..phantom import PHASES, Phantom, make_phantom
-from ..session import InferenceSession
+from ..session import InferenceSession, ignore_progress
+from .exit_codes import exit_code_of
 
 FIRST_SEED = 10_000_000_019  # training draws seeds below 2^32
 SPACING = (3.0, 1.5, 1.5)
 SHAPE = (128, 240, 280)
+INTERRUPTED_MEASURING = "Interrupted; nothing was recorded."
 _LESIONS = {
     "liver_tumor": 0.5, "kidney_tumor": 0.5, "pancreas_tumor": 0.5, "colon_tumor": 0.5, "lung_tumor": 0.5,
     "liver_cyst": 0.3, "kidney_cyst": 0.3,
@@ -35,7 +40,13 @@ def held_out_phantom(number: int) -> Phantom:
     return make_phantom(FIRST_SEED + number, SPACING, SHAPE, PHASES[number % len(PHASES)], _LESIONS)
 
 
-def evaluate_held_out(package: Path | str, count: int, device: str = "cpu", engine: str = "auto") -> Figures:
+def evaluate_held_out(
+    package: Path | str,
+    count: int,
+    device: str = "cpu",
+    engine: str = "auto",
+    on_progress: Progress = ignore_progress,
+) -> Figures:
     """Segment phantoms with all tasks and compare with their exact labels.
 
     Args:
@@ -43,6 +54,7 @@ def evaluate_held_out(package: Path | str, count: int, device: str = "cpu", engi
         count: number of phantoms.
         device: where to run.
         engine: as of `InferenceSession`.
+        on_progress: called with phantoms done and in total.
 
     Returns:
         By "task/structure": the number of `cases` that have the structure, their mean `dice` and the `worst`;
@@ -61,6 +73,7 @@ def evaluate_held_out(package: Path | str, count: int, device: str = "cpu", engi
                 scores[name].append(dice(segmentation[key], truth))
             else:
                 false_ml[name].append(segmentation.volume_ml(key))
+        on_progress(number + 1, count)
     return {name: _summary(scores[name], false_ml[name]) for name in sorted({*scores, *false_ml})}
 
 
@@ -91,11 +104,18 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--engine", default="auto", help="auto, torch, openvino, openvino-int8")
     parser.add_argument("--record", action="store_true", help="write the figures into the package's manifest")
     options = parser.parse_args(arguments)
-    figures = evaluate_held_out(options.package, options.phantoms, options.device, options.engine)
+    return exit_code_of(lambda: _run(options), INTERRUPTED_MEASURING)
+
+
+def _run(options: argparse.Namespace) -> None:
+    package, count = options.package, options.phantoms
+    if count < 1:
+        raise InputError(f"--phantoms: expected at least 1, got {count}.")
+    with progress_bar("phantom") as show:
+        figures = evaluate_held_out(package, count, options.device, options.engine, show)
     if options.record:
-        record_figures(find_package(options.package), figures, options.phantoms)
+        record_figures(find_package(package), figures, count)
     sys.stdout.write(json.dumps(figures, indent=2) + "\n")
-    return 0
 
 
 if __name__ == "__main__":
