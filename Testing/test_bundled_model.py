@@ -87,6 +87,6 @@ def test_measuring_on_phantoms_counts_them_and_names_mistakes(
     package = write_tiny_model(tmp_path / "tiny", TASKS, preprocessing)
     assert held_out.main([str(package), "--phantoms", "1"]) == 0
     assert json.loads(capsys.readouterr().out).keys() <= {"liver/liver", "liver/liver_tumor", "spleen/spleen"}
-    for arguments, sentence in (([str(tmp_path)], "model"), ([str(package), "--phantoms", "0"], "at least 1")):
-        assert held_out.main(arguments) == 2
+    for arguments, sentence in (([tmp_path], "model"), ([package, "--phantoms", "0"], "at least 1")):
+        assert held_out.main([str(argument) for argument in arguments]) == 2
         assert sentence in capsys.readouterr().err
