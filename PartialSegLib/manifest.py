@@ -196,6 +196,10 @@ class Inference:
             not self.second_softmax or (self.activation, self.blend) == ("softmax", "probabilities"),
             "second_softmax: expected false, unless probabilities of the activation softmax are blended",
         )
+        require(
+            self.mirroring == "patches" or self.weighting == "constant",
+            "mirroring: images are mirrored with the weighting constant only; a gaussian has no middle voxel",
+        )
 
     @property
     def decides_by_winner(self) -> bool:

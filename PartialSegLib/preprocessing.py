@@ -50,6 +50,7 @@ class AxisMap:
         input_size: voxels along the input axis.
         network_size: voxels along the network axis; both cover the same millimetres.
         method: how intensities are interpolated, a key of `WEIGHTS`.
+        method_back: how scores are, on the way back.
     """
 
     network_axis: int
@@ -57,6 +58,7 @@ class AxisMap:
     input_size: int
     network_size: int
     method: str = "linear"
+    method_back: str = "linear"
 
     def to_network(self, device: torch.device) -> Tensor:
         """Weights (network, input) that resample intensities."""
@@ -65,8 +67,7 @@ class AxisMap:
 
     def to_input(self, device: torch.device) -> Tensor:
         """Weights (input, network) that bring scores back, never negative."""
-        method = "trilinear" if self.method == "cubic" else self.method
-        weights = WEIGHTS[method](self.network_size, self.input_size)
+        weights = WEIGHTS[self.method_back](self.network_size, self.input_size)
         return _tensor(np.flip(weights, 1) if self.flipped else weights, device)
 
 
@@ -164,23 +165,36 @@ def _map_axes(volume: Volume, preprocessing: Preprocessing) -> tuple[AxisMap, Ax
         flipped = opposite in preprocessing.orientation
         pairs.append((preprocessing.orientation.index(opposite if flipped else letter), flipped))
     target = [preprocessing.spacing[network_axis] for network_axis, _ in pairs]
-    separate = _separate_axis((volume.spacing, target), preprocessing.separate_above)
+    resampling = preprocessing.resampling
+    there = _methods((volume.spacing, target), preprocessing.separate_above, resampling)
+    scores = "trilinear" if resampling == "cubic" else resampling  # splines would overshoot
+    back = _methods((target, volume.spacing), preprocessing.separate_above, scores)
     maps = []
     for axis, (network_axis, flipped) in enumerate(pairs):
         size = volume.shape[axis] * volume.spacing[axis] / target[axis]
         voxels = int(size + 1e-6) if preprocessing.grid == "truncated" else round(size)
-        method = "nearest" if axis == separate else preprocessing.resampling
-        maps.append(AxisMap(network_axis, flipped, volume.shape[axis], max(1, voxels), method))
+        sizes = volume.shape[axis], max(1, voxels)
+        maps.append(AxisMap(network_axis, flipped, *sizes, there[axis], back[axis]))
     return maps[0], maps[1], maps[2]
 
 
-def _separate_axis(spacings: Iterable[Sequence[float]], ratio: float | None) -> int | None:
-    """The one axis with the largest spacing, in the first spacings that differ by more than a ratio."""
+def _methods(spacings: Iterable[Sequence[float]], ratio: float | None, usual: str) -> list[str]:
+    """How each axis is interpolated: by the nearest slice along the one with the largest spacing.
+
+    Args:
+        spacings: of the grid that is left and of the grid that is reached; the first of them that differ by
+            more than the ratio decide, as in nnU-Net.
+        ratio: None interpolates all axes alike.
+        usual: how all others are interpolated.
+    """
+    methods = [usual] * 3
     for spacing in spacings:
         if ratio is not None and max(spacing) > ratio * min(spacing):
             coarse = [axis for axis, step in enumerate(spacing) if step == max(spacing)]
-            return coarse[0] if len(coarse) == 1 else None
-    return None
+            if len(coarse) == 1:
+                methods[coarse[0]] = "nearest"
+            break
+    return methods
 
 
 def _check_finite(hounsfield: Tensor) -> None:

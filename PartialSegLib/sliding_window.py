@@ -67,7 +67,10 @@ def positions_along_axis(length: int, size: int, overlap: float, positions: str 
     last = max(0, length - size)
     steps = _steps_along_axis(length, size, overlap, positions)
     if positions == "even":
-        return [round(step * last / max(steps, 1)) for step in range(steps + 1)]
+        distance = last / max(
+            steps, 1
+        )  # first divided, then multiplied, so that halves round as nnU-Net's do
+        return [round(distance * step) for step in range(steps + 1)]
     return [min(step * _stride(size, overlap), last) for step in range(steps + 1)]
 
 

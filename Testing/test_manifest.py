@@ -106,6 +106,11 @@ def test_a_manifest_survives_json():
         ("inference/mirror_axes", [0, 3], "inference.mirror_axes: expected some of 0 (z), 1 (y), 2 (x)"),
         ("inference/mirror_axes", 2, "inference.mirror_axes: expected a list, got 2"),
         ("inference/mirroring", "slices", "inference.mirroring: expected 'patches' or 'images'"),
+        (
+            "inference/mirroring",
+            "images",
+            "inference.mirroring: images are mirrored with the weighting constant",
+        ),
         ("inference/second_softmax", True, "inference.second_softmax: expected false, unless probabilities"),
         ("tasks", [], "tasks: expected at least one task"),
         ("tasks/1/name", "liver", "tasks: every task needs its own name"),

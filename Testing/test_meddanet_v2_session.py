@@ -135,7 +135,9 @@ def test_a_package_segments_slices_as_the_official_script(package: Path, volume:
 
 
 @pytest.mark.parametrize(
-    "rule", [{"weighting": "gaussian"}, {"mirroring": "patches"}, {"second_softmax": False}], ids=str
+    "rule",
+    [{"weighting": "gaussian", "mirroring": "patches"}, {"mirroring": "patches"}, {"second_softmax": False}],
+    ids=str,
 )
 def test_every_rule_of_the_script_matters(package: Path, volume: Volume, rule: dict[str, Any]) -> None:
     model = load_model(package)

@@ -168,22 +168,24 @@ def test_clipping_first_changes_what_is_interpolated():
 
 
 @pytest.mark.parametrize(
-    ("image", "network", "separate"),
+    ("image", "network", "separate", "separate_back"),
     [
-        ((5, 1, 1), (2, 1, 1), 0),  # nnU-Net: the image decides if it is anisotropic
-        ((2, 1, 1), (5, 1, 1), 0),  # otherwise the network
-        ((2, 1, 1), (2.5, 1, 1), None),
-        ((5, 5, 1), (5, 1, 1), None),  # two coarse axes are interpolated
+        ((5, 1, 1), (2, 1, 1), 0, 0),  # nnU-Net: the grid that is left decides if it is anisotropic
+        ((2, 1, 1), (5, 1, 1), 0, 0),  # otherwise the one that is reached
+        ((1, 5, 1), (5, 1, 1), 1, 0),
+        ((2, 1, 1), (2.5, 1, 1), None, None),
+        ((5, 5, 1), (5, 1, 1), None, 0),  # two coarse axes are interpolated
     ],
 )
-def test_the_coarse_axis_takes_the_nearest_slice(image, network, separate):
+def test_the_coarse_axis_takes_the_nearest_slice(image, network, separate, separate_back):
     volume = volume_of((10, 12, 12), image)
     prepared = preprocess(volume, recipe(spacing=network, resampling="cubic", separate_above=3.0), CPU)
     methods = [axis.method for axis in prepared.axes]
     assert methods == ["nearest" if axis == separate else "cubic" for axis in range(3)]
-    for axis in prepared.axes:
+    for number, axis in enumerate(prepared.axes):
         back = axis.to_input(CPU)
-        assert bool(((back > 0).sum(1) <= (1 if axis.method == "nearest" else 2)).all())
+        assert bool(((back > 0).sum(1) <= (1 if number == separate_back else 2)).all())
+        assert axis.method_back == ("nearest" if number == separate_back else "trilinear")
 
 
 @pytest.mark.parametrize("image", [(5, 1, 1), (1, 1, 1)])

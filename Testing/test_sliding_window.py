@@ -1,3 +1,6 @@
+import itertools
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +13,7 @@ from PartialSegLib.sliding_window import (
     mirrored_patches,
     pad_to_patch,
     plan_patches,
+    positions_along_axis,
 )
 
 
@@ -86,6 +90,16 @@ def test_even_patches_lie_at_equal_distances(length, size, overlap, starts):
     patches = plan_patches((length, 8, 8), (size, 8, 8), overlap, "even")
     assert [patch.start[0] for patch in patches] == starts
     assert count_patches((length, 8, 8), (size, 8, 8), overlap, "even") == len(patches)
+
+
+def test_even_patches_lie_where_nnunet_lays_them():
+    """Its `compute_steps_for_sliding_window`, written anew; odd sizes are where rounding of halves matters."""
+    for size, length in itertools.product((9, 27, 48, 128), range(8, 500)):
+        last = max(0, length - size)
+        steps = math.ceil(last / (size * 0.5)) + 1
+        distance = last / (steps - 1) if steps > 1 else 0
+        expected = [int(np.round(distance * step)) for step in range(steps)]
+        assert positions_along_axis(length, size, 0.5, "even") == expected
 
 
 def test_padding_on_both_sides_has_the_odd_voxel_behind():
