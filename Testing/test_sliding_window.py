@@ -93,7 +93,7 @@ def test_even_patches_lie_at_equal_distances(length, size, overlap, starts):
 
 
 def test_even_patches_lie_where_nnunet_lays_them():
-    """Its `compute_steps_for_sliding_window`, written anew; odd sizes are where rounding of halves matters."""
+    """Its `compute_steps_for_sliding_window`, written anew; at odd sizes the rounding of halves matters."""
     for size, length in itertools.product((9, 27, 48, 128), range(8, 500)):
         last = max(0, length - size)
         steps = math.ceil(last / (size * 0.5)) + 1
