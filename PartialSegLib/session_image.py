@@ -14,9 +14,12 @@ from .manifest import Manifest
 from .preprocessing import PreparedImage, preprocess
 from .region import Region
 from .slice_selection import axial_axis
-from .sliding_window import Patch, missing_voxels, pad_to_patch, plan_patches
+from .sliding_window import Patch, count_patches, missing_voxels, pad_to_patch, plan_patches
 from .tensor_arrays import array_of, tensor_of
 from .volume import Volume
+
+MOST_PATCHES = 1_000_000
+"""More of them are a slip, such as an overlap of 0.99, and would take days and all memory to list."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,13 +47,18 @@ class SessionImage:
         """Preprocess a volume, pad it and plan its patches.
 
         Raises:
-            InputError: voxels are NaN or infinite.
+            InputError: voxels are NaN or infinite, or more than `MOST_PATCHES` would be needed.
         """
         inference = manifest.inference
         prepared = preprocess(volume, manifest.preprocessing, device, crop_to_body)
         z, y, x = missing_voxels(prepared.tensor.shape, inference.patch_size)
         before = (z // 2, y // 2, x // 2) if inference.padding == "both sides" else (0, 0, 0)
         tensor = pad_to_patch(prepared.tensor, inference.patch_size, prepared.background, before)
+        count = count_patches(tensor.shape, inference.patch_size, overlap, inference.patch_positions)
+        if count > MOST_PATCHES:
+            raise InputError(
+                f"With an overlap of {overlap:g}, {count:,} patches would cover the image; choose less."
+            )
         patches = plan_patches(tensor.shape, inference.patch_size, overlap, inference.patch_positions)
         place = [slice(n, n + size) for n, size in zip(before, prepared.tensor.shape, strict=True)]
         axial = axial_axis(manifest.preprocessing)

@@ -450,6 +450,15 @@ def test_softmax_scores_decide_like_argmax(model):
     assert torch.equal(scores["liver_tumor"] > threshold, winners == 1)
 
 
+def test_an_overlap_that_would_take_days_is_refused(model):
+    volume = Volume(np.zeros((150, 150, 150), np.int16), np.diag([4.0, 4.0, 4.0, 1.0])[[2, 1, 0, 3]])
+    session = InferenceSession(model, "cpu", overlap=0.99)
+    with pytest.raises(InputError, match=r"overlap of 0\.99, 2,460,375 patches would cover the image"):
+        session.set_image(volume, check=False)
+    with pytest.raises(InputError, match="no image"):
+        session.predict()
+
+
 @pytest.mark.parametrize("overlap", [0.0, 0.25, 0.9])
 def test_overlap_can_be_chosen(model, volume, overlap):
     session = session_with(model, volume, overlap=overlap)
