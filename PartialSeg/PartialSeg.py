@@ -238,7 +238,7 @@ def _changesOf(node: Any) -> tuple[int, ...]:
         return ()
     moved = slicer.vtkMRMLTransformableNode.TransformModifiedEvent
     if node.IsA("vtkMRMLVolumeNode"):
-        return slicer.vtkMRMLVolumeNode.ImageDataModifiedEvent, moved
+        return vtk.vtkCommand.ModifiedEvent, slicer.vtkMRMLVolumeNode.ImageDataModifiedEvent, moved
     return vtk.vtkCommand.ModifiedEvent, slicer.vtkMRMLMarkupsNode.PointModifiedEvent, moved
 
 
@@ -345,9 +345,10 @@ class PartialSegLogic(ScriptedLoadableModuleLogic):
             InputError: something is wrong with the volume or the request.
         """
         from PartialSegSlicer.modelOptions import ModelOptions
-        from PartialSegSlicer.scripting import allTasks, findWarningFor, namesOf
+        from PartialSegSlicer.scripting import allTasks, checkNodes, findWarningFor, namesOf
         from PartialSegSlicer.segmenter import Request
 
+        checkNodes(volumeNode, segmentationNode, roiNode)
         model, tasks, structures = ModelOptions(**options).forWorker(), namesOf(tasks), namesOf(structures)
         if tasks is None:
             tasks = allTasks(model)

@@ -265,6 +265,36 @@ def test_what_was_edited_by_hand_is_not_replaced_unasked(scene):
     )
 
 
+def test_a_moved_volume_is_told_apart_from_another_one(scene):
+    volumeNode = ctNode()
+    node = segmented(volumeNode)
+    volumeNode.SetAndObserveTransformNodeID(transformNode(rigid()).GetID())
+    assert checks.findWarning(volumeNode, segmentationNode=node) == (
+        "CT was moved, or its grid changed, after Segmentation was made, whose segments do not follow: put "
+        "both under the same transform, or choose a new segmentation."
+    )
+    node.SetAndObserveTransformNodeID(volumeNode.GetTransformNodeID())
+    assert checks.findWarning(volumeNode, segmentationNode=node) is None
+
+
+@pytest.mark.parametrize("isMoved", [False, True])
+def test_what_reaches_out_of_the_region_of_interest_is_not_cut_unasked(scene, isMoved):
+    volumeNode, node = ctNode(obliqueAffine((2, 2, 2))), segmentationNode()
+    if isMoved:
+        volumeNode.SetAndObserveTransformNodeID(transformNode(rigid()).GetID())
+    mrml.addSegments(node, volumeNode, [found("liver", "liver", *np.s_[2:6, 2:6, 2:6])], PROVENANCE)
+    center = (mrml.affineOfNode(volumeNode) @ (3.5, 3.5, 3.5, 1))[:3]
+    around, within, beside = roiNode(center, (30, 30, 30)), roiNode(center, (1, 1, 1)), roiNode(center + 500)
+    (id,) = node.GetSegmentation().GetSegmentIDs()
+    reaching = [mrml.reachesOutside(node, id, roi) for roi in (around, within, beside)]
+    assert reaching == [False, True, True]
+    assert "will be left of" not in (checks.findWarning(volumeNode, MODEL, node, ["liver"], around) or "")
+    told = "Only what lies inside R will be left of: liver. Choose a new segmentation to keep them."
+    assert told in checks.findWarning(volumeNode, MODEL, node, ["liver"], within)
+    assert checks.findWarning(volumeNode, MODEL, node, ["spleen"], within) is None
+    assert checks.findWarning(volumeNode, MODEL, node, ["liver"], within, ["liver/liver"]) is None
+
+
 def test_an_edit_in_the_last_voxel_of_a_large_label_map_is_seen(scene):
     volumeNode, node = ctNode(array=ctArray((70, 64, 64))), segmentationNode()
     mrml.addSegments(node, volumeNode, [found("liver", "liver", *np.s_[0:70, 0:64, 0:64])], PROVENANCE)

@@ -96,6 +96,27 @@ def test_a_person_reads_what_the_model_was_trained_on_and_how_well_it_does(widge
     assert widget.panel.taskTree.excluded == []
 
 
+def test_apply_leaves_a_run_of_a_script_alone(widget, volumeNode, dialogs):
+    results = []
+    widget.logic.segmentAsync(volumeNode, "liver", onFinished=results.append)
+    pythonqt.tick(widget.ui.taskTree, itemNamed(widget, "spleen"))
+    pythonqt.click(widget.ui.applyButton)
+    assert dialogs.texts("error") == ["A script is segmenting; wait until it has ended."]
+    assert (widget.ui.applyButton.text, widget.ui.applyButton.enabled) == ("Apply", True)
+    while widget.logic.segmenter.isBusy:
+        widget.logic.segmenter.poll(0.02)
+    assert results[0].segmentIds
+
+
+def test_apply_follows_a_corrected_spacing(widget, volumeNode):
+    pythonqt.tick(widget.ui.taskTree, itemNamed(widget, "spleen"))
+    spacing = volumeNode.GetSpacing()
+    volumeNode.SetSpacing(50, 50, 50)
+    assert not widget.ui.applyButton.enabled
+    volumeNode.SetSpacing(*spacing)
+    assert widget.ui.applyButton.enabled
+
+
 def test_searching_hides_other_tasks(widget):
     pythonqt.type_text(widget.ui.searchEdit, "vessel")
     tree = widget.panel.taskTree

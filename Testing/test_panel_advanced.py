@@ -175,6 +175,14 @@ def test_scripts_give_the_same_options_by_name(panel, volumeNode):
     with pytest.raises(InputError, match="overlap: expected"):
         panel.logic.segment(volumeNode, "liver", model="fine", overlap=np.float32(0.5))
     assert not panel.logic.segmenter.isBusy
+    for given, name in (
+        (("CT", "liver"), "volumeNode"),
+        ((volumeNode, "liver", volumeNode), "segmentationNode"),
+    ):
+        with pytest.raises(
+            InputError, match=f"{name}: expected a vtkMRML.*; find nodes with slicer.util.getNode"
+        ):
+            panel.logic.segment(*given)
     with pytest.raises(TypeError, match="devise"):
         panel.logic.segment(volumeNode, "liver", devise="cpu")
     with pytest.raises(InputError, match=r"effort: expected 0 \(fast\) to 1 \(thorough\), got 50"):

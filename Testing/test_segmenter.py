@@ -11,7 +11,16 @@ import pytest
 import slicer
 import torch
 from full_disk import full_disk
-from scene_nodes import ctNode, expectedPoints, obliqueAffine, segmentationNode, segmentIds, segmentPoints
+from scene_nodes import (
+    ctNode,
+    expectedPoints,
+    obliqueAffine,
+    rigid,
+    segmentationNode,
+    segmentIds,
+    segmentPoints,
+    transformNode,
+)
 from tiny_model import TASKS, write_tiny_model
 
 from PartialSegLib import InferenceSession, InputError, Volume, load_model
@@ -221,13 +230,43 @@ def test_nothing_is_added_to_an_image_that_took_the_place_of_another(scene, run,
     run.start(volumeNode)
     slicer.util.updateVolumeFromArray(volumeNode, np.full((60, 60, 60), -1000, np.int16))
     run.pollUntil(lambda: run.answers)
-    assert "got other voxels while it was segmented" in str(run.answers[0])
+    assert "got other voxels or another geometry while it was segmented" in str(run.answers[0])
     run.start(volumeNode)
     scene.node.Clear(0)
     ctNode(array=array, name="Other patient")  # has the node ID of the first
     run.pollUntil(lambda: run.answers)
     assert "The volume was deleted" in str(run.answers[0])
     assert slicer.mrmlScene.GetNumberOfNodesByClass("vtkMRMLSegmentationNode") == 0
+
+
+def test_nothing_is_added_to_an_image_whose_spacing_was_corrected_meanwhile(scene, run, array):
+    volumeNode = ctNode(array=array)
+    run.start(volumeNode)
+    volumeNode.SetSpacing(*(2 * np.array(volumeNode.GetSpacing())))
+    run.pollUntil(lambda: run.answers)
+    assert "got other voxels or another geometry while it was segmented" in str(run.answers[0])
+    run.start(volumeNode)
+    volumeNode.SetAndObserveTransformNodeID(transformNode(rigid()).GetID())  # its segments move along
+    run.pollUntil(lambda: run.answers)
+    assert len(run.answers[0].segmentIds) == 2
+
+
+def test_what_is_edited_during_a_run_is_not_replaced(scene, run, array):
+    volumeNode, told = ctNode(array=array), []
+    first = run(volumeNode).segmentationNode
+    id = first.GetSegmentation().GetSegmentIDs()[0]
+    run.start(volumeNode, segmentationNode=first, onWarning=told.append)
+    edited = slicer.util.arrayFromSegmentBinaryLabelmap(first, id, volumeNode)
+    edited[:] = np.arange(edited.shape[0])[:, None, None] == 3
+    slicer.util.updateSegmentBinaryLabelmapFromArray(edited, first, id, volumeNode)
+    run.pollUntil(lambda: run.answers)
+    (result,) = run.answers
+    assert result.segmentationNode is not first
+    assert len(result.segmentIds) == 2
+    assert told == [result.note]
+    assert "were edited while new ones were computed" in result.note
+    kept = slicer.util.arrayFromSegmentBinaryLabelmap(first, id, volumeNode)
+    np.testing.assert_array_equal(kept, edited)
 
 
 def test_a_model_that_was_replaced_is_loaded_anew(scene, run, array, tmp_path):

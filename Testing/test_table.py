@@ -7,6 +7,8 @@ import vtk
 from scene_nodes import PROVENANCE, ctNode, found, nothing, rigid, segmentationNode, segmentIds, transformNode
 from vtk.util.numpy_support import vtk_to_numpy
 
+from PartialSegLib.errors import InputError
+
 from PartialSegSlicer import mrml, table
 
 VOXEL_ML = 2.5 * 0.9 * 0.8 / 1000
@@ -119,3 +121,13 @@ def test_the_table_lies_beside_its_segmentation(scene):
     tableNode = mrml.volumesTable(node)
     slicer.mrmlScene.RemoveObserver(tag)
     assert hierarchy.GetItemParent(hierarchy.GetItemByDataNode(tableNode)) == patient
+
+
+def test_segments_without_voxels_are_refused(scene):
+    node = segmented()
+    node.CreateClosedSurfaceRepresentation()
+    node.SetSourceRepresentationToClosedSurface()
+    node.RemoveBinaryLabelmapRepresentation()
+    with pytest.raises(InputError, match="Result is made of surfaces, not voxels"):
+        mrml.volumesTable(node)
+    assert node.GetNodeReference(table.TABLE_ROLE) is None

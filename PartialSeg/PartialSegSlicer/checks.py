@@ -23,7 +23,7 @@ from PartialSegLib.volume import Volume, check_hounsfield
 
 from .geometry import affineOfNode, arrayShape, hasSameGrid, isRotated, roiLimits
 from .memory import imageBytes, neededMemory
-from .mrml import checkSegmentation
+from .mrml import checkSegmentation, reachesOutside
 from .provenance import earlierSegmentId, isEdited
 from .subjectHierarchy import modalityOf
 
@@ -86,6 +86,7 @@ def findWarning(
         _memoryWarning(volumeNode, model, tasks, imageIsSent),
         _otherVolumeWarning(volumeNode, segmentationNode),
         _editedWarning(model, segmentationNode, tasks, excluded),
+        _regionWarning(model, segmentationNode, tasks, excluded, roiNode),
     )
     return "\n".join(warning for warning in warnings if warning is not None) or None
 
@@ -273,6 +274,11 @@ def _otherVolumeWarning(volumeNode, segmentationNode) -> str | None:
     referenceNode = segmentationNode.GetNodeReference(role)
     if referenceNode in (None, volumeNode) and hasSameGrid(segmentationNode, volumeNode):
         return None
+    if referenceNode is volumeNode:
+        return _(
+            "{name} was moved, or its grid changed, after {segmentation} was made, whose segments do not "
+            "follow: put both under the same transform, or choose a new segmentation."
+        ).format(segmentation=segmentationNode.GetName(), name=volumeNode.GetName())
     return _(
         "{segmentation} was made for another volume than {name}, and its segments of the same tasks are "
         "replaced; choose a new one to keep the two apart."
@@ -285,15 +291,45 @@ def _editedWarning(
     if model is None or segmentationNode is None:
         return None
     segmentation = segmentationNode.GetSegmentation()
-    ids = [
-        earlierSegmentId(segmentation, task.name, structure)
-        for task in model.tasks
-        for structure in task.structures
-        if (tasks is None or task.name in tasks) and f"{task.name}/{structure}" not in excluded
-    ]
-    names = [segmentation.GetSegment(id).GetName() for id in ids if id and isEdited(segmentation, id)]
+    ids = _replacedIds(model, segmentation, tasks, excluded)
+    names = [segmentation.GetSegment(id).GetName() for id in ids if isEdited(segmentation, id)]
     if not names:
         return None
     return _(
         "Edited by hand and replaced by this run: {names}. Choose a new segmentation to keep them."
     ).format(names=", ".join(names))
+
+
+def _regionWarning(
+    model: Manifest | None,
+    segmentationNode,
+    tasks: Collection[str] | None,
+    excluded: Collection[str],
+    roiNode,
+) -> str | None:
+    """Say which segments would lose what lies outside the region of interest."""
+    if model is None or segmentationNode is None or roiNode is None:
+        return None
+    segmentation = segmentationNode.GetSegmentation()
+    ids = _replacedIds(model, segmentation, tasks, excluded)
+    names = [
+        segmentation.GetSegment(id).GetName() for id in ids if reachesOutside(segmentationNode, id, roiNode)
+    ]
+    if not names:
+        return None
+    return _(
+        "Only what lies inside {roi} will be left of: {names}. Choose a new segmentation to keep them."
+    ).format(roi=roiNode.GetName(), names=", ".join(names))
+
+
+def _replacedIds(
+    model: Manifest, segmentation, tasks: Collection[str] | None, excluded: Collection[str]
+) -> list[str]:
+    """Return the IDs of the segments that a run would replace."""
+    ids = (
+        earlierSegmentId(segmentation, task.name, structure)
+        for task in model.tasks
+        for structure in task.structures
+        if (tasks is None or task.name in tasks) and f"{task.name}/{structure}" not in excluded
+    )
+    return [id for id in ids if id]

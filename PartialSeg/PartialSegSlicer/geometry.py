@@ -31,6 +31,28 @@ def arrayShape(volumeNode) -> tuple[int, int, int]:
     return z, y, x
 
 
+def ownGeometry(volumeNode) -> np.ndarray:
+    """Return (4, 4) from IJK to the coordinates of the volume itself, mm, before its parent transforms."""
+    return _ijkToNode(volumeNode)
+
+
+def affineOfLabelmap(labelmap, transformNode) -> np.ndarray:
+    """Return (4, 4) from the array indices (k, j, i, 1) of a vtkOrientedImageData to world RAS mm.
+
+    Args:
+        labelmap: of a segment; its array begins where its extent does.
+        transformNode: the parent transform of the segmentation node, or None.
+
+    Raises:
+        InputError: the transform is not linear.
+    """
+    matrix, first = vtk.vtkMatrix4x4(), np.eye(4)
+    labelmap.GetImageToWorldMatrix(matrix)
+    first[:3, 3] = labelmap.GetExtent()[::2]
+    toNode = slicer.util.arrayFromVTKMatrix(matrix) @ first
+    return (_matrixBetween(transformNode, None) @ toNode)[:, _ARRAY_ORDER]
+
+
 def volumeInMl(volumeNode) -> float:
     """Return what a volume's voxels fill together, in ml.
 

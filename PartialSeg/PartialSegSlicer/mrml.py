@@ -9,20 +9,34 @@ import numpy as np
 import slicer
 import vtk
 from slicer.i18n import tr as _
-from vtk.util.numpy_support import numpy_to_vtk
+from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 
+from PartialSegLib.boxes import widened
 from PartialSegLib.errors import InputError
+from PartialSegLib.region import Region
 from PartialSegLib.segmentation import Key
 from PartialSegLib.structures import structure_or_tissue
 from PartialSegLib.volume import Volume
 
-from .geometry import affineOfNode, arrayShape, hasSameGrid, ijkBelow, isRotated, roiLimits, volumeInMl
+from .geometry import (
+    affineOfLabelmap,
+    affineOfNode,
+    arrayShape,
+    hasSameGrid,
+    ijkBelow,
+    isRotated,
+    ownGeometry,
+    roiLimits,
+    volumeInMl,
+)
 from .provenance import (
     earlierSegmentId,
     isMadeByPartialSeg,
+    labelmapOf,
     segmentId,
     segmentTags,
     updateNames,
+    voxelCount,
 )
 from .subjectHierarchy import placeBeside
 from .table import volumesTable
@@ -38,7 +52,9 @@ __all__ = [
     "checkSegmentation",
     "isRotated",
     "layRoiAround",
+    "ownGeometry",
     "prepareSegmentation",
+    "reachesOutside",
     "roiLimits",
     "volumeFromNode",
     "volumeInMl",
@@ -103,6 +119,26 @@ def addSegments(
         for found in segments
         if addSegment(segmentationNode, volumeNode, found, provenance) is None
     ]
+
+
+def reachesOutside(segmentationNode, id: str, roiNode) -> bool:
+    """Say whether a segment has voxels more than one voxel outside a region of interest.
+
+    Raises:
+        InputError: a parent transform of the segmentation is not linear.
+    """
+    segment = segmentationNode.GetSegmentation().GetSegment(id)
+    labelmap = labelmapOf(segment)
+    if labelmap is None or not (count := voxelCount(segment)):
+        return False
+    shape = labelmap.GetDimensions()[::-1]
+    affine = affineOfLabelmap(labelmap, segmentationNode.GetParentTransformNode())
+    try:
+        box = Region.from_limits(roiLimits(roiNode)).voxel_box(affine, shape)
+    except InputError:  # it lies beside the segment
+        return True
+    labels = vtk_to_numpy(labelmap.GetPointData().GetScalars()).reshape(shape)
+    return np.count_nonzero(labels[widened(box, (1, 1, 1), shape)] == segment.GetLabelValue()) < count
 
 
 def checkSegment(volumeNode, found: ReceivedSegment) -> None:

@@ -48,6 +48,7 @@ class Panel:
         self.advanced = AdvancedSection(ui, self.binding, self.update, self.log)
         self.runSection = RunSection(ui, segmenter, self.log, self._onFinished)
         self._models: Models = {}
+        self._isRunning = False  # a run of the panel's own, not of a script that shares the segmenter
         self._timer = qt.QTimer()
         self._timer.setInterval(POLL_MILLISECONDS)
         self._timer.connect("timeout()", self.poll)
@@ -93,7 +94,7 @@ class Panel:
 
     def onApply(self) -> None:
         """Segment the ticked tasks, or cancel what is running."""
-        if self.segmenter.isBusy:
+        if self._isRunning:
             self.segmenter.cancel()
             self.runSection.showCancelling()
             self.ui.applyButton.enabled = False
@@ -105,6 +106,7 @@ class Panel:
         self.segmenter.poll()
         if not self.segmenter.isBusy:
             self._timer.stop()
+            self._isRunning = False
             self.showWhatCanBeDone()
         elif self.segmenter.isAdding:
             self.showWhatCanBeDone()
@@ -116,6 +118,7 @@ class Panel:
     def stop(self) -> None:
         """End a running segmentation and the worker; the scene stays as it is."""
         self._timer.stop()
+        self._isRunning = False
         self.segmenter.stop()
         self.runSection.showNothing()
         self.showWhatCanBeDone()
@@ -149,7 +152,10 @@ class Panel:
 
     def _run(self, tasks: list[str]) -> None:
         parameters = self.parameters
-        if parameters is None or self.segmenter.isBusy:
+        if parameters is None or self._isRunning:
+            return
+        if self.segmenter.isBusy:
+            showError(_("A script is segmenting; wait until it has ended."))
             return
         volumeNode = parameters.inputVolume
         problem = self._whatIsMissing()
@@ -178,6 +184,7 @@ class Panel:
         except InputError as error:
             showError(str(error))
             return
+        self._isRunning = self.segmenter.isBusy
         self.showWhatCanBeDone()
         self._timer.start()
 
@@ -218,7 +225,7 @@ class Panel:
     def showWhatCanBeDone(self) -> None:
         """Enable the buttons, or say why they are not."""
         button = self.ui.applyButton
-        if self.segmenter.isBusy:
+        if self._isRunning:
             isAdding = self.segmenter.isAdding
             button.text, button.enabled = _("Cancel"), not isAdding
             button.toolTip = _("Adding the segments.") if isAdding else _("Stop; the scene stays as it is.")

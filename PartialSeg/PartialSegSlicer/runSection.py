@@ -157,7 +157,9 @@ class RunSection:
         seconds = time.monotonic() - started.at
         provenance = result.reply["provenance"]
         self.ui.progressBar.visible = False
-        self.ui.statusLabel.text = " ".join([_foundSentence(result, seconds), *_skippedSentences(provenance)])
+        found = _foundSentence(result, seconds, isPart=started.size == 0)
+        sentences = [found, result.note, *_skippedSentences(provenance)]
+        self.ui.statusLabel.text = " ".join(sentence for sentence in sentences if sentence)
         self._log(self.ui.statusLabel.text)
         if not started.hasFeatures and started.size > 0:
             device = str(provenance["device"])
@@ -183,17 +185,19 @@ def _nodeIds(parameters: Parameters) -> list[str | None]:
     return [node.GetID() if node is not None else None for node in nodes]
 
 
-def _foundSentence(result: Result, seconds: float) -> str:
-    """What was found."""
+def _foundSentence(result: Result, seconds: float, isPart: bool) -> str:
+    """What was found, in the whole volume or in a part of it."""
     found = len(result.segmentIds)
-    sentences = [
-        _("Segments found: {count}, in {time}.").format(count=found, time=expectedTime.duration(seconds))
-        if found
-        else _("Nothing was found.")
-    ]
-    if found and result.notFound:
+    if not found:
+        return _("Nothing was found inside the region of interest.") if isPart else _("Nothing was found.")
+    time_ = expectedTime.duration(seconds)
+    sentences = [_("Segments found: {count}, in {time}.").format(count=found, time=time_)]
+    if result.notFound:
         names = ", ".join(f"{structure.replace('_', ' ')} ({task})" for task, structure in result.notFound)
-        sentences.append(_("Nothing was found of: {structures}.").format(structures=names))
+        text = _("Nothing was found of: {structures}.")
+        if isPart:
+            text = _("Inside the region of interest nothing was found of: {structures}.")
+        sentences.append(text.format(structures=names))
     return " ".join(sentences)
 
 

@@ -18,6 +18,23 @@ def namesOf(given: str | Iterable[str] | None) -> tuple[str, ...] | None:
     return (given,) if isinstance(given, str) else None if given is None else tuple(given)
 
 
+def checkNodes(volumeNode: object, segmentationNode: object, roiNode: object) -> None:
+    """Check that a script has given nodes of the right kinds; None is for others to judge.
+
+    Raises:
+        InputError: it has not.
+    """
+    kinds = (
+        ("volumeNode", volumeNode, "vtkMRMLVolumeNode"),
+        ("segmentationNode", segmentationNode, "vtkMRMLSegmentationNode"),
+        ("roiNode", roiNode, "vtkMRMLMarkupsROINode"),
+    )
+    for name, node, kind in kinds:
+        if node is not None and not (hasattr(node, "IsA") and node.IsA(kind)):
+            given = repr(node) if isinstance(node, str) else type(node).__name__
+            raise InputError(f"{name}: expected a {kind}, got {given}; find nodes with slicer.util.getNode.")
+
+
 def allTasks(model: dict[str, Any]) -> tuple[str, ...]:
     """Names of the tasks of a model.
 

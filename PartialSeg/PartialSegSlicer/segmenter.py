@@ -18,8 +18,10 @@ from slicer.i18n import tr as _
 from PartialSegLib.errors import InputError
 from PartialSegLib.failures import describe_failure, is_fault_of_ours
 from PartialSegLib.protocol import Predict
+from PartialSegLib.seg_nrrd import TASK_TAG
 
 from . import checks, mrml
+from .provenance import labelmapOf, tagOf, voxelCount
 from .table import volumesTableSteps
 from .temporaryFolder import temporaryFolder
 from .workerClient import WorkerClient
@@ -37,12 +39,14 @@ class Result:
         segmentIds: of the segments that were added or replaced.
         notFound: (task, structure) of which nothing was found.
         reply: provenance, timings and patches_encoded of the worker.
+        note: what people should know of it; mostly empty.
     """
 
     segmentationNode: slicer.vtkMRMLSegmentationNode
     segmentIds: list[str] = field(default_factory=list)
     notFound: list[tuple[str, str]] = field(default_factory=list)
     reply: dict[str, Any] = field(default_factory=dict)
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,19 @@ class Request:
     onFailed: Callable[[WorkerError], object] = lambda error: None
     onProgress: Callable[[int, int], object] = lambda done, total: None
     onWarning: Callable[[str], object] = lambda sentence: None
+
+
+@dataclass(frozen=True)
+class _Before:
+    """What the nodes of a request were when it began.
+
+    Attributes:
+        voxels: of the volume, see `voxelsKey`.
+        voxelCounts: of the segments that may be replaced, by their IDs.
+    """
+
+    voxels: object
+    voxelCounts: dict[str, int]
 
 
 class Segmenter:
@@ -126,10 +143,10 @@ class Segmenter:
         if problem is not None:
             raise InputError(problem)
         roi = None if request.roiNode is None else mrml.roiLimits(request.roiNode)
-        voxels = voxelsKey(request.volumeNode)
+        before = _Before(voxelsKey(request.volumeNode), _voxelCounts(request))
 
         def finished(segments: list[ReceivedSegment], reply: dict[str, Any]) -> None:
-            self._adding = self._addSegments(request, voxels, segments, reply)
+            self._adding = self._addSegments(request, before, segments, reply)
 
         self.client.start(
             Job(
@@ -175,13 +192,13 @@ class Segmenter:
     def _addSegments(
         self,
         request: Request,
-        voxels: object,
+        before: _Before,
         segments: Iterable[ReceivedSegment],
         reply: dict[str, Any],
     ) -> Iterator[Callable[[], object] | None]:
         """Add one segment in each step; the last one gives the callback that is to be made."""
         try:
-            result = yield from self._resultSteps(request, voxels, segments, reply)
+            result = yield from self._resultSteps(request, before, segments, reply)
             tell = partial(request.onFinished, result)
         except Exception as error:
             if is_fault_of_ours(error):
@@ -192,7 +209,7 @@ class Segmenter:
     def _resultSteps(
         self,
         request: Request,
-        voxels: object,
+        before: _Before,
         segments: Iterable[ReceivedSegment],
         reply: dict[str, Any],
     ) -> Generator[None, None, Result]:
@@ -201,18 +218,26 @@ class Segmenter:
         Raises:
             InputError: the nodes are not what they were when the request began.
         """
-        volumeNode, node = request.volumeNode, request.segmentationNode
+        volumeNode, node, note = request.volumeNode, request.segmentationNode, ""
         wanted = [found for found in segments if f"{found.task}/{found.structure}" not in request.excluded]
-        _checkUnchanged(request, voxels)
+        _checkUnchanged(request, before.voxels)
         for segment in wanted:
             mrml.checkSegment(volumeNode, segment)
+        if node is not None and _voxelCounts(request) != before.voxelCounts:
+            sentence = _(
+                "Segments of {segmentation} were edited while new ones were computed; these are in a "
+                "segmentation of their own."
+            )
+            note = sentence.format(segmentation=node.GetName())
+            request.onWarning(note)
+            node = None
         if node is not None:
             mrml.checkSegmentation(node, volumeNode)
         else:
             name = _("{volume} segmentation").format(volume=volumeNode.GetName())
             node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", name)
         mrml.prepareSegmentation(node, volumeNode)
-        result = Result(node, reply=reply)
+        result = Result(node, reply=reply, note=note)
         for step in _addingSteps(result, volumeNode, wanted, request.makeTable):
             yield step
             if volumeNode.GetScene() is None or node.GetScene() is None:
@@ -231,8 +256,24 @@ def _checkUnchanged(request: Request, voxels: object) -> None:
             sentence = _("The {node} was deleted while its segments were computed; nothing was added.")
             raise InputError(sentence.format(node=name))
     if voxelsKey(request.volumeNode) != voxels:
-        sentence = _("{volume} got other voxels while it was segmented; nothing was added. Run again.")
+        sentence = _(
+            "{volume} got other voxels or another geometry while it was segmented; nothing was added. "
+            "Run again."
+        )
         raise InputError(sentence.format(volume=request.volumeNode.GetName()))
+
+
+def _voxelCounts(request: Request) -> dict[str, int]:
+    """Voxels of the segments that a request may replace, by their IDs; those of the tasks asked for."""
+    if request.segmentationNode is None:
+        return {}
+    segmentation = request.segmentationNode.GetSegmentation()
+    segments = {id: segmentation.GetSegment(id) for id in segmentation.GetSegmentIDs()}
+    return {
+        id: voxelCount(segment)
+        for id, segment in segments.items()
+        if tagOf(segment, TASK_TAG) in request.tasks and labelmapOf(segment) is not None
+    }
 
 
 def _withoutEffort(model: dict[str, Any]) -> dict[str, Any]:
@@ -264,8 +305,10 @@ def imageKey(volumeNode: slicer.vtkMRMLScalarVolumeNode) -> tuple[object, ...]:
     return (volumeNode.GetID(), voxelsKey(volumeNode), mrml.affineOfNode(volumeNode).tobytes())
 
 
-def voxelsKey(volumeNode: slicer.vtkMRMLScalarVolumeNode) -> tuple[int, ...]:
-    """Changes whenever voxels of a volume change, or others take their place."""
+def voxelsKey(volumeNode: slicer.vtkMRMLScalarVolumeNode) -> tuple[object, ...]:
+    """Changes whenever voxels of a volume change, or lie elsewhere below its parent transforms."""
     imageData = volumeNode.GetImageData()
     voxels = imageData.GetPointData().GetScalars() if imageData is not None else None
-    return (imageData.GetMTime(), voxels.GetMTime()) if voxels is not None else ()
+    if voxels is None:
+        return ()
+    return imageData.GetMTime(), voxels.GetMTime(), mrml.ownGeometry(volumeNode).tobytes()

@@ -6,6 +6,8 @@ import slicer
 import vtk
 from slicer.i18n import tr as _
 
+from PartialSegLib.errors import InputError
+
 from .provenance import TASK_TAG, isMadeByPartialSeg, labelmapOf, tagOf, voxelCount
 from .subjectHierarchy import placeBeside
 
@@ -39,6 +41,9 @@ def volumesTableSteps(segmentationNode, tableNode=None) -> Generator[None, None,
     for id in segmentation.GetSegmentIDs():
         segment = segmentation.GetSegment(id)
         if segment is not None and isMadeByPartialSeg(segmentation, id):
+            if labelmapOf(segment) is None:
+                sentence = _("The segmentation {name} is made of surfaces, not voxels, which a table counts.")
+                raise InputError(sentence.format(name=segmentationNode.GetName()))
             voxels = voxelCount(segment)
             volume = voxels * voxelVolume(segmentationNode, segment) / 1000
             rows.append((segment.GetName(), tagOf(segment, TASK_TAG), volume, voxels))
