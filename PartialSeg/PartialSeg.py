@@ -400,7 +400,7 @@ class PartialSegLogic(ScriptedLoadableModuleLogic):
             options: as of `segmentAsync`: model, device and so on.
 
         Returns:
-            The `PartialSegLib.batch.Batch`: cases, done, failed, summary.
+            The `PartialSegLib.batch.running.Batch`: cases, done, failed, summary.
 
         Raises:
             InputError: an input, a name or the output folder cannot be used.

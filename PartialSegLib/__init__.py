@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .errors import Cancelled, DeviceError, InputError
+    from .inference.region_selection import CoarsePass
     from .model import load_model
     from .one_call import segment
-    from .segmentation import Segmentation, read_segmentation, write_segmentation
+    from .segmentation import Segmentation
+    from .segmentation_files.formats import read_segmentation, write_segmentation
     from .session import InferenceSession
     from .volume import Volume, check_hounsfield, read_volume, write_volume
 
@@ -21,6 +23,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Cancelled",
+    "CoarsePass",
     "DeviceError",
     "InferenceSession",
     "InputError",
@@ -37,9 +40,11 @@ __all__ = [
 
 _MODULES = {
     "errors": ("Cancelled", "DeviceError", "InputError"),
+    "inference.region_selection": ("CoarsePass",),
     "model": ("load_model",),
     "one_call": ("segment",),
-    "segmentation": ("Segmentation", "read_segmentation", "write_segmentation"),
+    "segmentation": ("Segmentation",),
+    "segmentation_files.formats": ("read_segmentation", "write_segmentation"),
     "session": ("InferenceSession",),
     "volume": ("Volume", "check_hounsfield", "read_volume", "write_volume"),
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from .json_fields import require
+from .files.json_fields import require
 
 SMALLEST_INPUT = 32  # pixels; the decision network halves its input five times
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from .errors import InputError
-from .json_fields import require
+from .files.json_fields import require
 
 
 @dataclass(frozen=True)

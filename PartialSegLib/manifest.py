@@ -15,8 +15,8 @@ from typing import Any, Final, Literal, TypeVar
 
 from .decision_spec import DecisionSpec
 from .errors import InputError
+from .files.json_fields import from_json, require, to_json
 from .image_channel import ONE_CT, ImageChannel
-from .json_fields import from_json, require, to_json
 from .structures import load_structures
 from .task import PostprocessingStep, Task
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from .errors import InputError
+from .files.output_files import replacing
 from .manifest import (
     DECISION_FILE,
     LICENSE_FILE,
@@ -29,9 +30,8 @@ from .manifest import (
 )
 from .networks import NETWORKS, PartialLabelNetwork
 from .networks.decision_network import DecisionNetwork
-from .output_files import replacing
-from .package_files import check_file, refuse_to_overwrite
-from .packages import find_package
+from .packages.installed import find_package
+from .packages.package_files import check_file, refuse_to_overwrite
 from .sentences import suggestion
 
 _UNBUILDABLE = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+from .inference.patch_scoring import Progress
+from .inference.region_selection import CoarsePass
 from .model import Model
-from .patch_scoring import Progress
-from .region_selection import CoarsePass
 from .segmentation import Segmentation
 from .session import InferenceSession, Limits, ignore_progress
 from .volume import Volume

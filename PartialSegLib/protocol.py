@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import InputError
-from .json_fields import from_json, require
+from .files.json_fields import from_json, require
 from .sentences import suggestion
 
 LINE_LIMIT = 1 << 20

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from . import __version__
-from .output_files import replacing
+from .files.output_files import replacing
 from .segmentation import Key, Segmentation
 
 _PACKAGES = ("numpy", "safetensors", "scipy", "SimpleITK", "torch")

@@ -11,25 +11,25 @@ from typing import Any
 import torch
 
 from . import __version__
-from .coarse_findings import CoarseFindings, uncertain_parts
-from .devices import choose_device, choose_precision, explained_memory_errors
+from .engines.network_runner import NetworkRunner
 from .errors import InputError
 from .image_channel import check_one_ct
-from .label_values import label_values
-from .mask_restoration import Kept, KeptWinners, keeps_winners, restore_masks
-from .memory_estimate import MemoryEstimate, MemoryEstimator
+from .inference.coarse_findings import CoarseFindings, uncertain_parts
+from .inference.mask_restoration import Kept, KeptWinners, keeps_winners, restore_masks
+from .inference.memory_estimate import MemoryEstimate, MemoryEstimator
+from .inference.patch_scoring import PatchScoring, Progress, all_flips
+from .inference.region_selection import CoarsePass, is_number
+from .inference.selection import SelectedImage, Selection
+from .inference.session_image import SessionImage
+from .masks.region import Region
 from .model import Model, as_model
-from .network_runner import NetworkRunner
-from .patch_blending import KeptScores
-from .patch_scoring import PatchScoring, Progress, all_flips
-from .region import Region
-from .region_selection import CoarsePass, is_number
-from .restoration import Restored
+from .patches.blending import KeptScores
+from .patches.visit_plan import TaskView, describe_visits
+from .processing.restoration import Restored
+from .pytorch.devices import choose_device, choose_precision, explained_memory_errors
 from .segmentation import Key, Segmentation
-from .selection import SelectedImage, Selection
-from .session_image import SessionImage
+from .segmentation_files.label_values import label_values
 from .task_request import TaskRequest, request_tasks
-from .visit_plan import TaskView, describe_visits
 from .volume import Volume, as_volume, find_doubt
 
 logger = logging.getLogger(__name__)

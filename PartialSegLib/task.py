@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from .json_fields import require
+from .files.json_fields import require
 from .sentences import suggestion
 
 NEEDED_FIELD = {

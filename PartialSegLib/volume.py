@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from .affine import AXIS_LETTERS, check_affine, closest_axes
 from .errors import InputError
-from .output_files import replacing
-from .voxel_type import compact
+from .files.output_files import replacing
+from .images.affine import AXIS_LETTERS, check_affine, closest_axes
+from .images.voxel_type import compact
 
 GEOMETRY_TOLERANCE = 0.01
 """Largest distance in mm between the corners of two volumes that count as lying on one grid."""
@@ -232,9 +232,9 @@ def write_volume(path: str | Path, volume: Volume) -> None:
     Raises:
         InputError: When the suffix is unknown or the file cannot be written.
     """
-    from .itk_image import write_metaimage
-    from .nifti import write_nifti
-    from .nrrd import nrrd_geometry, write_nrrd
+    from .images.itk_image import write_metaimage
+    from .images.nifti import write_nifti
+    from .images.nrrd import nrrd_geometry, write_nrrd
 
     suffix = image_suffix(Path(path))
     if suffix not in _WRITABLE_SUFFIXES:
@@ -312,9 +312,9 @@ def find_doubt(volume: Volume) -> str | None:
 
 
 def _read(path: Path, any_modality: bool, series: str | None) -> tuple[np.ndarray, np.ndarray]:
-    from .dicom_series import read_dicom_series
-    from .itk_image import read_itk_image
-    from .nifti import read_nifti
+    from .images.dicom_series import read_dicom_series
+    from .images.itk_image import read_itk_image
+    from .images.nifti import read_nifti
 
     if path.is_dir():
         return read_dicom_series(path, any_modality=any_modality, series=series)

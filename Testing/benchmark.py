@@ -25,10 +25,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import PartialSegLib
 from PartialSegLib.evaluation import dice
+from PartialSegLib.patches.sliding_window import pad_to_patch
 from PartialSegLib.phantom import make_phantom
-from PartialSegLib.postprocessing import apply_postprocessing
-from PartialSegLib.restoration import restore
-from PartialSegLib.sliding_window import pad_to_patch
+from PartialSegLib.processing.postprocessing import apply_postprocessing
+from PartialSegLib.processing.restoration import restore
 
 REAL_CT = Path(__file__).resolve().parents[2] / "shared" / "data" / "ct_abdomen_contrast_dicom"
 REPETITIONS = 3

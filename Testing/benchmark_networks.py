@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from PartialSegLib.flops import count_patch_flops
+from PartialSegLib.engines.flops import count_patch_flops
 from PartialSegLib.importers import multitalent
 from PartialSegLib.manifest import (
     WEIGHTS_FILE,
@@ -24,7 +24,7 @@ from PartialSegLib.manifest import (
 )
 from PartialSegLib.model import Model
 from PartialSegLib.networks import NETWORKS
-from PartialSegLib.sliding_window import plan_patches
+from PartialSegLib.patches.sliding_window import plan_patches
 from PartialSegLib.structures import load_structures
 
 CASE_MM = (450.0, 384.0, 384.0)  # the phantom of 300 x 512 x 512 voxels

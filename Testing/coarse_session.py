@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from bright_model import bright_model
 
+from PartialSegLib.inference.region_selection import CoarsePass
 from PartialSegLib.model import Model
-from PartialSegLib.patch_choice import covered_voxels
-from PartialSegLib.region_selection import CoarsePass
+from PartialSegLib.patches.choice import covered_voxels
 from PartialSegLib.segmentation import Segmentation
 from PartialSegLib.session import InferenceSession
 from PartialSegLib.task_request import request_tasks

@@ -16,11 +16,11 @@ from time import perf_counter, process_time
 import torch
 from benchmark_networks import OFFICIAL, random_model
 
-from PartialSegLib.calibration import calibration_patches
-from PartialSegLib.devices import choose_precision
-from PartialSegLib.feature_cache import feature_tensors
+from PartialSegLib.engines.calibration import calibration_patches
+from PartialSegLib.engines.network_runner import NetworkRunner
 from PartialSegLib.model import Model, load_model
-from PartialSegLib.network_runner import NetworkRunner
+from PartialSegLib.patches.feature_cache import feature_tensors
+from PartialSegLib.pytorch.devices import choose_precision
 
 CPU = torch.device("cpu")
 BUNDLED = "trunk-7tasks"

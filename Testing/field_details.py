@@ -12,7 +12,7 @@ from field_plan import Plan
 
 from PartialSegLib import Segmentation, read_segmentation, read_volume
 from PartialSegLib.evaluation import dice
-from PartialSegLib.label_names import structures_of_labels
+from PartialSegLib.segmentation_files.label_names import structures_of_labels
 
 
 def write_details(figures: Figures) -> Iterator[str]:

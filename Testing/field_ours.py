@@ -15,7 +15,7 @@ from measuring import timed
 from torch import Tensor
 
 from PartialSegLib import Cancelled, InferenceSession, load_model, read_volume, write_segmentation
-from PartialSegLib.region_selection import CoarsePass
+from PartialSegLib.inference.region_selection import CoarsePass
 
 
 def predict(settings: dict[str, Any]) -> dict[str, Any]:

@@ -14,9 +14,9 @@ from time import perf_counter
 from typing import NamedTuple
 
 from PartialSegLib.evaluation import dice
+from PartialSegLib.inference.region_selection import CoarsePass
 from PartialSegLib.model import Model, load_model
 from PartialSegLib.phantom import Phantom
-from PartialSegLib.region_selection import CoarsePass
 from PartialSegLib.segmentation import Segmentation
 from PartialSegLib.session import InferenceSession
 from PartialSegLib.structures import structure_or_tissue

@@ -21,7 +21,7 @@ from typing import Any
 from reproduction_results import Result, result_of, structure_table, table
 
 from PartialSegLib.__main__ import main as partialseg
-from PartialSegLib.json_fields import from_json
+from PartialSegLib.files.json_fields import from_json
 from PartialSegLib.training import TrainingConfig, train
 from PartialSegLib.training.collection import Collection, DataSet
 from PartialSegLib.training.data_sets.mots import MOTS

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from PartialSegLib import InferenceSession, load_model, read_volume
+from PartialSegLib.engines.flops import count_patch_flops
 from PartialSegLib.evaluation import dice, hausdorff95
-from PartialSegLib.flops import count_patch_flops
 from PartialSegLib.training.collection import Collection
 
 Result = dict[str, Any]

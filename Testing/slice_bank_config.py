@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from PartialSegLib.json_fields import from_json
+from PartialSegLib.files.json_fields import from_json
 from PartialSegLib.training.med_danet.config import SliceBankConfig
 
 TASK = {"name": "liver", "structures": {"liver": 1, "liver_tumor": 2}}

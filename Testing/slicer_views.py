@@ -28,7 +28,7 @@ from vtk.util.numpy_support import vtk_to_numpy
 from PartialSegLib import InputError, Volume, read_volume
 from PartialSegLib.cli.segmenting import bundled_model
 from PartialSegLib.manifest import read_manifest
-from PartialSegLib.packages import find_package
+from PartialSegLib.packages.installed import find_package
 
 scene = slicer_scene.boot()
 

@@ -15,8 +15,8 @@ import pytest
 from PartialSegLib.errors import InputError
 from PartialSegLib.importers.dodnet import mots_manifest
 from PartialSegLib.manifest import FileEntry, manifest_to_json, read_manifest
-from PartialSegLib.package_files import check_file
-from PartialSegLib.package_installation import install_package
+from PartialSegLib.packages.installation import install_package
+from PartialSegLib.packages.package_files import check_file
 
 WEIGHTS = random.Random(0).randbytes(3_000_000)
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from PartialSegLib.errors import InputError
-from PartialSegLib.json_fields import from_json, to_json
+from PartialSegLib.files.json_fields import from_json, to_json
 from PartialSegLib.training.patches.augmentation import PRESETS, Augmentation, drawn_around_one
 from PartialSegLib.training.patches.elastic_field import ElasticField
 from PartialSegLib.training.patches.intensities import disturb_intensities

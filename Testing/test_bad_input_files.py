@@ -13,10 +13,11 @@ import pytest
 import SimpleITK
 from full_disk import full_disk
 
-from PartialSegLib import output_files
 from PartialSegLib.errors import InputError
-from PartialSegLib.output_files import replacing
-from PartialSegLib.segmentation import Segmentation, write_segmentation
+from PartialSegLib.files import output_files
+from PartialSegLib.files.output_files import replacing
+from PartialSegLib.segmentation import Segmentation
+from PartialSegLib.segmentation_files.formats import write_segmentation
 from PartialSegLib.volume import Volume, read_volume, write_volume
 
 NAN, INFINITY = float("nan"), float("inf")
@@ -288,7 +289,7 @@ def test_a_folder_gets_all_new_files_or_none(tmp_path, monkeypatch, has_links, f
         replace(source, target)
 
     monkeypatch.setattr(os, "replace", refuse_once)
-    monkeypatch.setattr("PartialSegLib.output_files._PATIENCE_SECONDS", 0)
+    monkeypatch.setattr("PartialSegLib.files.output_files._PATIENCE_SECONDS", 0)
     with pytest.raises(InputError, match="in use"):
         write_folder(tmp_path)
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {
@@ -308,7 +309,7 @@ def test_what_another_program_looks_at_is_replaced_when_it_is_done(tmp_path, mon
         replace(source, target)
 
     monkeypatch.setattr(os, "replace", refuse_once)
-    monkeypatch.setattr("PartialSegLib.output_files._PATIENCE_SECONDS", 2)
+    monkeypatch.setattr("PartialSegLib.files.output_files._PATIENCE_SECONDS", 2)
     write_folder(tmp_path / "new")
     assert len(calls) == 2
     assert len(list((tmp_path / "new").iterdir())) == 3
@@ -325,7 +326,7 @@ def test_a_file_that_stays_open_in_a_folder_leaves_nothing_of_the_attempt(tmp_pa
         replace(source, target)
 
     monkeypatch.setattr(os, "replace", refuse)
-    monkeypatch.setattr("PartialSegLib.output_files._PATIENCE_SECONDS", 0)
+    monkeypatch.setattr("PartialSegLib.files.output_files._PATIENCE_SECONDS", 0)
     with pytest.raises(InputError, match="in use"):
         write_folder(tmp_path)
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"a": "old", "c": "old"}

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from PartialSegLib.feature_cache import map_tensors
-from PartialSegLib.flops import PatchFlops, count_patch_flops
+from PartialSegLib.engines.flops import PatchFlops, count_patch_flops
 from PartialSegLib.importers.dodnet import MOTS_TASKS
 from PartialSegLib.manifest import Inference, Manifest, NetworkSpec, Preprocessing, Task
 from PartialSegLib.model import build_network, load_model, save_model
 from PartialSegLib.networks import NETWORKS, PartialLabelNetwork
+from PartialSegLib.patches.feature_cache import map_tensors
 from PartialSegLib.session import InferenceSession
 from PartialSegLib.volume import Volume
 

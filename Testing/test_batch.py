@@ -10,9 +10,9 @@ import sys
 import pytest
 from small_packages import write_package
 
-from PartialSegLib.batch import LOCK_FILE, REQUEST_FILE, Batch, Outcome
-from PartialSegLib.batch_images import case_names, find_images
-from PartialSegLib.batch_request import BatchRequest, settings_of
+from PartialSegLib.batch.images import case_names, find_images
+from PartialSegLib.batch.request import BatchRequest, settings_of
+from PartialSegLib.batch.running import LOCK_FILE, REQUEST_FILE, Batch, Outcome
 from PartialSegLib.errors import InputError
 from PartialSegLib.manifest import read_manifest
 
@@ -168,7 +168,7 @@ def test_a_summary_that_is_open_elsewhere_is_written_with_the_next_case(
         replace(source, target)
 
     monkeypatch.setattr(os, "replace", refuse)
-    monkeypatch.setattr("PartialSegLib.output_files._PATIENCE_SECONDS", 0)
+    monkeypatch.setattr("PartialSegLib.files.output_files._PATIENCE_SECONDS", 0)
     record(Batch([images], out, BatchRequest(manifest, tasks=("liver",))), "a", "c")
     batch = Batch([images], out, BatchRequest(manifest, tasks=("spleen",)), overwrite=True)
     locked.append(True)
@@ -324,7 +324,8 @@ def test_a_summary_that_was_damaged_meanwhile_is_written_again(images, manifest,
 
 def test_processes_that_record_at_once_lose_no_row(images, manifest, package, tmp_path):
     code = (
-        "import sys; from PartialSegLib.batch import *; from PartialSegLib.manifest import read_manifest\n"
+        "import sys; from PartialSegLib.batch.running import *\n"
+        "from PartialSegLib.manifest import read_manifest\n"
         "batch = Batch([sys.argv[1]], sys.argv[2], BatchRequest(read_manifest(sys.argv[3])))\n"
         "for number in range(40):\n"
         "    batch.record(BatchCase(f'{sys.argv[4]}{number}', Path('x'), Path('x')), Outcome(1))"
@@ -350,7 +351,7 @@ def test_tables_of_others_are_not_replaced(images, manifest, tmp_path):
 
 
 def test_the_lock_of_a_killed_run_is_taken_away(images, manifest, tmp_path, monkeypatch):
-    monkeypatch.setattr("PartialSegLib.output_files._STALE_SECONDS", 0.1)
+    monkeypatch.setattr("PartialSegLib.files.output_files._STALE_SECONDS", 0.1)
     batch = Batch([images], tmp_path / "out", BatchRequest(manifest))
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / LOCK_FILE).touch()

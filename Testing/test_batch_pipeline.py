@@ -10,7 +10,7 @@ import pytest
 from tiny_model import TASKS, write_tiny_model
 
 from PartialSegLib import Volume, __main__, write_volume
-from PartialSegLib.batch_pipeline import Stages, run_overlapped
+from PartialSegLib.batch.pipeline import Stages, run_overlapped
 from PartialSegLib.errors import DeviceError, InputError, OutOfMemoryError
 from PartialSegLib.manifest import Preprocessing
 

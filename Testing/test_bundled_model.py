@@ -11,7 +11,7 @@ from tiny_model import TASKS, write_tiny_model
 import PartialSegLib
 from PartialSegLib.evaluation import dice
 from PartialSegLib.manifest import Preprocessing
-from PartialSegLib.packages import BUNDLED_MODELS, installed_packages
+from PartialSegLib.packages.installed import BUNDLED_MODELS, installed_packages
 from PartialSegLib.phantom import make_phantom
 from PartialSegLib.session import InferenceSession
 from PartialSegLib.training import held_out

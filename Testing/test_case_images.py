@@ -12,8 +12,8 @@ import pytest
 from PartialSegLib import InputError, read_volume
 from PartialSegLib.image_channel import ImageChannel
 from PartialSegLib.manifest import Preprocessing, read_manifest
-from PartialSegLib.packages import find_package
-from PartialSegLib.preprocessing import preprocess
+from PartialSegLib.packages.installed import find_package
+from PartialSegLib.processing.preprocessing import preprocess
 from PartialSegLib.training.case_check import check_cases
 from PartialSegLib.training.case_images import case_image, image_content, read_channels
 from PartialSegLib.training.collection import (

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from PartialSegLib import InputError, Segmentation, Volume, write_segmentation, write_volume
-from PartialSegLib.case_matching import matched_cases
+from PartialSegLib.evaluation.case_matching import matched_cases
 
 LIVER = np.ones((2, 3, 4), bool)
 

@@ -18,7 +18,7 @@ from PartialSegLib import InputError, Volume, read_volume, write_volume
 from PartialSegLib.importers.dodnet import MOTS_TASKS
 from PartialSegLib.importers.multitalent import TASKS as MULTITALENT_TASKS
 from PartialSegLib.manifest import Preprocessing
-from PartialSegLib.preprocessing import preprocess
+from PartialSegLib.processing.preprocessing import preprocess
 from PartialSegLib.training.collection import Case, Collection, DataSet
 from PartialSegLib.training.data_sets import LAYOUTS, MOTS, MULTITALENT
 from PartialSegLib.training.data_sets.dataset_json import data_set_of, read_dataset_json

@@ -3,8 +3,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from PartialSegLib import devices
-from PartialSegLib.devices import (
+from PartialSegLib.errors import DeviceError, InputError
+from PartialSegLib.pytorch import devices
+from PartialSegLib.pytorch.devices import (
     GraphicsCard,
     choose_device,
     choose_precision,
@@ -12,7 +13,6 @@ from PartialSegLib.devices import (
     free_memory,
     graphics_cards,
 )
-from PartialSegLib.errors import DeviceError, InputError
 
 
 def test_cpu_is_always_there():

@@ -23,8 +23,8 @@ from tiny_model import TASKS, write_tiny_model
 
 from PartialSegLib.__main__ import main
 from PartialSegLib.errors import InputError
+from PartialSegLib.inference.region_selection import CoarsePass
 from PartialSegLib.manifest import PostprocessingStep, Preprocessing, Task
-from PartialSegLib.region_selection import CoarsePass
 from PartialSegLib.volume import Volume, write_volume
 
 EFFORTS = (0, 0.25, 0.5, 0.75, 0.9, 0.999)

@@ -17,8 +17,8 @@ from coarse_session import (
 from selecting_model import kept_slices, make_model, without_decision
 from selecting_model import make_volume as volume_of_slices
 
+from PartialSegLib.inference.region_selection import CoarsePass
 from PartialSegLib.manifest import PostprocessingStep, Task
-from PartialSegLib.region_selection import CoarsePass
 from PartialSegLib.report import build_report
 from PartialSegLib.volume import Volume
 

@@ -12,14 +12,14 @@ import torch
 from bright_model import bright_model
 from torch import Tensor
 
+from PartialSegLib.engines.flops import count_patch_flops
 from PartialSegLib.errors import InputError
-from PartialSegLib.feature_cache import all_finite, feature_tensors, map_tensors
-from PartialSegLib.flops import count_patch_flops
 from PartialSegLib.importers.dodnet import MOTS_TASKS
 from PartialSegLib.manifest import Inference, Manifest, NetworkSpec, Preprocessing
 from PartialSegLib.model import Model, build_network, load_model, save_model
 from PartialSegLib.networks import NETWORKS, Ensemble, PartialLabelNetwork
 from PartialSegLib.networks.ensemble import MemberFeatures
+from PartialSegLib.patches.feature_cache import all_finite, feature_tensors, map_tensors
 from PartialSegLib.session import InferenceSession
 from PartialSegLib.training.transfer import transfer_weights
 from PartialSegLib.volume import Volume

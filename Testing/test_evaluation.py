@@ -18,7 +18,7 @@ from PartialSegLib import (
     write_segmentation,
     write_volume,
 )
-from PartialSegLib.evaluation import (
+from PartialSegLib.evaluation.scores import (
     Comparison,
     Score,
     dice,
@@ -27,8 +27,8 @@ from PartialSegLib.evaluation import (
     normalized_surface_distance,
     write_scores,
 )
-from PartialSegLib.packed_mask import PackedMask
-from PartialSegLib.surface_distance import surface_distances
+from PartialSegLib.evaluation.surface_distance import surface_distances
+from PartialSegLib.masks.packed_mask import PackedMask
 from PartialSegLib.volume import reorient
 
 SPACINGS = [(1.0, 1.0, 1.0), (2.5, 0.8, 0.8), (5.0, 1.0, 2.0)]
@@ -149,14 +149,14 @@ def test_distances_are_those_of_monai(spacing):
 def test_a_tree_and_a_transform_give_the_same_distances(spacing, monkeypatch):
     masks = sphere(16, spacing), np.roll(sphere(18, spacing), 2, 2)
     transform = surface_distances(*masks, spacing)
-    monkeypatch.setattr("PartialSegLib.surface_distance._MAX_TRANSFORM_VOXELS", 0)
+    monkeypatch.setattr("PartialSegLib.evaluation.surface_distance._MAX_TRANSFORM_VOXELS", 0)
     tree = surface_distances(*masks, spacing)
     for ours, theirs in zip(tree.distances, transform.distances, strict=True):
         assert np.allclose(ours, theirs, rtol=0, atol=1e-9)
 
 
 def test_a_stray_voxel_costs_little_memory(monkeypatch):
-    monkeypatch.setattr("PartialSegLib.surface_distance._MAX_TRANSFORM_VOXELS", 100**3)
+    monkeypatch.setattr("PartialSegLib.evaluation.surface_distance._MAX_TRANSFORM_VOXELS", 100**3)
     mask = np.zeros((160, 140, 140), bool)
     mask[20:40, 20:40, 20:40] = mask[-1, -1, -1] = True
     other = np.roll(mask, -1, 0)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from PartialSegLib.feature_cache import FeatureCache, all_finite, map_tensors
+from PartialSegLib.patches.feature_cache import FeatureCache, all_finite, map_tensors
 
 
 class Pair(NamedTuple):

@@ -4,9 +4,9 @@ import unicodedata
 
 import pytest
 
-from PartialSegLib.batch_images import case_names
-from PartialSegLib.case_matching import matched_cases
-from PartialSegLib.file_names import allowed, folded, holds_files, is_from_file_manager
+from PartialSegLib.batch.images import case_names
+from PartialSegLib.evaluation.case_matching import matched_cases
+from PartialSegLib.files.file_names import allowed, folded, holds_files, is_from_file_manager
 
 COMPOSED, SEPARATE = (unicodedata.normalize(form, "Müller") for form in ("NFC", "NFD"))
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from PartialSegLib.flops import PatchFlops, count_patch_flops
+from PartialSegLib.engines.flops import PatchFlops, count_patch_flops
 from PartialSegLib.manifest import NetworkSpec
 from PartialSegLib.model import build_network
 from PartialSegLib.networks import DoDNet

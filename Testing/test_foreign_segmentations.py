@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from PartialSegLib.errors import InputError
-from PartialSegLib.segmentation import Segmentation, read_segmentation, write_segmentation
+from PartialSegLib.segmentation import Segmentation
+from PartialSegLib.segmentation_files.formats import read_segmentation, write_segmentation
 from PartialSegLib.volume import Volume, write_volume
 
 LIVER = np.zeros((3, 4, 5), bool)

@@ -21,8 +21,8 @@ from scene_nodes import (
     transformNode,
 )
 
-from PartialSegLib.affine import AXIS_LETTERS
 from PartialSegLib.errors import InputError
+from PartialSegLib.images.affine import AXIS_LETTERS
 from PartialSegLib.volume import Volume, read_volume, reorient, write_volume
 
 from PartialSegSlicer import mrml

@@ -17,7 +17,7 @@ from PartialSegLib.importers.dodnet import import_dodnet
 from PartialSegLib.importers.recognition import recognize_checkpoint
 from PartialSegLib.manifest import PostprocessingStep
 from PartialSegLib.model import load_model
-from PartialSegLib.package_files import file_sha256
+from PartialSegLib.packages.package_files import file_sha256
 
 
 @pytest.fixture(scope="module")

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from PartialSegLib.importers.dodnet import mots_manifest
-from PartialSegLib.label_values import label_values
 from PartialSegLib.manifest import Inference, Manifest
-from PartialSegLib.segmentation import Segmentation, read_segmentation, write_segmentation
+from PartialSegLib.segmentation import Segmentation
+from PartialSegLib.segmentation_files.formats import read_segmentation, write_segmentation
+from PartialSegLib.segmentation_files.label_values import label_values
 from PartialSegLib.task import Task
 from PartialSegLib.volume import read_volume, write_volume
 

@@ -32,7 +32,7 @@ from PartialSegLib.errors import InputError
 from PartialSegLib.importers import import_checkpoint
 from PartialSegLib.manifest import PostprocessingStep, Task
 from PartialSegLib.model import Model, load_model
-from PartialSegLib.postprocessing import keep_largest_of_unions
+from PartialSegLib.processing.postprocessing import keep_largest_of_unions
 from PartialSegLib.session import InferenceSession
 from PartialSegLib.volume import Volume
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
+from PartialSegLib.engines.flops import count_patch_flops
 from PartialSegLib.errors import InputError
-from PartialSegLib.flops import count_patch_flops
 from PartialSegLib.manifest import Inference, Manifest, NetworkSpec, Preprocessing, Task
 from PartialSegLib.model import build_network, load_model, save_model
 from PartialSegLib.networks import MedDANet

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from PartialSegLib import __main__, read_segmentation, write_volume
+from PartialSegLib.engines.flops import count_patch_flops
 from PartialSegLib.errors import InputError
-from PartialSegLib.flops import count_patch_flops
 from PartialSegLib.importers.checkpoint import official_name
 from PartialSegLib.importers.meddanet import V2_NAMES, import_meddanet_v2
 from PartialSegLib.manifest import Manifest

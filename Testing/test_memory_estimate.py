@@ -12,16 +12,16 @@ import torch
 from bright_model import NEVER, bright_model
 from small_networks import SMALL_NETWORKS, small_model
 
-from PartialSegLib import memory_estimate
-from PartialSegLib.feature_cache import FeatureCache, feature_tensors
+from PartialSegLib.engines.network_runner import NetworkRunner
+from PartialSegLib.inference import memory_estimate
+from PartialSegLib.inference.memory_estimate import MemoryEstimate, MemoryEstimator
+from PartialSegLib.inference.patch_memory import TORCH_SHARE, measure_patch_memory
+from PartialSegLib.inference.region_selection import CoarsePass
 from PartialSegLib.manifest import PostprocessingStep, Task
-from PartialSegLib.memory_estimate import MemoryEstimate, MemoryEstimator
-from PartialSegLib.network_runner import NetworkRunner
 from PartialSegLib.networks.convolution import left_to_pytorch
 from PartialSegLib.networks.living_memory import count_living_bytes
-from PartialSegLib.patch_blending import KeptScores
-from PartialSegLib.patch_memory import TORCH_SHARE, measure_patch_memory
-from PartialSegLib.region_selection import CoarsePass
+from PartialSegLib.patches.blending import KeptScores
+from PartialSegLib.patches.feature_cache import FeatureCache, feature_tensors
 from PartialSegLib.session import InferenceSession
 from PartialSegLib.task_request import request_tasks
 from PartialSegLib.volume import Volume

@@ -17,7 +17,7 @@ from PartialSegLib.importers.dodnet import mots_manifest
 from PartialSegLib.manifest import Inference, Manifest, NetworkSpec, Preprocessing, Task, read_manifest
 from PartialSegLib.model import load_model, save_model
 from PartialSegLib.networks import DoDNet
-from PartialSegLib.package_files import file_sha256
+from PartialSegLib.packages.package_files import file_sha256
 from PartialSegLib.task_request import request_tasks, tasks_named
 
 ARGUMENTS = {"num_tasks": 7, "widths": [4, 4], "depths": [1, 1], "head_widths": [2], "groups": 2}

@@ -9,8 +9,8 @@ import pytest
 
 from PartialSegLib.importers.dodnet import mots_manifest
 from PartialSegLib.manifest import Manifest, read_manifest
-from PartialSegLib.model_facts import held_out, limits, training_data
-from PartialSegLib.packages import find_package
+from PartialSegLib.packages.installed import find_package
+from PartialSegLib.packages.model_facts import held_out, limits, training_data
 
 
 def manifest_of(**training: Any) -> Manifest:

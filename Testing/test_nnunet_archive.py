@@ -24,7 +24,7 @@ from PartialSegLib.errors import InputError
 from PartialSegLib.importers import import_checkpoint
 from PartialSegLib.manifest import manifest_to_json
 from PartialSegLib.model import load_model
-from PartialSegLib.nnunet_files import MODEL_ARCHIVE
+from PartialSegLib.packages.nnunet_files import MODEL_ARCHIVE
 
 PLAIN = "nnunet_v2_plain"
 DATA_SET = "Dataset003_Liver"

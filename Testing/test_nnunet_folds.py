@@ -16,8 +16,8 @@ from PartialSegLib import __main__
 from PartialSegLib.errors import InputError
 from PartialSegLib.importers import import_checkpoint
 from PartialSegLib.model import load_model
-from PartialSegLib.nnunet_files import Choice, chosen_checkpoints, find_models
-from PartialSegLib.package_files import file_sha256
+from PartialSegLib.packages.nnunet_files import Choice, chosen_checkpoints, find_models
+from PartialSegLib.packages.package_files import file_sha256
 
 PLAIN = "nnunet_v2_plain"
 

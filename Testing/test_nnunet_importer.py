@@ -17,10 +17,10 @@ from parity_data import official_weights, reference_vectors
 from PartialSegLib.errors import InputError
 from PartialSegLib.importers import import_checkpoint, stunet
 from PartialSegLib.importers.nnunet_plans import Plan
-from PartialSegLib.label_names import comparable_names, structures_of_labels
 from PartialSegLib.model import load_model
-from PartialSegLib.packages import find_package, model_folders
-from PartialSegLib.segmentation import read_segmentation, write_segmentation
+from PartialSegLib.packages.installed import find_package, model_folders
+from PartialSegLib.segmentation_files.formats import read_segmentation, write_segmentation
+from PartialSegLib.segmentation_files.label_names import comparable_names, structures_of_labels
 from PartialSegLib.session import InferenceSession
 from PartialSegLib.volume import Volume
 

@@ -14,16 +14,17 @@ import torch
 from small_networks import SMALL_NETWORKS, small_model
 from torch.nn import functional
 
-from PartialSegLib import load_model, network_runner
-from PartialSegLib.calibration import calibration_patches
-from PartialSegLib.devices import explained_memory_errors
+from PartialSegLib import load_model
+from PartialSegLib.engines import network_runner
+from PartialSegLib.engines.calibration import calibration_patches
+from PartialSegLib.engines.network_runner import NetworkRunner
+from PartialSegLib.engines.openvino_engine import OpenVinoEncoder
 from PartialSegLib.errors import DeviceError, InputError
 from PartialSegLib.evaluation import dice
-from PartialSegLib.feature_cache import feature_tensors
 from PartialSegLib.model import Model
-from PartialSegLib.network_runner import NetworkRunner
-from PartialSegLib.openvino_engine import OpenVinoEncoder
+from PartialSegLib.patches.feature_cache import feature_tensors
 from PartialSegLib.phantom import make_phantom
+from PartialSegLib.pytorch.devices import explained_memory_errors
 from PartialSegLib.session import InferenceSession
 from PartialSegLib.volume import Volume
 

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 
 from PartialSegLib import Segmentation, Volume
-from PartialSegLib.overview import write_overview
-from PartialSegLib.overview_scene import Scene
-from PartialSegLib.surface_view import AMBIENT, Body, render_surfaces
+from PartialSegLib.overview.picture import write_overview
+from PartialSegLib.overview.scene import Scene
+from PartialSegLib.overview.surface_view import AMBIENT, Body, render_surfaces
 from PartialSegLib.volume import reorient
 
 ORIENTATIONS = ["SAR", "IPL", "SPL", "RAS", "AIL", "PLS"]

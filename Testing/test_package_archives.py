@@ -13,7 +13,7 @@ from hostile_zips import member, patched
 from small_packages import WEIGHTS, assert_refused, assert_sound, write_package, zip_package
 
 from PartialSegLib.errors import InputError
-from PartialSegLib.package_installation import install_package
+from PartialSegLib.packages.installation import install_package
 
 
 @pytest.mark.parametrize(

@@ -17,8 +17,8 @@ from unprivileged import run_unprivileged
 
 from PartialSegLib.errors import Cancelled, InputError
 from PartialSegLib.manifest import read_manifest
-from PartialSegLib.package_installation import delete_package, install_package
-from PartialSegLib.packages import BUNDLED_MODELS, find_package, installed_packages
+from PartialSegLib.packages.installation import delete_package, install_package
+from PartialSegLib.packages.installed import BUNDLED_MODELS, find_package, installed_packages
 
 BUNDLED = "trunk-7tasks"
 
@@ -131,7 +131,7 @@ def test_a_replacement_waits_for_a_virus_scanner(
         rename(source, target)
 
     monkeypatch.setattr(os, "replace", refuse_at_first)
-    monkeypatch.setattr("PartialSegLib.output_files._PATIENCE_SECONDS", 2)
+    monkeypatch.setattr("PartialSegLib.files.output_files._PATIENCE_SECONDS", 2)
     install_package(write_package(package, "2.0.0"), replace=True)
     assert_sound(models / "tiny", "2.0.0")
 
@@ -150,7 +150,7 @@ def test_a_package_that_cannot_be_put_back_is_kept_and_comes_back(
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", refuse_from_the_second_on)
-        patch.setattr("PartialSegLib.output_files._PATIENCE_SECONDS", 0)
+        patch.setattr("PartialSegLib.files.output_files._PATIENCE_SECONDS", 0)
         with pytest.raises(InputError, match=r"neither replaced nor put back .*kept in .*old"):
             install_package(write_package(package, "2.0.0"), replace=True)
     install_package(write_package(models.parent / "other", name="other"))
@@ -194,7 +194,7 @@ def run_killed(calls: int, *arguments: str) -> None:
     program = """if True:
         import os, sys
         from PartialSegLib.__main__ import main
-        from PartialSegLib.package_installation import delete_package
+        from PartialSegLib.packages.installation import delete_package
         rename, left = os.replace, [int(sys.argv.pop(1))]
         def counted(source, target):
             if left[0] > 0:

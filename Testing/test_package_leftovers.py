@@ -14,7 +14,7 @@ import pytest
 from tiny_model import TASKS, write_tiny_model
 
 from PartialSegLib.manifest import Preprocessing
-from PartialSegLib.package_installation import install_package
+from PartialSegLib.packages.installation import install_package
 
 
 def install(package: Path, models: Path) -> None:
@@ -30,7 +30,7 @@ def writers(models: Path) -> Iterator[list[tuple[subprocess.Popen[str], Path]]]:
     """Two processes that write packages, as imports do, and the unfinished folders of both."""
     program = """if True:
         import sys, time
-        from PartialSegLib.output_files import replacing
+        from PartialSegLib.files.output_files import replacing
         with replacing(sys.argv[1]) as temporary:
             temporary.mkdir()
             (temporary / "weights.safetensors").write_bytes(b"half")

@@ -11,8 +11,8 @@ import pytest
 from PartialSegLib.errors import InputError
 from PartialSegLib.importers.dodnet import mots_manifest
 from PartialSegLib.manifest import FileEntry, manifest_to_json
-from PartialSegLib.package_installation import delete_package, install_package
-from PartialSegLib.packages import BUNDLED_MODELS, find_package, installed_packages, model_folders
+from PartialSegLib.packages.installation import delete_package, install_package
+from PartialSegLib.packages.installed import BUNDLED_MODELS, find_package, installed_packages, model_folders
 
 BUNDLED = "trunk-7tasks"
 

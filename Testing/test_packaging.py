@@ -142,7 +142,7 @@ def test_the_wheel_holds_every_file_that_the_extension_holds():
 def test_the_installed_library_loads_its_model_without_the_source(installed: Path):
     code = """
 import PartialSegLib
-from PartialSegLib.packages import BUNDLED_MODELS
+from PartialSegLib.packages.installed import BUNDLED_MODELS
 (name,) = [folder.name for folder in BUNDLED_MODELS.iterdir()]
 model = PartialSegLib.load_model(BUNDLED_MODELS / name)
 modules = [module for key, module in sys.modules.items() if key.startswith("PartialSegLib")]

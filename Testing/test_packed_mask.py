@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from PartialSegLib.boxes import (
+from PartialSegLib.masks.boxes import (
     EMPTY_BOX,
     bounding_box,
     box_around,
@@ -17,7 +17,7 @@ from PartialSegLib.boxes import (
     placed_in,
     widened,
 )
-from PartialSegLib.packed_mask import PackedMask
+from PartialSegLib.masks.packed_mask import PackedMask
 
 BOX = (slice(4, 9), slice(2, 13), slice(0, 7))
 SHAPE = (5, 11, 7)

@@ -1,8 +1,14 @@
 import pytest
 import torch
 
-from PartialSegLib.patch_blending import KeptScores, PatchBlender
-from PartialSegLib.sliding_window import Patch, gaussian_weight, pad_to_patch, patch_weight, plan_patches
+from PartialSegLib.patches.blending import KeptScores, PatchBlender
+from PartialSegLib.patches.sliding_window import (
+    Patch,
+    gaussian_weight,
+    pad_to_patch,
+    patch_weight,
+    plan_patches,
+)
 
 CPU = torch.device("cpu")
 SHAPES = [(16, 16, 16), (17, 20, 31), (40, 9, 24), (5, 7, 3), (1, 1, 1)]

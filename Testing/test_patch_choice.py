@@ -9,15 +9,15 @@ from bright_model import LIVER, bright_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from PartialSegLib.boxes import EMPTY_BOX
-from PartialSegLib.coarse_findings import uncertain_parts
+from PartialSegLib.inference.coarse_findings import uncertain_parts
+from PartialSegLib.inference.session_image import SessionImage
 from PartialSegLib.manifest import Preprocessing
-from PartialSegLib.mask_combination import combine_masks, without_overlap
-from PartialSegLib.nearest_voxels import between_networks, on_network_grid
-from PartialSegLib.patch_choice import choose_patches, covered_voxels
-from PartialSegLib.preprocessing import preprocess
-from PartialSegLib.session_image import SessionImage
-from PartialSegLib.sliding_window import Patch, plan_patches
+from PartialSegLib.masks.boxes import EMPTY_BOX
+from PartialSegLib.patches.choice import choose_patches, covered_voxels
+from PartialSegLib.patches.sliding_window import Patch, plan_patches
+from PartialSegLib.processing.mask_combination import combine_masks, without_overlap
+from PartialSegLib.processing.nearest_voxels import between_networks, on_network_grid
+from PartialSegLib.processing.preprocessing import preprocess
 from PartialSegLib.structures import load_structures
 from PartialSegLib.volume import Volume
 

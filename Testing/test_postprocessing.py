@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from PartialSegLib.postprocessing import apply_postprocessing
+from PartialSegLib.processing.postprocessing import apply_postprocessing
 from PartialSegLib.task import PostprocessingStep
 
 SHAPE = (3, 8, 12)

@@ -22,9 +22,9 @@ from collection_on_disk import LIVER, PREPROCESSING, SHAPE, affine_of, arrays, w
 from full_disk import full_disk
 
 from PartialSegLib.errors import InputError
-from PartialSegLib.json_fields import to_json
+from PartialSegLib.files.json_fields import to_json
 from PartialSegLib.manifest import Preprocessing
-from PartialSegLib.preprocessing import preprocess
+from PartialSegLib.processing.preprocessing import preprocess
 from PartialSegLib.training.collection import Collection
 from PartialSegLib.training.preparation.prepared_cases import (
     find_case,

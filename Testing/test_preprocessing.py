@@ -9,11 +9,11 @@ import pytest
 import torch
 from scipy import ndimage
 
-from PartialSegLib.boxes import box_shape
 from PartialSegLib.errors import InputError
 from PartialSegLib.manifest import Preprocessing
-from PartialSegLib.preprocessing import preprocess
-from PartialSegLib.restoration import restore
+from PartialSegLib.masks.boxes import box_shape
+from PartialSegLib.processing.preprocessing import preprocess
+from PartialSegLib.processing.restoration import restore
 from PartialSegLib.volume import Volume, reorient
 
 CPU = torch.device("cpu")
@@ -270,8 +270,8 @@ def test_a_large_ct_is_never_held_in_floating_point():
     script = """
         import numpy as np, torch
         from PartialSegLib.manifest import Preprocessing
-        from PartialSegLib.preprocessing import preprocess
-        from PartialSegLib.restoration import restore
+        from PartialSegLib.processing.preprocessing import preprocess
+        from PartialSegLib.processing.restoration import restore
         from PartialSegLib.system_memory import peak_memory
         from PartialSegLib.volume import Volume
         affine = np.diag([0.8, 0.8, 1.0, 1])[:, [2, 1, 0, 3]]

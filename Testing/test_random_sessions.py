@@ -29,10 +29,10 @@ from PartialSegLib.manifest import (
 )
 from PartialSegLib.model import Model
 from PartialSegLib.networks import DoDNet
-from PartialSegLib.preprocessing import PreparedImage, preprocess
+from PartialSegLib.patches.sliding_window import missing_voxels, patch_weight, plan_patches
+from PartialSegLib.processing.preprocessing import PreparedImage, preprocess
 from PartialSegLib.segmentation import Key, Segmentation
 from PartialSegLib.session import InferenceSession
-from PartialSegLib.sliding_window import missing_voxels, patch_weight, plan_patches
 from PartialSegLib.volume import Volume
 
 CPU = torch.device("cpu")

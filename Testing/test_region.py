@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from PartialSegLib.errors import InputError
-from PartialSegLib.region import Region
+from PartialSegLib.masks.region import Region
 
 AFFINE = np.array([[0, 0, -2.0, 50], [0, 3, 0, -10], [5, 0, 0, 100], [0, 0, 0, 1]])  # "SAL"
 SHAPE = (6, 8, 10)

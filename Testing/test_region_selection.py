@@ -9,10 +9,10 @@ from bright_model import bright_model
 from selecting_model import make_model, without_decision
 
 from PartialSegLib.errors import Cancelled, InputError
+from PartialSegLib.inference.region_selection import CoarsePass, body_voxels, marked_voxels, marking_keys
 from PartialSegLib.manifest import Preprocessing, Task
 from PartialSegLib.model import Model
-from PartialSegLib.preprocessing import preprocess
-from PartialSegLib.region_selection import CoarsePass, body_voxels, marked_voxels, marking_keys
+from PartialSegLib.processing.preprocessing import preprocess
 from PartialSegLib.segmentation import Segmentation
 from PartialSegLib.session import InferenceSession
 from PartialSegLib.volume import Volume

@@ -4,8 +4,8 @@ import torch
 from scipy import ndimage
 from torch.nn import functional
 
-from PartialSegLib import resampling
-from PartialSegLib.resampling import (
+from PartialSegLib.processing import resampling
+from PartialSegLib.processing.resampling import (
     cubic_weights,
     linear_weights,
     nearest_weights,

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from PartialSegLib.errors import InputError
-from PartialSegLib.segmentation import Segmentation, read_segmentation, write_segmentation
+from PartialSegLib.segmentation import Segmentation
+from PartialSegLib.segmentation_files.formats import read_segmentation, write_segmentation
 from PartialSegLib.volume import Volume
 
 SHAPE = (6, 7, 8)

@@ -11,7 +11,8 @@ from full_disk import full_disk
 from scipy.spatial.transform import Rotation
 
 from PartialSegLib.errors import InputError
-from PartialSegLib.segmentation import Segmentation, read_segmentation, write_segmentation
+from PartialSegLib.segmentation import Segmentation
+from PartialSegLib.segmentation_files.formats import read_segmentation, write_segmentation
 from PartialSegLib.structures import load_structures, terminology_entry
 from PartialSegLib.volume import read_volume
 

@@ -17,7 +17,8 @@ from scene_nodes import (
     segmentPoints,
 )
 
-from PartialSegLib.segmentation import Segmentation, read_segmentation, write_segmentation
+from PartialSegLib.segmentation import Segmentation
+from PartialSegLib.segmentation_files.formats import read_segmentation, write_segmentation
 
 from PartialSegSlicer import mrml
 from PartialSegSlicer.provenance import provenanceOf, tagOf

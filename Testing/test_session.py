@@ -28,10 +28,10 @@ from PartialSegLib.manifest import (
 from PartialSegLib.model import Model
 from PartialSegLib.networks import DoDNet
 from PartialSegLib.one_call import segment
-from PartialSegLib.preprocessing import preprocess
-from PartialSegLib.restoration import restore
+from PartialSegLib.patches.sliding_window import gaussian_weight, pad_to_patch, plan_patches
+from PartialSegLib.processing.preprocessing import preprocess
+from PartialSegLib.processing.restoration import restore
 from PartialSegLib.session import InferenceSession
-from PartialSegLib.sliding_window import gaussian_weight, pad_to_patch, plan_patches
 from PartialSegLib.volume import Volume, reorient, write_volume
 
 PATCH = (16, 16, 16)
@@ -439,7 +439,7 @@ def test_activation_and_blending(model, volume, activation, blend):
 
 
 def test_softmax_scores_decide_like_argmax(model):
-    from PartialSegLib.network_runner import NetworkRunner
+    from PartialSegLib.engines.network_runner import NetworkRunner
 
     runner = NetworkRunner(with_inference(model, activation="softmax"), torch.device("cpu"), torch.float32)
     blended = torch.rand(2, 3, 4, 5).softmax(dim=0)

@@ -20,7 +20,7 @@ from torch import Tensor
 from PartialSegLib import load_model, segment
 from PartialSegLib.errors import InputError
 from PartialSegLib.evaluation import dice
-from PartialSegLib.json_fields import from_json
+from PartialSegLib.files.json_fields import from_json
 from PartialSegLib.manifest import Preprocessing, Task
 from PartialSegLib.networks import MedDANet
 from PartialSegLib.phantom import Phantom, make_phantom

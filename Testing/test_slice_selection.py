@@ -25,23 +25,23 @@ from tiny_model import write_tiny_model
 
 from PartialSegLib.__main__ import main
 from PartialSegLib.errors import Cancelled, InputError
+from PartialSegLib.inference.selection import Selection
 from PartialSegLib.manifest import DecisionSpec, Preprocessing, read_manifest
 from PartialSegLib.model import build_decision_network, load_model, save_decision
 from PartialSegLib.networks.decision_network import DecisionNetwork
-from PartialSegLib.package_installation import install_package
-from PartialSegLib.patch_blending import KeptScores
-from PartialSegLib.report import build_report
-from PartialSegLib.segmentation import read_segmentation, write_segmentation
-from PartialSegLib.selection import Selection
-from PartialSegLib.session import InferenceSession
-from PartialSegLib.slice_selection import (
+from PartialSegLib.packages.installation import install_package
+from PartialSegLib.patches.blending import KeptScores
+from PartialSegLib.patches.slice_selection import (
     keep_slices,
     neighbor_indices,
     plan_on_slabs,
     reduce_slices,
     slice_scores,
 )
-from PartialSegLib.sliding_window import plan_patches
+from PartialSegLib.patches.sliding_window import plan_patches
+from PartialSegLib.report import build_report
+from PartialSegLib.segmentation_files.formats import read_segmentation, write_segmentation
+from PartialSegLib.session import InferenceSession
 from PartialSegLib.task_request import request_tasks
 from PartialSegLib.volume import reorient, write_volume
 

@@ -15,9 +15,9 @@ from PartialSegLib.decision_spec import DecisionSpec
 from PartialSegLib.errors import InputError
 from PartialSegLib.manifest import Preprocessing, Task, read_manifest
 from PartialSegLib.model import load_model
+from PartialSegLib.patches.slice_selection import keep_slices, slice_scores
 from PartialSegLib.phantom import make_phantom
-from PartialSegLib.preprocessing import preprocess
-from PartialSegLib.slice_selection import keep_slices, slice_scores
+from PartialSegLib.processing.preprocessing import preprocess
 from PartialSegLib.training.slice_selector.__main__ import main
 from PartialSegLib.training.slice_selector.batches import draw_batch
 from PartialSegLib.training.slice_selector.calibration import choose_thresholds, selection_figures

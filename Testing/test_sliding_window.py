@@ -6,7 +6,7 @@ import pytest
 import torch
 from scipy import ndimage
 
-from PartialSegLib.sliding_window import (
+from PartialSegLib.patches.sliding_window import (
     Patch,
     count_patches,
     gaussian_weight,

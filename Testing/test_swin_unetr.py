@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 
+from PartialSegLib.engines.flops import count_patch_flops
 from PartialSegLib.errors import InputError
-from PartialSegLib.flops import count_patch_flops
 from PartialSegLib.manifest import NetworkSpec
 from PartialSegLib.model import build_network
 from PartialSegLib.networks import SwinUNETR

@@ -9,9 +9,10 @@ import pytest
 import torch
 from tiny_model import TASKS, write_tiny_model
 
-from PartialSegLib import Volume, segment, tensor_arrays
+from PartialSegLib import Volume, segment
 from PartialSegLib.manifest import Preprocessing
-from PartialSegLib.tensor_arrays import array_of, tensor_of
+from PartialSegLib.pytorch import tensor_arrays
+from PartialSegLib.pytorch.tensor_arrays import array_of, tensor_of
 
 TYPES = ("bool", "uint8", "int16", "int32", "int64", "float32", "float64")
 

@@ -15,7 +15,7 @@ from training_runs import losses_of, tiny_config, tiny_values
 
 from PartialSegLib.__main__ import main as partialseg
 from PartialSegLib.errors import InputError
-from PartialSegLib.json_fields import to_json
+from PartialSegLib.files.json_fields import to_json
 from PartialSegLib.training import read_config, train
 from PartialSegLib.training.__main__ import main
 from PartialSegLib.training.collection import Case, Collection, DataSet, write_collection

@@ -14,7 +14,7 @@ from training_runs import TRANSDODNET, losses_of
 
 from PartialSegLib import InferenceSession, load_model, read_volume
 from PartialSegLib.errors import InputError
-from PartialSegLib.json_fields import to_json
+from PartialSegLib.files.json_fields import to_json
 from PartialSegLib.training import read_config, train
 from PartialSegLib.training.collection import Collection, DataSet, read_collection, write_collection
 from PartialSegLib.training.config_files import OTHER_LOOPS, RECIPES

@@ -3,8 +3,8 @@ import pytest
 import torch
 from test_preprocessing import CPU, recipe, volume_of, weights_between
 
-from PartialSegLib.preprocessing import preprocess
-from PartialSegLib.winner_restoration import WinnerRestoration
+from PartialSegLib.processing.preprocessing import preprocess
+from PartialSegLib.processing.winner_restoration import WinnerRestoration
 
 
 def restore_winners(scores, prepared, channels):

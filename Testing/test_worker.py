@@ -21,9 +21,9 @@ from tiny_model import write_tiny_model
 
 from PartialSegLib import InferenceSession, InputError, Volume, __version__, load_model
 from PartialSegLib.failures import describe_failure
+from PartialSegLib.inference.region_selection import CoarsePass
 from PartialSegLib.manifest import Preprocessing, Task
 from PartialSegLib.protocol import LINE_LIMIT
-from PartialSegLib.region_selection import CoarsePass
 from PartialSegLib.worker.scratch import ScratchFolder
 from PartialSegLib.worker.wire import Replies, read_lines
 

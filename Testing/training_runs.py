@@ -6,7 +6,7 @@ import csv
 from pathlib import Path
 from typing import Any
 
-from PartialSegLib.json_fields import from_json
+from PartialSegLib.files.json_fields import from_json
 from PartialSegLib.training import TrainingConfig
 
 TASKS = [

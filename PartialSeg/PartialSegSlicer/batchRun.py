@@ -13,11 +13,11 @@ from typing import Any
 import slicer
 from slicer.i18n import tr as _
 
-from PartialSegLib.batch import Batch, BatchCase, Outcome
-from PartialSegLib.batch_request import BatchRequest, settings_of
+from PartialSegLib.batch.request import BatchRequest, settings_of
+from PartialSegLib.batch.running import Batch, BatchCase, Outcome
 from PartialSegLib.errors import InputError
 from PartialSegLib.manifest import read_manifest
-from PartialSegLib.packages import find_package
+from PartialSegLib.packages.installed import find_package
 from PartialSegLib.protocol import FileSegment, SegmentFile
 
 from .scripting import namesOf

@@ -12,8 +12,8 @@ import qt
 import slicer
 from slicer.i18n import tr as _
 
-from PartialSegLib.batch import Batch, BatchCase, Outcome
-from PartialSegLib.batch_request import OUTPUT_FORMATS
+from PartialSegLib.batch.request import OUTPUT_FORMATS
+from PartialSegLib.batch.running import Batch, BatchCase, Outcome
 from PartialSegLib.errors import InputError
 from PartialSegLib.failures import is_fault_of_ours, sentence
 

@@ -13,11 +13,11 @@ import slicer
 import vtk
 from slicer.i18n import tr as _
 
-from PartialSegLib.affine import SHEAR_TOLERANCE, check_affine
 from PartialSegLib.errors import InputError
-from PartialSegLib.image_header import listed
+from PartialSegLib.images.affine import SHEAR_TOLERANCE, check_affine
+from PartialSegLib.images.image_header import listed
 from PartialSegLib.manifest import Manifest
-from PartialSegLib.region import Region
+from PartialSegLib.masks.region import Region
 from PartialSegLib.system_memory import available_memory, gigabytes
 from PartialSegLib.volume import Volume, check_hounsfield
 

@@ -8,8 +8,8 @@ import slicer
 import vtk
 from slicer.i18n import tr as _
 
-from PartialSegLib.affine import check_affine
 from PartialSegLib.errors import InputError
+from PartialSegLib.images.affine import check_affine
 
 _ARRAY_ORDER = [2, 1, 0, 3]
 _SAME_GRID_TOLERANCE = 1e-3  # mm at the far corner of the volume

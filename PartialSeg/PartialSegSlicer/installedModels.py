@@ -9,7 +9,7 @@ from pathlib import Path
 import qt
 
 from PartialSegLib.manifest import Manifest
-from PartialSegLib.packages import MODEL_DIR_VARIABLE, installed_packages
+from PartialSegLib.packages.installed import MODEL_DIR_VARIABLE, installed_packages
 
 FOLDER_SETTING = "PartialSeg/modelFolder"
 

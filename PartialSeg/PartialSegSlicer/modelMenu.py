@@ -16,13 +16,9 @@ from slicer.i18n import tr as _
 
 from PartialSegLib.errors import Cancelled, InputError
 from PartialSegLib.manifest import read_manifest
-from PartialSegLib.nnunet_files import find_models
-from PartialSegLib.package_installation import (
-    AlreadyInstalledError,
-    delete_package,
-    install_package,
-)
-from PartialSegLib.packages import model_folders
+from PartialSegLib.packages.installation import AlreadyInstalledError, delete_package, install_package
+from PartialSegLib.packages.installed import model_folders
+from PartialSegLib.packages.nnunet_files import find_models
 
 from .backgroundWork import BackgroundWork
 from .childProcess import childOptions, killTree, lastWords, pythonProgram, wasKilled

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from PartialSegLib.json_fields import from_json
+from PartialSegLib.files.json_fields import from_json
 from PartialSegLib.protocol import LoadModel
 
 BUNDLED_MODEL = "trunk-7tasks"

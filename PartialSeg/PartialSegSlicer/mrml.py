@@ -11,9 +11,9 @@ import vtk
 from slicer.i18n import tr as _
 from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 
-from PartialSegLib.boxes import widened
 from PartialSegLib.errors import InputError
-from PartialSegLib.region import Region
+from PartialSegLib.masks.boxes import widened
+from PartialSegLib.masks.region import Region
 from PartialSegLib.segmentation import Key
 from PartialSegLib.structures import structure_or_tissue
 from PartialSegLib.volume import Volume

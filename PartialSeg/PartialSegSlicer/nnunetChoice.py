@@ -8,7 +8,7 @@ import qt
 import slicer
 from slicer.i18n import tr as _
 
-from PartialSegLib.nnunet_files import ALL_CASES, FoundModel
+from PartialSegLib.packages.nnunet_files import ALL_CASES, FoundModel
 
 USUAL: tuple[str, ...] = ()
 """The folds that nnU-Net takes itself."""

@@ -11,7 +11,7 @@ from slicer.i18n import tr as _
 
 from PartialSegLib.errors import InputError
 from PartialSegLib.manifest import Manifest, Task
-from PartialSegLib.model_facts import held_out, limits, training_data
+from PartialSegLib.packages.model_facts import held_out, limits, training_data
 
 from . import checks, expectedTime, mrml
 from .advancedSection import AdvancedSection

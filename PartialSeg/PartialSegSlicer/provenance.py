@@ -14,8 +14,14 @@ import slicer
 import vtk
 from vtk.util.numpy_support import vtk_to_numpy
 
-from PartialSegLib.seg_nrrd import PROVENANCE_TAG, STRUCTURE_TAG, TASK_TAG, VOXELS_TAG, segment_tags
 from PartialSegLib.segmentation import one_word
+from PartialSegLib.segmentation_files.seg_nrrd import (
+    PROVENANCE_TAG,
+    STRUCTURE_TAG,
+    TASK_TAG,
+    VOXELS_TAG,
+    segment_tags,
+)
 from PartialSegLib.structures import structure_or_tissue
 
 _PIECE = 1 << 18  # voxels that fit into a processor's cache
@@ -27,7 +33,7 @@ def segmentId(task: str, structure: str) -> str:
 
 
 def segmentTags(task: str, structure: str, voxels: int, provenance: Mapping[str, Any]) -> dict[str, str]:
-    """Return the tags of a segment by name, as `PartialSegLib.seg_nrrd.segment_tags` does.
+    """Return the tags of a segment by name, as `PartialSegLib.segmentation_files.seg_nrrd.segment_tags` does.
 
     The local time with its offset from UTC is added to the provenance if it states none.
     """

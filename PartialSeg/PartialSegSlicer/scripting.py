@@ -7,7 +7,7 @@ from typing import Any
 
 from PartialSegLib.errors import InputError
 from PartialSegLib.manifest import read_manifest
-from PartialSegLib.packages import find_package
+from PartialSegLib.packages.installed import find_package
 from PartialSegLib.task_request import request_tasks
 
 from .checks import findWarning

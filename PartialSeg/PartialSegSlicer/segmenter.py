@@ -18,7 +18,7 @@ from slicer.i18n import tr as _
 from PartialSegLib.errors import InputError
 from PartialSegLib.failures import describe_failure, is_fault_of_ours
 from PartialSegLib.protocol import Predict
-from PartialSegLib.seg_nrrd import TASK_TAG
+from PartialSegLib.segmentation_files.seg_nrrd import TASK_TAG
 
 from . import checks, mrml
 from .provenance import labelmapOf, tagOf, voxelCount

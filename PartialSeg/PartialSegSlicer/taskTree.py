@@ -8,7 +8,7 @@ import qt
 from slicer.i18n import tr as _
 
 from PartialSegLib.manifest import Task
-from PartialSegLib.model_facts import HeldOut
+from PartialSegLib.packages.model_facts import HeldOut
 from PartialSegLib.structures import structure_or_tissue
 
 from .messages import plain

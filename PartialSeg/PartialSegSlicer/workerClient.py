@@ -19,7 +19,7 @@ import numpy as np
 from slicer.i18n import tr as _
 
 from PartialSegLib import __version__, protocol
-from PartialSegLib.json_fields import from_json
+from PartialSegLib.files.json_fields import from_json
 from PartialSegLib.protocol import ProtocolError, SetImage, decode, encode
 
 from .backgroundWork import BackgroundWork

@@ -7,14 +7,15 @@ from argparse import Namespace
 from itertools import count
 from typing import TYPE_CHECKING
 
-from ..batch import Batch, BatchCase, Outcome
-from ..batch_pipeline import Attempt, Stages, run_overlapped
-from ..batch_request import BatchRequest, settings_of
+from ..batch.pipeline import Attempt, Stages, run_overlapped
+from ..batch.request import BatchRequest, settings_of
+from ..batch.running import Batch, BatchCase, Outcome
 from ..errors import InputError
 from ..failures import is_fault_of_ours, sentence
 from ..manifest import read_manifest
-from ..packages import find_package
-from ..segmentation import Segmentation, write_segmentation
+from ..packages.installed import find_package
+from ..segmentation import Segmentation
+from ..segmentation_files.formats import write_segmentation
 from ..structures import structure_or_tissue
 from ..volume import Volume, read_ct
 from .segmenting import (

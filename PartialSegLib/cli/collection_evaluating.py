@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from ..errors import Cancelled, DeviceError, InputError, OutOfMemoryError
 from ..evaluation import Comparison
 from ..manifest import Task, read_manifest
-from ..packages import find_package
+from ..packages.installed import find_package
 from .evaluating import checked_tolerance, tell_failure, write_comparison
 from .segmenting import check_folder
 from .terminal import progress_bar

@@ -8,15 +8,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 
-from ..batch import REQUEST_FILE
-from ..batch_images import SUMMARY_FILE
-from ..case_matching import matched_cases
+from ..batch.images import SUMMARY_FILE
+from ..batch.running import REQUEST_FILE
 from ..errors import InputError
-from ..evaluation import SCORE_SUFFIXES, TOLERANCE_MM, Comparison, Score, write_scores
+from ..evaluation.case_matching import matched_cases
+from ..evaluation.scores import SCORE_SUFFIXES, TOLERANCE_MM, Comparison, Score, write_scores
 from ..failures import is_fault_of_ours, sentence
-from ..label_maps import has_named_labels
-from ..mask_folders import key_of_name
-from ..segmentation import Segmentation, read_segmentation
+from ..segmentation import Segmentation
+from ..segmentation_files.formats import read_segmentation
+from ..segmentation_files.label_maps import has_named_labels
+from ..segmentation_files.mask_folders import key_of_name
 from ..sentences import suggestion
 from .segmenting import check_folder
 from .terminal import progress_bar, write_table

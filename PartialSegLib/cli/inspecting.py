@@ -9,20 +9,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..batch_images import is_label_map
+from ..batch.images import is_label_map
 from ..errors import InputError
 from ..manifest import MANIFEST_FILE, Manifest, Preprocessing, read_manifest
-from ..mask_folders import FOLDER_TABLE
-from ..model_facts import HeldOut, held_out
-from ..package_installation import AlreadyInstalledError, install_package
-from ..packages import find_package, installed_packages
-from ..segmentation import read_segmentation
+from ..packages.installation import AlreadyInstalledError, install_package
+from ..packages.installed import find_package, installed_packages
+from ..packages.model_facts import HeldOut, held_out
+from ..segmentation_files.formats import read_segmentation
+from ..segmentation_files.mask_folders import FOLDER_TABLE
 from ..sentences import suggestion
 from ..volume import Volume, check_extent, check_hounsfield, read_volume
 from .terminal import progress_bar, write_line, write_table
 
 if TYPE_CHECKING:
-    from ..flops import PatchFlops
+    from ..engines.flops import PatchFlops
 
 
 def models(options: Namespace) -> None:
@@ -194,7 +194,7 @@ def _write_held_out(measured: HeldOut) -> None:
 
 def _network_facts(manifest: Manifest) -> dict[str, str]:
     """Size and arithmetic of the network, which is built without storage."""
-    from ..flops import count_patch_flops
+    from ..engines.flops import count_patch_flops
     from ..model import build_network, check_tasks_served
 
     network = build_network(manifest.network)

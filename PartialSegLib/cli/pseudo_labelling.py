@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import Cancelled, DeviceError, InputError, OutOfMemoryError
 from ..failures import is_fault_of_ours, sentence
 from ..manifest import Manifest, read_manifest
-from ..packages import find_package
+from ..packages.installed import find_package
 from ..training.collection import Case
 from ..training.pseudo_labels.case_labelling import label_case
 from ..training.pseudo_labels.labelling import PseudoLabelling

@@ -18,15 +18,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..boxes import EMPTY_BOX
 from ..errors import InputError
 from ..evaluation import dice
-from ..label_maps import check_table_is_free, table_path
-from ..mask_folders import check_mask_folder
-from ..overview import check_drawing, write_overview
-from ..packages import BUNDLED_MODELS, installed_packages
+from ..masks.boxes import EMPTY_BOX
+from ..overview.picture import check_drawing, write_overview
+from ..packages.installed import BUNDLED_MODELS, installed_packages
 from ..report import build_report, write_report
-from ..segmentation import Key, Segmentation, segmentation_suffix, write_segmentation
+from ..segmentation import Key, Segmentation
+from ..segmentation_files.formats import segmentation_suffix, write_segmentation
+from ..segmentation_files.label_maps import check_table_is_free, table_path
+from ..segmentation_files.mask_folders import check_mask_folder
 from ..structures import load_structures
 from ..task_request import request_tasks
 from ..volume import Volume, read_ct, write_volume
@@ -34,7 +35,7 @@ from .memory_check import MemoryCheck
 from .terminal import progress_bar, write_line, write_table
 
 if TYPE_CHECKING:
-    from ..region_selection import CoarsePass
+    from ..inference.region_selection import CoarsePass
     from ..session import InferenceSession
 
 logger = logging.getLogger(__name__)
@@ -146,8 +147,8 @@ def open_session(options: Namespace, seconds: Seconds) -> InferenceSession:
 
 
 def _coarse_pass(options: Namespace) -> CoarsePass:
+    from ..inference.region_selection import CoarsePass
     from ..model import load_model
-    from ..region_selection import CoarsePass
 
     effort = 1.0 if options.effort is None else options.effort
     return CoarsePass(load_model(options.region_from), effort=effort)

@@ -10,8 +10,8 @@ from pathlib import Path
 from ..errors import InputError
 from ..manifest import Manifest
 from ..model import save_model
-from ..nnunet_files import Choice
-from ..packages import model_folders
+from ..packages.installed import model_folders
+from ..packages.nnunet_files import Choice
 from ..sentences import suggestion
 from .checkpoint import ImportedModel
 from .dodnet import import_dodnet

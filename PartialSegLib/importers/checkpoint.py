@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ..errors import InputError
 from ..manifest import Manifest
-from ..safe_torch import require_safe_torch
+from ..pytorch.safe_torch import require_safe_torch
 from .restricted_pickle import PlainScalar, PlainType
 
 NUMBERS: list[Any] = [  # logs of nnU-Net hold NumPy's numbers; its own functions believe any address

@@ -12,7 +12,7 @@ from typing import Any
 from ..errors import InputError
 from ..manifest import Inference, Manifest, NetworkSpec, PostprocessingStep, Preprocessing, Task
 from ..model import build_network
-from ..package_files import file_sha256
+from ..packages.package_files import file_sha256
 from ..task import Connectivity
 from .checkpoint import (
     ImportedModel,

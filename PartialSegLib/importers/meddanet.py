@@ -16,11 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
-from ..json_fields import from_json, to_json
+from ..files.json_fields import from_json, to_json
 from ..manifest import Inference, Manifest
 from ..networks.decision_network import DecisionNetwork
 from ..networks.meddanet_v2 import SIZE, MedDANetV2
-from ..package_files import file_sha256
+from ..packages.package_files import file_sha256
 from .checkpoint import (
     ImportedModel,
     named_weights,

@@ -20,7 +20,7 @@ from ..errors import InputError
 from ..manifest import Inference, Manifest, NetworkSpec, Preprocessing, Task
 from ..model import build_network
 from ..networks.encoder_decoder import EncoderDecoder
-from ..package_files import file_sha256
+from ..packages.package_files import file_sha256
 from .checkpoint import (
     ImportedModel,
     named_weights,

@@ -15,7 +15,7 @@ from pathlib import Path
 from ..errors import InputError
 from ..manifest import Manifest, NetworkSpec
 from ..model import build_network
-from ..package_files import file_sha256
+from ..packages.package_files import file_sha256
 from .checkpoint import ImportedModel, renamed_weights
 from .nnunet_checkpoint import TrainedModel, read_trained_model
 from .nnunet_postprocessing import chosen_postprocessing

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
-from ..archive import Archive
 from ..errors import InputError
-from ..nnunet_files import (
+from ..packages.archive import Archive
+from ..packages.nnunet_files import (
     MODEL_ARCHIVE,
     Choice,
     checkpoints_in_folder,

@@ -13,8 +13,8 @@ from itertools import permutations
 from typing import Any, Literal
 
 from ..errors import InputError
-from ..label_names import structures_of_labels
 from ..manifest import Inference, NetworkSpec, Preprocessing, Task
+from ..segmentation_files.label_names import structures_of_labels
 from ..structures import load_structures
 from .nnunet_network import planned_network
 from .nnunet_resampling import planned_resampling

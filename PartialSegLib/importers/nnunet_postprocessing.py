@@ -20,7 +20,7 @@ import numpy as np
 
 from ..errors import InputError
 from ..manifest import PostprocessingStep, Task
-from ..nnunet_files import postprocessing_files
+from ..packages.nnunet_files import postprocessing_files
 from .nnunet_plans import Plan
 from .restricted_pickle import read_plain_pickle
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from ..errors import InputError
 from ..manifest import Inference, Manifest, NetworkSpec, PostprocessingStep, Preprocessing, Task
 from ..model import build_network
-from ..package_files import file_sha256
+from ..packages.package_files import file_sha256
 from ..task import Connectivity
 from .checkpoint import (
     ImportedModel,

@@ -6,7 +6,7 @@ import numpy as np
 
 from ..errors import InputError
 from ..manifest import Manifest, Task
-from ..packed_mask import PackedMask
+from ..masks.packed_mask import PackedMask
 from ..segmentation import Segmentation
 from ..volume import Volume, read_volume
 from .case_check import NO_FOREGROUND, label_faults

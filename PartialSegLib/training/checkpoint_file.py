@@ -14,8 +14,8 @@ from typing import Any
 import torch
 
 from ..errors import InputError
-from ..output_files import replace_patiently, replacing
-from ..safe_torch import require_safe_torch
+from ..files.output_files import replace_patiently, replacing
+from ..pytorch.safe_torch import require_safe_torch
 
 MAY_CHANGE = {
     "output", "collection.collection", "collection.prepared", "collection.preparing_processes", "workers",

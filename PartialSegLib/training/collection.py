@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Final, Literal
 
 from ..errors import InputError
-from ..json_fields import from_json, require, to_json
-from ..output_files import replacing
+from ..files.json_fields import from_json, require, to_json
+from ..files.output_files import replacing
 from ..sentences import suggestion
 
 FORMAT: Final = "partialseg-collection"

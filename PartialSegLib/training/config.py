@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from ..json_fields import expand_home, from_json, require, require_at_least, to_json
+from ..files.json_fields import expand_home, from_json, require, require_at_least, to_json
 from ..manifest import Inference, Preprocessing
 from ..sentences import suggestion
 from .optimization import Phase

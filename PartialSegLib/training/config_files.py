@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ..errors import InputError
-from ..json_fields import from_json, require
+from ..files.json_fields import from_json, require
 from ..sentences import suggestion
 from .config import TrainingConfig
 

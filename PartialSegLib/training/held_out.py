@@ -14,11 +14,11 @@ import numpy as np
 from ..cli.terminal import progress_bar
 from ..errors import InputError
 from ..evaluation import dice
+from ..files.output_files import replacing
+from ..inference.patch_scoring import Progress
 from ..manifest import MANIFEST_FILE, manifest_to_json, read_manifest
 from ..model import load_model
-from ..output_files import replacing
-from ..packages import find_package
-from ..patch_scoring import Progress
+from ..packages.installed import find_package
 from ..phantom import PHASES, Phantom, make_phantom
 from ..session import InferenceSession, ignore_progress
 from .exit_codes import exit_code_of

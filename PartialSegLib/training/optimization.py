@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from ..errors import InputError
-from ..json_fields import require, require_at_least
+from ..files.json_fields import require, require_at_least
 from ..sentences import suggestion
 
 

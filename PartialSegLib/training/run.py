@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ..errors import InputError
-from ..json_fields import from_json, to_json
+from ..files.json_fields import from_json, to_json
 from ..networks import NETWORKS, PartialLabelNetwork
 from .checkpoint_file import check_collection, check_settings
 from .config import TrainingConfig

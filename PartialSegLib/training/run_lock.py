@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ..errors import InputError
-from ..output_files import explained_writing_errors
+from ..files.output_files import explained_writing_errors
 
 
 @contextmanager

@@ -12,10 +12,10 @@ from typing import Protocol
 
 import numpy as np
 
-from ..json_fields import to_json
+from ..files.json_fields import to_json
+from ..files.output_files import replacing
 from ..manifest import Manifest
 from ..model import build_network
-from ..output_files import replacing
 from .run_log import LOG_FILE, VALIDATION_FILE, duration, read_rows
 from .validation import PICTURE_FILE
 

@@ -17,12 +17,12 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset
 
-from ..devices import explained_memory_errors
 from ..errors import InputError
-from ..json_fields import from_json, require, to_json
+from ..files.json_fields import from_json, require, to_json
 from ..manifest import Manifest
 from ..model import build_network, check_tasks_served, save_model
 from ..networks import NETWORKS, PartialLabelNetwork
+from ..pytorch.devices import explained_memory_errors
 from ..sentences import suggestion
 from .cases import Cases
 from .checkpoint_file import write_config

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..feature_cache import map_tensors
 from ..networks import PartialLabelNetwork
+from ..patches.feature_cache import map_tensors
 from .cases import Cases
 from .config import TrainingConfig
 from .losses import LOSSES, SUMMED, Prediction

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from ..files.output_files import replacing
 from ..manifest import Manifest
 from ..networks import PartialLabelNetwork
-from ..output_files import replacing
 from .cases import Cases
 from .patches.collection_cases import CollectionCases
 

@@ -27,7 +27,7 @@ def main() -> None:
     _print(versions=versions, openvino=importlib.util.find_spec("openvino") is not None)
     broken = "torch"
     try:
-        from ..devices import choose_device, graphics_cards
+        from ..pytorch.devices import choose_device, graphics_cards
 
         automatic = choose_device("auto")
         broken = "safetensors"

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..errors import Cancelled, InputError
 from ..manifest import read_manifest
-from ..packages import find_package
+from ..packages.installed import find_package
 from ..protocol import (
     FileSegment,
     FoundSegment,
@@ -26,7 +26,8 @@ from ..protocol import (
     SegmentFile,
     SetImage,
 )
-from ..segmentation import Segmentation, write_segmentation
+from ..segmentation import Segmentation
+from ..segmentation_files.formats import write_segmentation
 from ..volume import Volume, read_ct
 from .scratch import ScratchFolder
 

@@ -12,12 +12,12 @@ from typing import TypeVar
 
 import torch
 
-from ..devices import choose_device, choose_precision
 from ..errors import Cancelled, DeviceError, InputError, OutOfMemoryError
+from ..inference.region_selection import CoarsePass
 from ..manifest import Manifest
 from ..model import Model
 from ..protocol import LoadModel
-from ..region_selection import CoarsePass
+from ..pytorch.devices import choose_device, choose_precision
 from ..session import InferenceSession
 from ..volume import Volume
 

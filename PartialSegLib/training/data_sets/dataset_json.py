@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import InputError
-from ...label_tables import labels_of
+from ...segmentation_files.label_tables import labels_of
 from ..collection import DataSet
 from .label_rules import contradicted_labels, structures_of_values
 from .protocols import PROTOCOLS

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from ...errors import InputError
-from ...label_names import structures_of_labels, words_of
+from ...segmentation_files.label_names import structures_of_labels, words_of
 from ...structures import ORGANS_WITH_TUMOR, load_structures
 
 ANY_TUMOR = "tumor"

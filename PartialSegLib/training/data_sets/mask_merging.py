@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from ...errors import InputError
-from ...label_maps import holds_mask
-from ...output_files import replacing
+from ...files.output_files import replacing
+from ...segmentation_files.label_maps import holds_mask
 from ...volume import Volume, read_volume, write_volume
 from ..case_check import Fault
 from ..case_images import on_one_grid

@@ -14,8 +14,8 @@ from typing import Literal
 import numpy as np
 
 from ...errors import InputError
-from ...json_fields import to_json
-from ...output_files import replacing
+from ...files.json_fields import to_json
+from ...files.output_files import replacing
 from ...phantom import LESION_KINDS, PHASES, STRUCTURE_TISSUES, Phantom, make_phantom
 from ...volume import Volume, write_volume
 from ..collection import Case, Collection, DataSet, write_collection

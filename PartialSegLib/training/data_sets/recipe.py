@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from ...errors import InputError
-from ...label_tables import labels_of
+from ...segmentation_files.label_tables import labels_of
 from ..collection import Case, Collection, DataSet
 from .brats import brats_cases
 from .btcv import btcv_cases, btcv_pelvis_cases

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from ...errors import InputError
-from ...label_names import structures_of_labels
+from ...segmentation_files.label_names import structures_of_labels
 from ...sentences import suggestion
 from ..collection import Case, DataSet
 from .case_files import existing_folder, image_named, images_in, make_case, require_cases

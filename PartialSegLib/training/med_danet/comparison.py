@@ -18,11 +18,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ...devices import choose_device
 from ...errors import DeviceError, InputError
-from ...json_fields import to_json
+from ...files.json_fields import to_json
 from ...model import load_model
 from ...networks import MedDANet
+from ...pytorch.devices import choose_device
 from .config import SliceBankConfig, read_slice_bank_config
 from .slices import PhantomSlices, Slice, SliceSource, crop
 

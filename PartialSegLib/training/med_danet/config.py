@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ...json_fields import expand_home, from_json, require, require_at_least, to_json
+from ...files.json_fields import expand_home, from_json, require, require_at_least, to_json
 from ...manifest import Inference, Manifest, Preprocessing
 from ...networks.meddanet import MED_DANET_CANDIDATES
 from ..config_files import read_settings

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import InputError
-from ...json_fields import to_json
+from ...files.json_fields import to_json
 from ...manifest import Manifest
 from ...networks import MedDANet
 from ..checkpoint_file import check_collection, check_settings

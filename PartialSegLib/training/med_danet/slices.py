@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import Dataset, default_collate
 
-from ...json_fields import require
+from ...files.json_fields import require
 from ...manifest import Preprocessing, Task
 from ...phantom import STRUCTURE_TISSUES, Phantom, make_phantom
 from ...sentences import suggestion

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from ...json_fields import to_json
+from ...files.json_fields import to_json
 from ...manifest import Manifest
 from ...model import save_model
 from ..checkpoint_file import write_config

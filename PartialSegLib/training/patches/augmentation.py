@@ -11,7 +11,7 @@ from typing import Any, Final, Literal
 import numpy as np
 
 from ...errors import InputError
-from ...json_fields import require
+from ...files.json_fields import require
 
 Range = tuple[float, float]
 

@@ -27,9 +27,9 @@ import numpy as np
 from scipy import ndimage
 
 from ...errors import InputError
-from ...file_names import is_from_file_manager
-from ...json_fields import from_json, to_json
-from ...output_files import explained_writing_errors
+from ...files.file_names import is_from_file_manager
+from ...files.json_fields import from_json, to_json
+from ...files.output_files import explained_writing_errors
 
 Size = tuple[int, int, int]
 

@@ -11,7 +11,7 @@ import torch
 from ...errors import InputError
 from ...image_channel import ImageChannel
 from ...manifest import Preprocessing
-from ...preprocessing import PreparedImage, preprocess
+from ...processing.preprocessing import PreparedImage, preprocess
 from ...volume import Volume
 from ..case_images import CaseImage
 from ..collection import DataSet

@@ -28,9 +28,9 @@ import SimpleITK
 import torch
 
 from ...errors import InputError
-from ...json_fields import to_json
+from ...files.json_fields import to_json
+from ...files.output_files import replacing
 from ...manifest import Preprocessing
-from ...output_files import replacing
 from ..case_images import CaseImage, case_image, file_stamps
 from ..collection import Case, Collection
 from .case_store import PreparedCase, check_place, is_prepared, read_case, remove_leftovers

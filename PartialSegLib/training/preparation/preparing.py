@@ -12,11 +12,11 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from ...boxes import Box
 from ...errors import InputError
 from ...manifest import Preprocessing
-from ...preprocessing import PreparedImage
-from ...resampling import Matrices, resample_by_slabs, used_rows
+from ...masks.boxes import Box
+from ...processing.preprocessing import PreparedImage
+from ...processing.resampling import Matrices, resample_by_slabs, used_rows
 from ...volume import Volume, read_volume
 from ..case_images import CaseImage, image_content, on_one_grid
 from .case_store import write_case

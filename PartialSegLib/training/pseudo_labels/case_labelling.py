@@ -19,7 +19,7 @@ from .record import StructureRecord
 from .reliability import disagreement
 
 if TYPE_CHECKING:
-    from ...patch_scoring import Progress
+    from ...inference.patch_scoring import Progress
 from ...session import InferenceSession
 
 

@@ -21,7 +21,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ...errors import InputError
-from ...output_files import explained_writing_errors
+from ...files.output_files import explained_writing_errors
 from ..collection import (
     Case,
     Collection,

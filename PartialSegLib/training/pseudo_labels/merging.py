@@ -16,8 +16,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ...boxes import Box
 from ...errors import InputError
+from ...masks.boxes import Box
 from ...structures import structure_or_tissue
 from ..collection import DataSet
 from .structure_relations import lies_within, may_share_voxels

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ...errors import InputError
-from ...json_fields import to_json
+from ...files.json_fields import to_json
 from ...manifest import Manifest
 from ...segmentation import Key
 from ...sentences import suggestion

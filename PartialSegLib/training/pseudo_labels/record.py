@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from ...errors import InputError
-from ...json_fields import from_json, to_json
-from ...output_files import replacing
+from ...files.json_fields import from_json, to_json
+from ...files.output_files import replacing
 
 FORMAT: Final = "partialseg-pseudo-labels"
 FORMAT_VERSION: Final = 1

@@ -9,7 +9,7 @@ from scipy import ndimage
 from torch import nn
 
 from ...decision_spec import DecisionSpec
-from ...slice_selection import keep_slices, slice_scores
+from ...patches.slice_selection import keep_slices, slice_scores
 from .trunks import TrunkSlices
 
 Figures = dict[str, dict[str, float]]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ...decision_spec import DecisionSpec
-from ...json_fields import expand_home, require, require_at_least
+from ...files.json_fields import expand_home, require, require_at_least
 from ..config_files import read_settings
 
 

@@ -23,12 +23,12 @@ from torch import nn
 from torch.nn import functional
 
 from ...errors import InputError
-from ...json_fields import from_json, to_json
+from ...files.json_fields import from_json, to_json
+from ...files.output_files import replacing
 from ...manifest import MANIFEST_FILE, Manifest, read_manifest
 from ...model import build_decision_network, load_model, save_decision
 from ...networks.decision_network import DecisionNetwork
-from ...output_files import replacing
-from ...packages import find_package
+from ...packages.installed import find_package
 from ...phantom import STRUCTURE_TISSUES
 from ..atlas import read_atlas
 from ..checkpoint_file import CONFIG_FILE, check_settings, read_checkpoint, write_checkpoint, write_config

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ...manifest import Manifest
+from ...patches.slice_selection import axial_axis, reduce_slices
 from ...phantom import (
     LESION_KINDS,
     PHASES,
@@ -20,8 +21,7 @@ from ...phantom import (
     structure_mask,
     voxel_axes,
 )
-from ...preprocessing import PreparedImage, preprocess
-from ...slice_selection import axial_axis, reduce_slices
+from ...processing.preprocessing import PreparedImage, preprocess
 from ...volume import Volume
 from ..cases import deform_atlas
 from ..held_out import FIRST_SEED, SHAPE, SPACING

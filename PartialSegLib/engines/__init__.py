@@ -1,0 +1,1 @@
+"""What computes a network: PyTorch or OpenVINO, with how much effort."""

@@ -1,0 +1,1 @@
+"""Boolean masks as arrays: boxes around them, packed masks, the body, a region of interest."""

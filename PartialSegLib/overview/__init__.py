@@ -1,0 +1,1 @@
+"""One picture of a segmentation: cuts through the image, surfaces and a legend."""

@@ -1,0 +1,75 @@
+"""What the labels of a map are called: in the table beside it, or in a dataset.json of another system."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError
+
+
+def read_table(path: Path) -> list[dict[str, str]]:
+    """Rows of a table, also of one that Excel has saved in its own way.
+
+    Raises:
+        InputError: When a column is missing.
+    """
+    contents = path.read_bytes()
+    try:
+        text = contents.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        text = contents.decode("cp1252", errors="replace")
+    delimiter = max(",;\t", key=text.partition("\n")[0].count)
+    rows = list(csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter))
+    rows = [row for row in rows if any(row.values())]
+    if any(not row.get("label") or not row.get("structure") or row.get("task") is None for row in rows):
+        raise InputError(
+            f"{path}: A label table needs the columns label, task and structure; write it again."
+        )
+    return rows
+
+
+def read_dataset_labels(path: Path, is_near: bool) -> dict[str, tuple[int, ...]] | None:
+    """What a dataset.json names; nothing where it is that of something else, or far and not nnU-Net's.
+
+    Raises:
+        InputError: When it is near and damaged, or a value is not a whole number.
+    """
+    try:
+        contents = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        if not is_near:
+            return None
+        raise InputError(f"{path} cannot be read as JSON ({error}); copy it again, or remove it.") from None
+    if not isinstance(contents, dict) or not isinstance(contents.get("labels"), dict):
+        return None
+    if not is_near and not ("numTraining" in contents and {"channel_names", "modality"} & contents.keys()):
+        return None
+    return labels_of(contents, path)
+
+
+def labels_of(contents: dict[str, Any], path: Path) -> dict[str, tuple[int, ...]]:
+    """Labels and their values without the background, as a dataset.json names them.
+
+    The Decathlon and nnU-Net version 1 write {"1": "liver"}, version 2 {"liver": 1} or, for regions,
+    {"liver": [1, 2]}. Labels of one name are one structure.
+
+    Raises:
+        InputError: When a value is not a whole number.
+    """
+    labels: dict[str, tuple[int, ...]] = {}
+    try:
+        for key, value in contents["labels"].items():
+            is_number = isinstance(value, int | list)
+            name, values = (str(key), value) if is_number else (str(value), int(key))
+            numbers = tuple(int(number) for number in (values if isinstance(values, list) else [values]))
+            if numbers not in ((), (0,)) and name.lower() != "background":
+                labels[name] = (*labels.get(name, ()), *numbers)
+    except (TypeError, ValueError):
+        raise InputError(
+            f"{path}: expected labels as name: value or value: name, got {contents['labels']}."
+        ) from None
+    return labels
