@@ -19,7 +19,7 @@ from ..segmentation_files.formats import read_segmentation
 from ..segmentation_files.mask_folders import FOLDER_TABLE
 from ..sentences import suggestion
 from ..volume import Volume, check_extent, check_hounsfield, read_volume
-from .terminal import progress_bar, write_line, write_table
+from .terminal import announced, progress_bar, write_line, write_table
 
 if TYPE_CHECKING:
     from ..engines.flops import PatchFlops
@@ -63,9 +63,10 @@ def import_model(options: Namespace) -> None:
         raise InputError(
             f"There is a model package in {options.output} already; choose another folder, or give --replace."
         )
-    manifest = import_checkpoint(
-        options.name, options.checkpoint, options.output, options.fold, options.configuration
-    )
+    with announced(f"Importing {options.checkpoint}"):
+        manifest = import_checkpoint(
+            options.name, options.checkpoint, options.output, options.fold, options.configuration
+        )
     write_line(f"{options.output}: {manifest.name} {manifest.version}, {_megabytes(manifest):.1f} MB")
     if (members := manifest.network.members) > 1:
         write_line(

@@ -1,4 +1,4 @@
-"""What the commands write to the terminal: tables, and a progress bar where a person is watching."""
+"""What the commands write to the terminal: tables, and progress where a person is watching."""
 
 from __future__ import annotations
 
@@ -53,6 +53,22 @@ def progress_bar(unit: str = "patch") -> Iterator[Callable[[int, int], None]]:
             bar.update(done - bar.n)
 
         yield show
+
+
+@contextmanager
+def announced(text: str) -> Iterator[None]:
+    """Say on a terminal what is being done while it cannot be counted; the line is gone afterwards."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    line = f"{text} … (Ctrl+C stops it)"
+    sys.stderr.write(line)
+    sys.stderr.flush()
+    try:
+        yield
+    finally:
+        sys.stderr.write(f"\r{' ' * len(line)}\r")
+        sys.stderr.flush()
 
 
 def _show_count(done: int, total: int, unit: str) -> None:
