@@ -15,7 +15,14 @@ from .engines.network_runner import NetworkRunner
 from .errors import InputError
 from .image_channel import check_one_ct
 from .inference.coarse_findings import CoarseFindings, uncertain_parts
-from .inference.mask_restoration import Kept, KeptWinners, keeps_winners, restore_masks
+from .inference.mask_restoration import (
+    Kept,
+    KeptWinners,
+    keeps_winners,
+    packed_scores,
+    packs_scores,
+    restore_masks,
+)
 from .inference.memory_estimate import MemoryEstimate, MemoryEstimator
 from .inference.patch_scoring import PatchScoring, Progress, all_flips
 from .inference.region_selection import CoarsePass, is_number
@@ -220,10 +227,18 @@ class InferenceSession:
         if self.device.type == "cuda":
             scores_device = self._memory.choose_scores_device(image, requests, cache, scores_are_wanted)
 
+        def is_packed(passes: int) -> bool:
+            voxels, inference = image.tensor.numel(), self._runner.inference
+            return not scores_are_wanted and packs_scores(
+                inference, tasks.values(), voxels, passes, scores_device
+            )
+
         def start_keeping(number: int, channels: int, passes: int) -> Kept:
             task = tasks[number]
             if keeps_winners(self._runner.inference, task, passes, scores_are_wanted):
                 return KeptWinners(image, task, channels, views[number].kept, scores_device)
+            if is_packed(passes):
+                return packed_scores(image, self._runner.inference, channels)
             return KeptScores(image.tensor.shape, channels, scores_device, passes)
 
         return views, self._scoring.blend(image, tasks, views, start_keeping, on_progress, scores_device)

@@ -171,7 +171,7 @@ def test_scores_and_masks_take_about_what_is_predicted(activation, steps):
     found, masks = held(lambda: session._restored(*given, views, kept), *there)
     assert found.voxel_count(("organs", "liver")) >= 48 * 40 * 40
     estimate = session.estimate_memory(volume)
-    assert scores == pytest.approx(estimate.scores, rel=0.25)
+    assert scores == pytest.approx(estimate.sums + estimate.scores, rel=0.25)
     assert 0.5 * estimate.masks < masks < 1.6 * estimate.masks
 
 
@@ -189,7 +189,7 @@ def test_the_scores_of_a_coarse_model_count_even_where_winners_would_be_enough(m
         kept = looks_first._blended(selected, requests, None, lambda *_: None, scores_are_wanted=True)[1]
     nbytes = sum(one.scores.nbytes for one in kept.values())
     assert nbytes == 2 * 4 * prod(selected.image.tensor.shape)
-    assert alone.scores < nbytes < estimate.activations
+    assert alone.sums + alone.scores < nbytes < estimate.activations
     asked, estimator = [], looks_first._memory
     monkeypatch.setattr(memory_estimate, "free_memory", lambda device: asked[-1])
     estimator._device = torch.device("cuda")
@@ -216,12 +216,13 @@ def test_a_volume_that_is_not_read_yet_can_be_predicted(model, volume):
 
 def test_the_peak_is_of_the_hungriest_stage():
     stages = {"process": 1, "weights": 2, "volume": 4, "image": 8, "engine": 16, "features": 32, "scores": 64}
+    stages["sums"] = 256
     working = MemoryEstimate(**stages, preparation=100, activations=128, masks=5)
-    assert working.peak == 1 + 2 + 4 + 8 + 16 + 32 + 64 + 128
+    assert working.peak == 1 + 2 + 4 + 8 + 16 + 32 + 64 + 128 + 256
     assert MemoryEstimate(**stages, preparation=1000, activations=128, masks=5).peak == 15 + 1000
     coarse = MemoryEstimate(**stages, preparation=0, activations=500, masks=7)
     both = working.with_coarse(coarse)
-    assert (both.image, both.engine, both.activations, both.masks) == (16, 32, 564, 12)
+    assert (both.image, both.engine, both.activations, both.masks) == (16, 32, 64 + 500 + 256, 12)
 
 
 def test_the_prediction_for_the_bundled_model_comes_within_30_percent():

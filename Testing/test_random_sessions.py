@@ -18,6 +18,7 @@ import torch
 from scipy.spatial.transform import Rotation
 from torch import Tensor
 
+from PartialSegLib.inference import mask_restoration
 from PartialSegLib.manifest import (
     FileEntry,
     Inference,
@@ -29,6 +30,7 @@ from PartialSegLib.manifest import (
 )
 from PartialSegLib.model import Model
 from PartialSegLib.networks import DoDNet
+from PartialSegLib.patches import packed_scores
 from PartialSegLib.patches.sliding_window import missing_voxels, patch_weight, plan_patches
 from PartialSegLib.processing.preprocessing import PreparedImage, preprocess
 from PartialSegLib.segmentation import Key, Segmentation
@@ -186,7 +188,9 @@ def assert_same(found: Segmentation, expected: Segmentation) -> None:
 
 
 @pytest.mark.parametrize("seed", range(24))
-def test_a_session_equals_the_plain_loop_whatever_its_history(seed: int) -> None:
+def test_a_session_equals_the_plain_loop_whatever_its_history(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rng = np.random.default_rng(seed)
     cleans_up = seed % 4 == 3
     model, volume = random_model(rng, cleans_up), random_volume(rng)
@@ -204,6 +208,8 @@ def test_a_session_equals_the_plain_loop_whatever_its_history(seed: int) -> None
         for key, mask, is_certain in plain_masks(model, volume, mirror):
             np.testing.assert_array_equal(expected[key] & is_certain, mask & is_certain, str(key))
             assert is_certain.any()
+    monkeypatch.setattr(mask_restoration, "PACKED_ABOVE_BYTES", 0)
+    monkeypatch.setattr(packed_scores, "TILE_VOXELS", 2)
     session = session_with(int(rng.choice([1 << 14, 1 << 30])))
     for name in rng.permutation([task.name for task in model.manifest.tasks]).tolist():
         assert_same(session.predict(name), expected)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -13,11 +13,12 @@ from ..engines.network_runner import NetworkRunner
 from ..manifest import Inference
 from ..masks.boxes import EMPTY_BOX
 from ..patches.blending import KeptScores
+from ..patches.packed_scores import PackedScores
 from ..patches.visit_plan import CoarseShare, TaskView
 from ..processing.mask_combination import clear_voxels, combine_masks, without_overlap
 from ..processing.nearest_voxels import on_network_grid
 from ..processing.postprocessing import apply_postprocessing, keep_largest_of_unions
-from ..processing.restoration import Restored, restore
+from ..processing.restoration import Restored, interpolation_reach, restore
 from ..processing.winner_restoration import WinnerRestoration
 from ..pytorch.tensor_arrays import tensor_of
 from ..task import Task
@@ -25,6 +26,8 @@ from ..task_request import TaskRequest
 from .session_image import SessionImage
 
 LOWEST_SCORE = -6e4  # that float16 can hold
+PACKED_ABOVE_BYTES = 256 << 20
+"""Below, scores are kept as they are: packing them takes three times as long as copying."""
 
 
 class KeptWinners:
@@ -104,7 +107,33 @@ def keeps_winners(inference: Inference, task: Task, passes: int, scores_are_want
     return passes == 1 and not scores_are_wanted and winners_are_enough(inference, task)
 
 
-Kept = KeptScores | KeptWinners
+def packs_scores(
+    inference: Inference, tasks: Collection[Task], voxels: int, passes: int, device: torch.device
+) -> bool:
+    """Whether scores that change no mask are dropped at once, see `PackedScores`: where they are many.
+
+    Each task needs all of its scores in the end, so nothing would be gained for a single one.
+
+    Args:
+        inference: of the model.
+        tasks: whose scores are collected together.
+        voxels: of the image on the network's grid.
+        passes: how often the image is gone through; which scores are high is known after the last one only.
+        device: where scores are collected; packing is for CPUs.
+    """
+    if inference.activation != "sigmoid" or len(tasks) < 2 or passes > 1 or device.type != "cpu":
+        return False
+    return 2 * voxels * sum(len(task.structures) for task in tasks) > PACKED_ABOVE_BYTES
+
+
+def packed_scores(image: SessionImage, inference: Inference, channels: int) -> PackedScores:
+    """What packs the scores of a task; of logits as of probabilities."""
+    threshold, nothing = (0.5, 0.0) if inference.blend == "probabilities" else (0.0, LOWEST_SCORE)
+    reach = interpolation_reach(image.prepared)
+    return PackedScores(image.tensor.shape, channels, threshold, nothing, reach)
+
+
+Kept = KeptScores | PackedScores | KeptWinners
 
 
 def restore_masks(
@@ -176,9 +205,10 @@ def _restore_scores(
         yield from scores.masks(request.structures)
         return
     separate = runner.structure_scores(scores.scores, request.task)
+    device = next(iter(separate.values())).device
     threshold = runner.threshold(request.task)
     if kept is not None:
-        outside = tensor_of(~kept).to(scores.scores.device)
+        outside = tensor_of(~kept).to(device)
         nothing = 0.0 if threshold else LOWEST_SCORE
         separate = {structure: score.masked_fill(outside, nothing) for structure, score in separate.items()}
     separate = {structure: image.unpad(score) for structure, score in separate.items()}

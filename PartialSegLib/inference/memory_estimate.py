@@ -18,7 +18,7 @@ from ..pytorch.devices import free_memory
 from ..system_memory import resident_memory
 from ..task_request import TaskRequest, request_tasks
 from ..volume import Volume
-from .mask_restoration import keeps_winners
+from .mask_restoration import keeps_winners, packs_scores
 from .patch_memory import measure_patch_memory
 from .selection import Selection
 from .session_image import SessionImage
@@ -29,6 +29,7 @@ CLEANING_BYTES, WINNER_BYTES = 19, 20  # per voxel of a mask: components, scores
 UNION_BYTES = 14  # per voxel of structures taken as one on the image's grid: mask, components, their sizes
 LARGEST_BOX, USUAL_BOX = 1 / 4, 1 / 16  # what the box of a structure fills of an image of the trunk
 UNION_BOX = 1 / 2  # and that of several
+PACKED_SHARE = 1 / 8  # of the scores, that is kept where those are dropped that change no mask
 VIEWS_IN_WORK = 4  # masks of the network's grid, while one of those that stay is made
 CACHE_BYTES_IF_UNKNOWN = 2 << 30
 EVERYTHING = Selection("off")
@@ -47,8 +48,9 @@ class MemoryEstimate:
         engine: what OpenVINO takes to start, if the first patch starts it.
         features: kept for further tasks.
         activations: of the network for one patch, at their most.
-        scores: sums for one patch depth, and means for the whole image.
-        masks: finished ones and the one in work; when they are made, there are no activations.
+        sums: of scores, for one patch depth.
+        scores: their means for the whole image.
+        masks: finished ones and the one in work; when they are made, there are no activations and sums.
         views: what says where each task looks.
     """
 
@@ -60,6 +62,7 @@ class MemoryEstimate:
     engine: int
     features: int
     activations: int
+    sums: int
     scores: int
     masks: int
     views: int = 0
@@ -72,7 +75,7 @@ class MemoryEstimate:
     @property
     def besides_features(self) -> int:
         """What visiting patches and then making masks takes at its most."""
-        return self.engine + self.views + self.scores + max(self.activations, self.masks)
+        return self.engine + self.views + self.scores + max(self.activations + self.sums, self.masks)
 
     @property
     def peak(self) -> int:
@@ -85,7 +88,9 @@ class MemoryEstimate:
             self,
             image=self.image + coarse.image,
             engine=self.engine + coarse.engine,
-            activations=max(self.activations, coarse.scores + max(coarse.activations, coarse.masks)),
+            activations=max(
+                self.activations, coarse.scores + max(coarse.activations + coarse.sums, coarse.masks)
+            ),
             masks=self.masks + coarse.masks,
         )
 
@@ -150,8 +155,9 @@ class MemoryEstimator:
             engine=self._patch.engine,
             features=0,
             activations=self._patch.activations,
+            sums=self._sum_bytes(padded, requests),
             scores=self._score_bytes(padded, volume.array.size, requests, scores_are_wanted),
-            masks=self._mask_bytes(volume.array.size, prod(padded), requests, scores_are_wanted),
+            masks=self._mask_bytes(volume.array.size, padded, requests, scores_are_wanted),
             views=self._view_bytes(volume.array.size, prod(padded), requests),
         )
         rest = estimate.image + estimate.besides_features
@@ -205,9 +211,9 @@ class MemoryEstimator:
     ) -> int:
         """What visiting patches and making masks takes beside features."""
         shape, voxels = image.tensor.shape, prod(image.prepared.input_shape)
-        masks = self._mask_bytes(voxels, prod(shape), requests, scores_are_wanted)
+        masks = self._mask_bytes(voxels, shape, requests, scores_are_wanted)
         scores = self._score_bytes(shape, voxels, requests, scores_are_wanted)
-        return scores + max(self._patch.activations, masks)
+        return scores + max(self._patch.activations + self._sum_bytes(shape, requests), masks)
 
     def _view_bytes(self, input_voxels: int, network_voxels: int, requests: Sequence[TaskRequest]) -> int:
         """What says where tasks look, and the coarse masks that may be taken for theirs."""
@@ -226,36 +232,55 @@ class MemoryEstimator:
         requests: Sequence[TaskRequest],
         scores_are_wanted: bool,
     ) -> int:
-        """What is collected of tasks for an image (D, H, W): sums, the division of one's, and what is kept.
+        """What is kept of the scores of tasks for an image (D, H, W).
 
         That is the means of the whole image, or the winners on the input grid and the means of a patch depth,
         as they come and behind those that are still needed.
         """
         planes = self._manifest.inference.patch_size[0] * shape[1] * shape[2]
-        channels = [num_score_channels(request, self._manifest) for request in requests]
-        collected = 4 * (sum(channels) + len(channels) + max(channels, default=0)) * planes
-        for request, number in zip(requests, channels, strict=True):
+        share = PACKED_SHARE if self._packs_scores(shape, requests, scores_are_wanted) else 1
+        collected = 0
+        for request in requests:
+            number = num_score_channels(request, self._manifest)
             if self._keeps_winners(request, scores_are_wanted):
                 collected += input_voxels * (1 if number < 256 else 2) + 4 * number * planes
             else:
-                collected += 2 * number * prod(shape)
+                collected += round(share * 2 * number * prod(shape))
         return collected
 
+    def _sum_bytes(self, shape: Sequence[int], requests: Sequence[TaskRequest]) -> int:
+        """The sums of tasks for a patch depth of an image (D, H, W), and the division of one's."""
+        planes = self._manifest.inference.patch_size[0] * shape[1] * shape[2]
+        channels = [num_score_channels(request, self._manifest) for request in requests]
+        return 4 * (sum(channels) + len(channels) + max(channels, default=0)) * planes
+
+    def _packs_scores(
+        self, shape: Sequence[int], requests: Sequence[TaskRequest], scores_are_wanted: bool
+    ) -> bool:
+        tasks = [request.task for request in requests]
+        given = self._manifest.inference, tasks, prod(shape), self._num_passes, self._device
+        return not scores_are_wanted and packs_scores(*given)
+
     def _keeps_winners(self, request: TaskRequest, scores_are_wanted: bool) -> bool:
-        inference = self._manifest.inference
-        passes = 1 if inference.mirroring == "patches" else self._num_flips
-        return keeps_winners(inference, request.task, passes, scores_are_wanted)
+        return keeps_winners(self._manifest.inference, request.task, self._num_passes, scores_are_wanted)
+
+    @property
+    def _num_passes(self) -> int:
+        return 1 if self._manifest.inference.mirroring == "patches" else self._num_flips
 
     def _mask_bytes(
         self,
         input_voxels: int,
-        network_voxels: int,
+        shape: Sequence[int],
         requests: Sequence[TaskRequest],
         scores_are_wanted: bool,
     ) -> int:
         """What masks take: finished ones, packed and cropped to their boxes, and the one in work."""
+        network_voxels = prod(shape)
         finished = sum(len(request.structures) for request in requests) * USUAL_BOX * input_voxels / 8
         in_work = LARGEST_BOX * 2 * input_voxels
+        if self._packs_scores(shape, requests, scores_are_wanted):  # unpacked for one task at a time
+            in_work += 2 * max(len(request.task.structures) for request in requests) * network_voxels
         if not all(self._keeps_winners(request, scores_are_wanted) for request in requests):
             in_work += LARGEST_BOX * CLEANING_BYTES * network_voxels
             if self._manifest.inference.decides_by_winner:

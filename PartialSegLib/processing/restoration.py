@@ -47,6 +47,16 @@ def weights_to_input(prepared: PreparedImage, device: torch.device) -> Matrices:
     return z, y, x
 
 
+def interpolation_reach(prepared: PreparedImage) -> tuple[int, int, int]:
+    """Along each axis of the network's grid, how far apart voxels can be that make up one restored score."""
+    reach = [0, 0, 0]
+    for axis, weights in zip(prepared.axes, weights_to_input(prepared, torch.device("cpu")), strict=True):
+        used = array_of(weights != 0)
+        last = used.shape[1] - 1 - used[:, ::-1].argmax(axis=1)
+        reach[axis.network_axis] = int((last - used.argmax(axis=1))[used.any(axis=1)].max(initial=0))
+    return reach[0], reach[1], reach[2]
+
+
 def way_back(to_input: Matrices, extent: Box) -> tuple[Box, Box, Matrices]:
     """How scores in an extent of the network grid, its axes in the input's order, return to the input grid.
 
