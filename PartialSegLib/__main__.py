@@ -159,7 +159,7 @@ def build_parser() -> Parser:
 def _segment_arguments(command: Parser) -> None:
     text = ".nii, .nii.gz, .nrrd, .nhdr, .mha, .mhd, or a folder with one DICOM series"
     command.add_argument("input", type=_path, help=text)
-    text = ".seg.nrrd, .nii.gz (one label map), or a folder (one .nii.gz per structure)"
+    text = ".seg.nrrd, .nii.gz (one label map), .dcm (DICOM, from a folder), or a folder (one .nii.gz each)"
     command.add_argument("-o", "--output", type=_path, required=True, metavar="OUT", help=text)
     command.add_argument("--series", metavar="UID_OR_TEXT", help=SERIES)
     command.add_argument("--task", action="append", metavar="T", help=TASK)

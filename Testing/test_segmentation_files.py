@@ -318,5 +318,5 @@ def test_masks_of_other_origin_are_neither_replaced_nor_hidden(tmp_path):
 
 
 def test_an_unknown_suffix_is_refused(tmp_path):
-    with pytest.raises(InputError, match=r"written as \.seg\.nrrd, \.nii\.gz, \.nii or into a folder"):
+    with pytest.raises(InputError, match=r"written as \.seg\.nrrd, \.nii\.gz, \.nii, \.dcm or into a folder"):
         write_segmentation(tmp_path / "result.png", disjoint())

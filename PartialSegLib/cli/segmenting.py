@@ -25,6 +25,7 @@ from ..overview.picture import check_drawing, write_overview
 from ..packages.installed import BUNDLED_MODELS, installed_packages
 from ..report import build_report, write_report
 from ..segmentation import Key, Segmentation
+from ..segmentation_files.dicom_seg import check_dicom_seg
 from ..segmentation_files.formats import segmentation_suffix, write_segmentation
 from ..segmentation_files.label_maps import check_table_is_free, table_path
 from ..segmentation_files.mask_folders import check_mask_folder
@@ -61,7 +62,8 @@ def segment(options: Namespace) -> None:
     del volume  # the session needs its voxels no more
     segmentation = _predict(session, options, seconds)
     with _timed(seconds, "write"):
-        write_segmentation(options.output, segmentation)
+        given = {"any_modality": options.force, "series": options.series}
+        write_segmentation(options.output, segmentation, options.input, **given)
     if options.report:
         report = build_report(segmentation, seconds, str(options.input), memory.figures())
         write_report(options.report, report)
@@ -240,6 +242,8 @@ def _check_outputs(image: Path, output: Path, report: Path | None) -> None:
     suffix = segmentation_suffix(output)
     check_folder(output.parent if suffix else output)
     files = {"the input": image, "the segmentation": output}
+    if suffix == ".dcm":
+        check_dicom_seg(image)
     if suffix in (".nii", ".nii.gz"):
         check_table_is_free(output)
         files["the table of the labels"] = table_path(output)

@@ -104,12 +104,31 @@ def read_dicom_series(
         InputError: When there is no series or more than one, or slices are missing, doubled, tilted, shifted,
             unevenly spaced, of different size or orientation, or unreadable.
     """
-    slices = _read_slice_headers(_find_series(folder, any_modality, series).files)
+    slices = _sorted_slices(_find_series(folder, any_modality, series))
+    affine = _affine(slices)
+    return _read_voxels(slices), affine
+
+
+def read_dicom_grid(
+    folder: Path, *, any_modality: bool = False, series: str | None = None
+) -> tuple[list[Path], tuple[int, int, int], np.ndarray]:
+    """Read where the voxels of a series lie; arguments and errors are those of `read_dicom_series`.
+
+    Returns:
+        The file of each slice, the number of voxels (z, y, x), and the affine.
+    """
+    slices = _sorted_slices(_find_series(folder, any_modality, series))
+    columns, rows = slices[0].size
+    return [item.path for item in slices], (len(slices), rows, columns), _affine(slices)
+
+
+def _sorted_slices(series: _Series) -> list[_Slice]:
+    """From the first along their normal to the last; planes of one size and orientation."""
+    slices = _read_slice_headers(series.files)
     normal = slices[0].normal
     slices.sort(key=lambda item: float(item.position @ normal))
     _check_equal_planes(slices)
-    step = _step_between_slices(slices)
-    return _read_voxels(slices), _affine(slices[0], step)
+    return slices
 
 
 def _find_series(folder: Path, any_modality: bool, wanted: str | None) -> _Series:
@@ -357,9 +376,10 @@ def _read_plane(item: _Slice) -> np.ndarray:
     return np.reshape(SimpleITK.GetArrayFromImage(image), item.size[::-1])
 
 
-def _affine(first: _Slice, step: np.ndarray) -> np.ndarray:
+def _affine(slices: list[_Slice]) -> np.ndarray:
+    first = slices[0]
     affine = np.eye(4)
-    affine[:3, 0] = step
+    affine[:3, 0] = _step_between_slices(slices)
     affine[:3, 1] = first.column_direction * first.pixel_spacing[0]
     affine[:3, 2] = first.row_direction * first.pixel_spacing[1]
     affine[:3, 3] = first.position

@@ -8,27 +8,39 @@ from pathlib import Path
 
 from ..errors import InputError
 from ..segmentation import Segmentation
-from . import label_maps, seg_nrrd
+from . import dicom_seg, label_maps, seg_nrrd
 
-SEGMENTATION_SUFFIXES = (".seg.nrrd", ".nii.gz", ".nii")
+SEGMENTATION_SUFFIXES = (".seg.nrrd", ".nii.gz", ".nii", ".dcm")
 """Of the files that `write_segmentation` writes; every other name is that of a folder."""
 _OTHER_FILES = (
-    ".nrrd .nhdr .mha .mhd .raw .zraw .hdr .img .mgz .dcm .ima .npy .npz .png .jpg .jpeg .tif .tiff .stl .vtk"
+    ".nrrd .nhdr .mha .mhd .raw .zraw .hdr .img .mgz .ima .npy .npz .png .jpg .jpeg .tif .tiff .stl .vtk"
     " .vtp .ply .obj .mrb .mrml .h5 .gz .bz2 .xz .zip .tar .7z .json .csv .tsv .xlsx .xml .txt .pdf"
 )
 
 
-def write_segmentation(path: str | Path, segmentation: Segmentation) -> None:
-    """Write a segmentation on the grid of its image; equal input gives equal bytes.
+def write_segmentation(
+    path: str | Path,
+    segmentation: Segmentation,
+    source: str | Path | None = None,
+    *,
+    any_modality: bool = False,
+    series: str | None = None,
+) -> None:
+    """Write a segmentation on the grid of its image; equal input gives equal bytes, but for DICOM.
 
     Args:
         path: What is written depends on its suffix.
             NAME.seg.nrrd is written as Slicer does: segments may overlap, with names, colours and SNOMED CT
             codes. NAME.nii.gz and NAME.nii become one label map with NAME.labels.csv beside it, where vessels
             within organs are written over organs, and lesions over both; see `label_maps.write_label_map`.
+            NAME.dcm becomes a DICOM segmentation, which needs highdicom and the source; see
+            `dicom_seg.write_dicom_seg`.
             Any other name, unless it is that of another kind of file, becomes a folder with one
             STRUCTURE.nii.gz for each mask, and labels.csv; a text that ends with "/" always does.
         segmentation: What to write.
+        source: For NAME.dcm the folder with the DICOM series that was segmented.
+        any_modality: Of the source, as for `read_volume`.
+        series: Of the source, as for `read_volume`.
 
     Raises:
         InputError: When it is no segmentation, the name is that of another kind of file, or the file cannot
@@ -44,6 +56,8 @@ def write_segmentation(path: str | Path, segmentation: Segmentation) -> None:
     match "" if is_folder else segmentation_suffix(path):
         case ".seg.nrrd":
             seg_nrrd.write_seg_nrrd(path, segmentation)
+        case ".dcm":
+            dicom_seg.write_dicom_seg(path, segmentation, source, any_modality=any_modality, series=series)
         case "":
             label_maps.write_mask_folder(path, segmentation)
         case _:
@@ -79,6 +93,11 @@ def read_segmentation(path: str | Path, labels: Mapping[str, tuple[int, ...]] | 
         InputError: When there is no readable segmentation.
     """
     path = Path(path).expanduser()
+    if path.suffix.lower() == ".dcm":
+        raise InputError(
+            f"{path}: DICOM segmentations are written, not read; load it in Slicer (extension "
+            "QuantitativeReporting) and save it as .seg.nrrd."
+        )
     if path.name.lower().endswith((".seg.nrrd", ".seg.nhdr")):
         return seg_nrrd.read_seg_nrrd(path)
     return label_maps.read_mask_folder(path) if path.is_dir() else label_maps.read_label_map(path, labels)

@@ -1,0 +1,169 @@
+"""DICOM segmentations (PS3.3, A.51): one object beside the series that was segmented, for a PACS or a viewer.
+
+highdicom writes them; it is not installed by itself: `pip install highdicom`.
+"""
+
+from __future__ import annotations
+
+import warnings
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..errors import InputError
+from ..files.output_files import replacing
+from ..images.dicom_series import read_dicom_grid
+from ..segmentation import Key, Segmentation
+from ..structures import Code, structure_or_tissue
+
+if TYPE_CHECKING:
+    from highdicom.seg import SegmentDescription
+    from highdicom.sr import CodedConcept
+
+_MANUFACTURER = "PartialSeg"
+_LONGEST_TEXT = 64  # of DICOM's value representation LO
+_SERIES_NUMBERS_BEHIND = 1000
+_GRID_TOLERANCE_MM = 0.01
+
+
+def check_dicom_seg(source: str | Path | None) -> Path:
+    """Return the folder that a DICOM segmentation can refer to; for callers who want to know before the work.
+
+    Raises:
+        InputError: When there is no such folder, or highdicom is not installed.
+    """
+    if source is None or not Path(source).expanduser().is_dir():
+        raise InputError(
+            "A DICOM segmentation refers to the images that were segmented: give a folder with their DICOM "
+            f"series, not {source or 'nothing'}; or write .seg.nrrd or .nii.gz."
+        )
+    if find_spec("highdicom") is None:
+        raise InputError(
+            "Writing DICOM segmentations needs highdicom, which is not installed; run: pip install highdicom"
+        )
+    return Path(source).expanduser()
+
+
+def write_dicom_seg(
+    path: Path,
+    segmentation: Segmentation,
+    source: str | Path | None,
+    *,
+    any_modality: bool = False,
+    series: str | None = None,
+) -> None:
+    """Write a segmentation as one DICOM object with binary segments, which may overlap.
+
+    It belongs to the study of its source, whose patient it names, and gets identifiers of its own, so that no
+    two files are equal. Structures that were not found are left out: a segment without voxels is not allowed.
+    Needs a byte for each voxel and structure while it is written.
+
+    Args:
+        path: A .dcm file.
+        segmentation: What to write.
+        source: The folder with the series that was segmented.
+        any_modality: As of `read_volume`.
+        series: As of `read_volume`, where the folder holds several.
+
+    Raises:
+        InputError: When highdicom is missing, the source is no such folder, its grid is another one, nothing
+            was found, or the file cannot be written.
+    """
+    folder = check_dicom_seg(source)
+    found = [key for key in segmentation if segmentation.voxel_count(key)]
+    if not found:
+        raise InputError("Nothing was found, and a DICOM segmentation cannot be empty; nothing is written.")
+    files, shape, affine = read_dicom_grid(folder, any_modality=any_modality, series=series)
+    if shape != segmentation.shape or np.abs(affine - segmentation.affine).max() > _GRID_TOLERANCE_MM:
+        raise InputError(
+            f"The segmentation lies on another grid than the series in {folder}; give the series that was "
+            "segmented."
+        )
+    masks = np.zeros((*shape, len(found)), np.uint8)
+    for index, key in enumerate(found):
+        box, mask = segmentation.cropped(key)
+        masks[(*box, index)] = mask
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # highdicom finds fault with values of the source that it repeats
+            written = _dicom_object(files, masks, segmentation, found)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"The series in {folder} lacks what a DICOM segmentation has to repeat ({error}); write "
+            ".seg.nrrd or .nii.gz instead."
+        ) from error
+    with replacing(path) as temporary:
+        written.save_as(temporary)
+
+
+def _dicom_object(files: list[Path], masks: np.ndarray, segmentation: Segmentation, keys: list[Key]) -> Any:
+    import highdicom
+    from pydicom import dcmread
+
+    images = [dcmread(file, stop_before_pixels=True, force=True) for file in files]
+    images[
+        0
+    ].decode()  # whose texts are repeated: in UTF-8, since highdicom knows not all ways to name others
+    images[0].SpecificCharacterSet = "ISO_IR 192"
+    made_by = segmentation.provenance
+    model = f"{made_by.get('model', '')} {made_by.get('model_version', '')}".strip() or "unknown model"
+    descriptions = [
+        _description(number, segmentation.display_name(key), key, made_by)
+        for number, key in enumerate(keys, start=1)
+    ]
+    return highdicom.seg.Segmentation(
+        source_images=images,
+        pixel_array=masks,
+        segmentation_type="BINARY",
+        segment_descriptions=descriptions,
+        series_instance_uid=highdicom.UID(),
+        series_number=int(images[0].get("SeriesNumber") or 0) + _SERIES_NUMBERS_BEHIND,
+        sop_instance_uid=highdicom.UID(),
+        instance_number=1,
+        manufacturer=_MANUFACTURER,
+        manufacturer_model_name=model[:_LONGEST_TEXT],
+        software_versions=str(made_by.get("software", _MANUFACTURER))[:_LONGEST_TEXT],
+        device_serial_number=str(made_by.get("weights_sha256", "unknown"))[:_LONGEST_TEXT],
+        series_description=f"{_MANUFACTURER} {model}"[:_LONGEST_TEXT],
+        content_label="SEGMENTATION",
+        content_description="Research use only",
+    )
+
+
+def _description(number: int, label: str, key: Key, made_by: dict[str, Any]) -> SegmentDescription:
+    """A segment with the codes of its structure, as Slicer and dcmqi write them."""
+    import highdicom
+    from pydicom.sr.codedict import codes
+
+    structure = structure_or_tissue(key[1])
+    region = [_concept(structure.region)] if structure.region else None
+    if region and structure.region_modifier:
+        region[0].AnatomicRegionModifierSequence = [_concept(structure.region_modifier)]
+    description = highdicom.seg.SegmentDescription(
+        segment_number=number,
+        segment_label=label[:_LONGEST_TEXT],
+        segmented_property_category=_concept(structure.category),
+        segmented_property_type=_concept(structure.type),
+        algorithm_type="AUTOMATIC",
+        algorithm_identification=highdicom.AlgorithmIdentificationSequence(
+            name=f"{_MANUFACTURER} {made_by.get('model', '')}".strip()[:_LONGEST_TEXT],
+            family=codes.DCM.ArtificialIntelligence,
+            version=str(made_by.get("model_version", "unknown")),
+        ),
+        tracking_uid=highdicom.UID(),
+        tracking_id="/".join(key)[:_LONGEST_TEXT],
+        anatomic_regions=region,
+        display_color=highdicom.color.CIELabColor.from_rgb(*structure.color),
+    )
+    if structure.type_modifier:
+        kind = description.SegmentedPropertyTypeCodeSequence[0]
+        kind.SegmentedPropertyTypeModifierCodeSequence = [_concept(structure.type_modifier)]
+    return description
+
+
+def _concept(code: Code) -> CodedConcept:
+    import highdicom
+
+    return highdicom.sr.CodedConcept(code.value, code.scheme, code.meaning[:_LONGEST_TEXT])

@@ -1,0 +1,168 @@
+"""DICOM segmentations, read back by highdicom, and what is refused before anything is written."""
+
+from pathlib import Path
+from typing import Any
+
+import highdicom
+import numpy as np
+import pydicom
+import pytest
+from test_dicom_series import SHAPE, Series, write_series
+from tiny_model import TASKS, write_tiny_model
+
+from PartialSegLib.__main__ import main
+from PartialSegLib.errors import InputError
+from PartialSegLib.manifest import Preprocessing
+from PartialSegLib.segmentation import Segmentation
+from PartialSegLib.segmentation_files import dicom_seg
+from PartialSegLib.segmentation_files.formats import read_segmentation, write_segmentation
+from PartialSegLib.volume import read_volume
+
+AXIAL = Series()
+FRAME = "1.2.3.4"
+ORIENTATIONS = {
+    "axial": AXIAL,
+    "stacked downwards": Series(step=(0, 0, -2.5)),
+    "coronal": Series(step=(0, 2.5, 0), orientation=(1, 0, 0, 0, 0, -1)),
+}
+
+
+def write_study(folder: Path, series: Series = AXIAL, **values: Any) -> Path:
+    """A series with what every scanner writes; a value of None is left out."""
+    write_series(folder, series, prefix=series.uid)
+    values = {"FrameOfReferenceUID": FRAME, "PatientName": "Doe^Jane", "StudyDate": "20200102"} | values
+    for path in folder.glob(f"{series.uid}-*"):
+        image = pydicom.dcmread(path)
+        for name, value in values.items():
+            if value is not None:
+                setattr(image, name, value)
+        image.save_as(path)
+    return folder
+
+
+def segmentation_of(folder, **which):
+    """Two masks that overlap, and one of nothing."""
+    volume = read_volume(folder, **which)
+    provenance = {
+        "software": "PartialSeg 9",
+        "model": "tiny",
+        "model_version": "1.2",
+        "weights_sha256": "f" * 64,
+    }
+    found = Segmentation(volume.shape, volume.affine, provenance)
+    rng = np.random.default_rng(3)
+    found.add("liver", "liver", None, rng.random(SHAPE) > 0.5)
+    found.add("liver", "liver_tumor", None, np.zeros(SHAPE, bool))
+    found.add("kidney", "right_kidney", None, rng.random(SHAPE) > 0.7)
+    found.add("hepatic vessel", "liver_tumor", None, rng.random(SHAPE) > 0.9)
+    return found
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("series", ORIENTATIONS.values(), ids=ORIENTATIONS)
+def test_masks_lie_on_their_slices_with_names_codes_and_colours(series, tmp_path):
+    folder = write_study(tmp_path / "ct", series)
+    found = segmentation_of(folder)
+    write_segmentation(tmp_path / "out.dcm", found, folder)
+    written = highdicom.seg.segread(tmp_path / "out.dcm")
+    keys = [("liver", "liver"), ("kidney", "right_kidney"), ("hepatic vessel", "liver_tumor")]
+    assert [written.get_segment_description(n).tracking_id for n in (1, 2, 3)] == [
+        "/".join(key) for key in keys
+    ]
+    files, _, _ = dicom_seg.read_dicom_grid(folder)
+    slices = [pydicom.dcmread(file).SOPInstanceUID for file in files]
+    masks = written.get_pixels_by_source_instance(slices, ignore_spatial_locations=False)
+    for index, key in enumerate(keys):
+        np.testing.assert_array_equal(masks[..., index], found[key], str(key))
+    liver, kidney, tumor = (written.get_segment_description(number) for number in (1, 2, 3))
+    assert (liver.segment_label, liver.segmented_property_type.value) == ("liver", "10200004")
+    assert highdicom.color.CIELabColor.from_dicom_value(liver.RecommendedDisplayCIELabValue).to_rgb() == (
+        pytest.approx(found.structure_of("liver").color, abs=2)
+    )
+    side = kidney.SegmentedPropertyTypeCodeSequence[0].SegmentedPropertyTypeModifierCodeSequence[0]
+    assert side.CodeMeaning == "Right"
+    assert tumor.segment_label == "liver tumor (hepatic vessel)"
+    assert (tumor.segmented_property_category.value, tumor.segmented_property_type.value) == (
+        "49755003",
+        "4147007",
+    )
+    assert [region.value for region in tumor.anatomic_regions] == ["10200004"]
+    assert tumor.algorithm_identification.name == "PartialSeg tiny"
+    assert tumor.algorithm_identification.version == "1.2"
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_it_belongs_to_the_study_of_its_source(tmp_path):
+    folder = write_study(tmp_path / "ct")
+    write_segmentation(tmp_path / "out.dcm", segmentation_of(folder), folder)
+    written = pydicom.dcmread(tmp_path / "out.dcm")
+    assert (written.PatientName, written.StudyDate, written.Modality) == ("Doe^Jane", "20200102", "SEG")
+    assert written.FrameOfReferenceUID == FRAME
+    assert written.StudyInstanceUID == "1.2"
+    assert written.SeriesInstanceUID != AXIAL.uid
+    assert written.ContentDescription == "Research use only"
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize(
+    ("charset", "name"),
+    [
+        ("", "Doe"),
+        (None, "Doe"),
+        ("ISO_IR 100", "Müller^Jörg"),
+        (["", "ISO 2022 IR 87"], "Yamada^Tarou=山田^太郎"),
+    ],
+    ids=["empty", "none", "Latin", "Japanese"],
+)
+def test_names_in_any_alphabet_are_repeated(charset, name, tmp_path):
+    folder = write_study(tmp_path / "ct", SpecificCharacterSet=charset, PatientName=name)
+    write_segmentation(tmp_path / "out.dcm", segmentation_of(folder), folder)
+    assert pydicom.dcmread(tmp_path / "out.dcm").PatientName == name
+
+
+def test_of_several_series_the_one_that_was_segmented_is_named(tmp_path):
+    folder = write_study(tmp_path / "ct", Series(uid="1.2.3", description="native"))
+    write_study(folder, Series(uid="1.2.4", description="venous", step=(0, 0, 3)))
+    found = segmentation_of(folder, series="venous")
+    with pytest.raises(InputError, match="another grid than the series"):
+        write_segmentation(tmp_path / "out.dcm", found, folder, series="native")
+    write_segmentation(tmp_path / "out.dcm", found, folder, series="venous")
+    sources = pydicom.dcmread(tmp_path / "out.dcm").ReferencedSeriesSequence
+    assert [source.SeriesInstanceUID for source in sources] == ["1.2.4"]
+
+
+def test_what_cannot_be_written_is_said_in_one_sentence(tmp_path, monkeypatch):
+    folder = write_study(tmp_path / "ct")
+    found, out = segmentation_of(folder), tmp_path / "out.dcm"
+    empty = Segmentation(found.shape, found.affine)
+    empty.add("liver", "liver", None, np.zeros(SHAPE, bool))
+    bare = write_series(tmp_path / "bare")
+    cases = [
+        ((out, found), "give a folder with their DICOM series, not nothing"),
+        ((out, found, tmp_path / "ct.nii.gz"), "give a folder with their DICOM series"),
+        ((out, empty, folder), "Nothing was found"),
+        ((out, found, bare), "lacks what a DICOM segmentation has to repeat"),
+    ]
+    for given, sentence in cases:
+        with pytest.raises(InputError, match=sentence):
+            write_segmentation(*given)
+    monkeypatch.setattr(dicom_seg, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match="pip install highdicom"):
+        write_segmentation(out, found, folder)
+    with pytest.raises(InputError, match="are written, not read"):
+        read_segmentation(out)
+    assert not out.exists()
+
+
+def test_the_command_line_writes_it_for_a_folder_and_refuses_a_file(tmp_path, capsys):
+    write_tiny_model(tmp_path / "tiny", TASKS, Preprocessing("SAR", (2.5, 0.9, 0.8), (-1000, 1000)))
+    folder, out = write_study(tmp_path / "ct"), tmp_path / "out.dcm"
+    arguments = ["-o", str(out), "--model", str(tmp_path / "tiny"), "--device", "cpu", "--force"]
+    assert main(["segment", str(folder), *arguments]) == 0
+    described = pydicom.dcmread(out).SegmentSequence
+    keys = {f"{task.name}/{structure}" for task in TASKS for structure in task.structures}
+    assert {segment.TrackingID for segment in described} <= keys
+    out.unlink()
+    assert main(["segment", str(tmp_path / "ct.nii.gz"), *arguments]) == 2
+    assert "give a folder with their DICOM series" in capsys.readouterr().err
+    assert not out.exists()
