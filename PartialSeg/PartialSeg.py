@@ -393,7 +393,8 @@ class PartialSegLogic(ScriptedLoadableModuleLogic):
             outputFolder: gets the segmentations, and summary.csv with volumes in ml and errors.
             tasks: names of tasks of the model; None for all.
             structures: ids of the wanted structures; None for all.
-            outputFormat: .seg.nrrd, .nii.gz, or folder (one mask for each structure).
+            outputFormat: .seg.nrrd, .nii.gz, .dcm (a DICOM segmentation, for folders with DICOM images), or
+                folder (one mask for each structure).
             anyModality: accept images that do not look like CT in HU.
             overwrite: begin anew whatever the folder holds.
             onCase: called after each case with the case, its outcome, and how many of how many are done.

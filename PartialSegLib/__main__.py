@@ -187,7 +187,7 @@ def _batch_arguments(command: Parser) -> None:
     command.add_argument("input", type=_path, nargs="+", metavar="INPUT", help=text)
     text = "gets one segmentation for each image, and summary.csv"
     command.add_argument("-o", "--output", type=_path, required=True, metavar="FOLDER", help=text)
-    text = ".seg.nrrd, .nii.gz (one label map), or folder (one mask per structure) (%(default)s)"
+    text = ".seg.nrrd, .nii.gz (one label map), .dcm (DICOM), or folder (a mask per structure) (%(default)s)"
     command.add_argument("--format", type=_suffix, default=".seg.nrrd", metavar="F", help=text)
     command.add_argument("--task", action="append", metavar="T", help=TASK)
     command.add_argument("--structure", action="append", metavar="S", help=KEEP)

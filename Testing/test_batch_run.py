@@ -6,8 +6,10 @@ import signal
 import time
 
 import numpy as np
+import pydicom
 import pytest
 import slicer_scene
+from test_dicom_seg import write_study
 from tiny_model import TASKS, write_tiny_model
 
 from PartialSegLib import InputError, Volume, read_segmentation, read_volume, write_volume
@@ -250,3 +252,15 @@ def test_the_console_call_segments_files_and_goes_on(dialogs, scene, model, imag
                 images, tmp_path / "out", **{"tasks": ["liver", "spleen"], **options, **others}
             )
     assert scene.messages == []
+
+
+def test_a_worker_writes_dicom_segmentations_beside_dicom_images(scene, model, tmp_path):
+    from PartialSegSlicer.batchRun import makeBatch, runBatch
+
+    folder = write_study(tmp_path / "ct")
+    batch = makeBatch(folder, tmp_path / "out", "spleen", None, model, ".dcm", anyModality=True)
+    ends = []
+    runBatch(batch, model, lambda case, outcome, done, total: ends.append(outcome.error), anyModality=True)
+    assert ends == [""]
+    (segment,) = pydicom.dcmread(tmp_path / "out" / "ct.dcm").SegmentSequence
+    assert segment.TrackingID == "spleen/spleen"

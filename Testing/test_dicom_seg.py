@@ -16,7 +16,7 @@ from PartialSegLib.manifest import Preprocessing
 from PartialSegLib.segmentation import Segmentation
 from PartialSegLib.segmentation_files import dicom_seg
 from PartialSegLib.segmentation_files.formats import read_segmentation, write_segmentation
-from PartialSegLib.volume import read_volume
+from PartialSegLib.volume import read_volume, write_volume
 
 AXIAL = Series()
 FRAME = "1.2.3.4"
@@ -65,8 +65,8 @@ def test_masks_lie_on_their_slices_with_names_codes_and_colours(series, tmp_path
     found = segmentation_of(folder)
     write_segmentation(tmp_path / "out.dcm", found, folder)
     written = highdicom.seg.segread(tmp_path / "out.dcm")
-    keys = [("liver", "liver"), ("kidney", "right_kidney"), ("hepatic vessel", "liver_tumor")]
-    assert [written.get_segment_description(n).tracking_id for n in (1, 2, 3)] == [
+    keys = list(found)
+    assert [written.get_segment_description(n).tracking_id for n in (1, 2, 3, 4)] == [
         "/".join(key) for key in keys
     ]
     files, _, _ = dicom_seg.read_dicom_grid(folder)
@@ -74,7 +74,7 @@ def test_masks_lie_on_their_slices_with_names_codes_and_colours(series, tmp_path
     masks = written.get_pixels_by_source_instance(slices, ignore_spatial_locations=False)
     for index, key in enumerate(keys):
         np.testing.assert_array_equal(masks[..., index], found[key], str(key))
-    liver, kidney, tumor = (written.get_segment_description(number) for number in (1, 2, 3))
+    liver, kidney, tumor = (written.get_segment_description(number) for number in (1, 3, 4))
     assert (liver.segment_label, liver.segmented_property_type.value) == ("liver", "10200004")
     assert highdicom.color.CIELabColor.from_dicom_value(liver.RecommendedDisplayCIELabValue).to_rgb() == (
         pytest.approx(found.structure_of("liver").color, abs=2)
@@ -89,6 +89,26 @@ def test_masks_lie_on_their_slices_with_names_codes_and_colours(series, tmp_path
     assert [region.value for region in tumor.anatomic_regions] == ["10200004"]
     assert tumor.algorithm_identification.name == "PartialSeg tiny"
     assert tumor.algorithm_identification.version == "1.2"
+
+
+def test_what_was_not_found_has_segments_all_the_same(tmp_path):
+    folder = write_study(tmp_path / "ct")
+    volume = read_volume(folder)
+    found = Segmentation(volume.shape, volume.affine)
+    found.add("liver", "liver", None, np.zeros(SHAPE, bool))
+    found.add("spleen", "spleen", None, np.zeros(SHAPE, bool))
+    write_segmentation(tmp_path / "nothing.dcm", found, folder)
+    written = pydicom.dcmread(tmp_path / "nothing.dcm")
+    assert [segment.TrackingID for segment in written.SegmentSequence] == ["liver/liver", "spleen/spleen"]
+    assert written.NumberOfFrames == 2
+    assert not any(written.PixelData[:10])  # the rest fills the last byte
+    part = np.zeros(SHAPE, bool)
+    part[2, 3, 3] = part[3, 1, 1] = True
+    found.add("lung", "lung_tumor", None, part)
+    write_segmentation(tmp_path / "little.dcm", found, folder)
+    written = pydicom.dcmread(tmp_path / "little.dcm")
+    assert written.NumberOfFrames == 2
+    assert len(written.ReferencedSeriesSequence[0].ReferencedInstanceSequence) == 2
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
@@ -135,12 +155,11 @@ def test_what_cannot_be_written_is_said_in_one_sentence(tmp_path, monkeypatch):
     folder = write_study(tmp_path / "ct")
     found, out = segmentation_of(folder), tmp_path / "out.dcm"
     empty = Segmentation(found.shape, found.affine)
-    empty.add("liver", "liver", None, np.zeros(SHAPE, bool))
     bare = write_series(tmp_path / "bare")
     cases = [
         ((out, found), "give a folder with their DICOM series, not nothing"),
         ((out, found, tmp_path / "ct.nii.gz"), "give a folder with their DICOM series"),
-        ((out, empty, folder), "Nothing was found"),
+        ((out, empty, folder), "at least one segment"),
         ((out, found, bare), "lacks what a DICOM segmentation has to repeat"),
     ]
     for given, sentence in cases:
@@ -160,9 +179,24 @@ def test_the_command_line_writes_it_for_a_folder_and_refuses_a_file(tmp_path, ca
     arguments = ["-o", str(out), "--model", str(tmp_path / "tiny"), "--device", "cpu", "--force"]
     assert main(["segment", str(folder), *arguments]) == 0
     described = pydicom.dcmread(out).SegmentSequence
-    keys = {f"{task.name}/{structure}" for task in TASKS for structure in task.structures}
-    assert {segment.TrackingID for segment in described} <= keys
+    keys = [f"{task.name}/{structure}" for task in TASKS for structure in task.structures]
+    assert [segment.TrackingID for segment in described] == keys
     out.unlink()
     assert main(["segment", str(tmp_path / "ct.nii.gz"), *arguments]) == 2
     assert "give a folder with their DICOM series" in capsys.readouterr().err
     assert not out.exists()
+
+
+def test_a_batch_writes_one_for_each_folder_and_refuses_files(tmp_path, capsys):
+    write_tiny_model(tmp_path / "tiny", TASKS, Preprocessing("SAR", (2.5, 0.9, 0.8), (-1000, 1000)))
+    for name in "ab":
+        (tmp_path / "cts" / name).mkdir(parents=True)
+        write_study(tmp_path / "cts" / name)
+    arguments = ["-o", str(tmp_path / "out"), "--model", str(tmp_path / "tiny"), "--device", "cpu", "--force"]
+    assert main(["batch", str(tmp_path / "cts"), "--format", ".dcm", *arguments]) == 0
+    for name in "ab":
+        assert pydicom.dcmread(tmp_path / "out" / f"{name}.dcm").Modality == "SEG"
+    write_volume(tmp_path / "ct.nii.gz", read_volume(tmp_path / "cts" / "a"))
+    capsys.readouterr()
+    assert main(["batch", str(tmp_path / "ct.nii.gz"), "--format", ".dcm", *arguments]) == 2
+    assert "for folders with DICOM images" in capsys.readouterr().err

@@ -64,9 +64,9 @@ class BatchSection:
         self._timer = qt.QTimer()
         self._timer.setInterval(POLL_MILLISECONDS)
         self._timer.connect("timeout()", self._poll)
+        labels = {"folder": _("Folder of masks"), ".dcm": _(".dcm (DICOM segmentation)")}
         for outputFormat in OUTPUT_FORMATS:
-            label = _("Folder of masks") if outputFormat == "folder" else outputFormat
-            ui.batchFormatComboBox.addItem(label, outputFormat)
+            ui.batchFormatComboBox.addItem(labels.get(outputFormat, outputFormat), outputFormat)
         ui.batchProgressBar.visible = False
         for button, slot in (
             (ui.batchFilesButton, self.chooseFiles),

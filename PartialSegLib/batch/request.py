@@ -12,10 +12,11 @@ from ..errors import InputError
 from ..manifest import Manifest, read_manifest
 from ..packages.installed import find_package
 from ..segmentation import Key
+from ..segmentation_files.dicom_seg import check_highdicom
 from ..task_request import request_tasks
 
-OUTPUT_FORMATS = (".seg.nrrd", ".nii.gz", "folder")
-"""A segmentation with overlapping segments, a label map, or a folder with one mask for each structure."""
+OUTPUT_FORMATS = (".seg.nrrd", ".nii.gz", ".dcm", "folder")
+"""A segmentation with overlapping segments, a label map, one in DICOM, or a folder with a mask of each."""
 _SETTINGS = ("overlap", "mirror", "selection", "skip_air", "engine")
 _WORDS = {
     "model_version": "model", "weights_sha256": "model", "segments": "structures", "output_format": "format",
@@ -33,7 +34,7 @@ class BatchRequest:
         settings: whatever else changes the result, as plain JSON; see `settings_of`.
 
     Raises:
-        InputError: unknown task, structure or format.
+        InputError: unknown task, structure or format, or one that needs highdicom, which is missing.
     """
 
     manifest: Manifest
@@ -50,6 +51,8 @@ class BatchRequest:
             raise InputError(
                 f"Unknown output format {self.output_format!r}; choose from {', '.join(OUTPUT_FORMATS)}."
             )
+        if self.output_format == ".dcm":
+            check_highdicom()
 
     @property
     def keys(self) -> list[Key]:

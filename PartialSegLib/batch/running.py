@@ -77,7 +77,8 @@ class Batch:
         left: those that were still to be done when this was made.
 
     Raises:
-        InputError: an input does not exist or holds no image, an output would replace an input or a file that
+        InputError: an input does not exist or holds no image, or no DICOM images where the output shall refer
+            to them, an output would replace an input or a file that
             no batch has written, the folder holds the results of another request, or a case there has the
             name of a case here, but another image, which still exists.
     """
@@ -93,6 +94,8 @@ class Batch:
         self.folder = Path(folder).expanduser().absolute()
         self.request = request
         self.cases = _make_cases(find_images(inputs, any_modality), self.folder, request.output_format)
+        if request.output_format == ".dcm":
+            self._refuse_sources_without_dicom()
         self._earlier = earlier_results(self.folder, self.folder / REQUEST_FILE)
         self._forgotten = _version(self.summary) if overwrite else None
         self._rows: Rows = {}
@@ -241,6 +244,15 @@ class Batch:
                 "too; move them away if they are not wanted.",
                 len(names), self.folder, names[0],
             )  # fmt: skip
+
+    def _refuse_sources_without_dicom(self) -> None:
+        """Refuse cases to which no DICOM segmentation could refer."""
+        files = [str(case.image) for case in self.cases if not case.image.is_dir()]
+        if files:
+            raise InputError(
+                "DICOM segmentations are for folders with DICOM images; choose another format, or leave out "
+                f"{first_few(files, NUM_LISTED)}."
+            )
 
     def _refuse_taken_names(self, images: Mapping[str, str]) -> None:
         """Refuse names that rows of the summary give to other images, which are still there.

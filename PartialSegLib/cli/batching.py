@@ -78,7 +78,7 @@ def _run(todo: Batch, session: InferenceSession, options: Namespace) -> None:
 
     def write(case: BatchCase, found: Segmentation) -> dict[tuple[str, str], float]:
         todo.begin(case)
-        write_segmentation(todo.target(case), found)
+        write_segmentation(todo.target(case), found, case.image, any_modality=options.force)
         return {key: found.volume_ml(key) for key in found}
 
     def finish(case: BatchCase, attempt: Attempt) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 from ..errors import InputError
 from ..files.output_files import replacing
 from ..images.dicom_series import read_dicom_grid
+from ..masks.boxes import is_empty
 from ..segmentation import Key, Segmentation
 from ..structures import Code, structure_or_tissue
 
@@ -39,11 +40,20 @@ def check_dicom_seg(source: str | Path | None) -> Path:
             "A DICOM segmentation refers to the images that were segmented: give a folder with their DICOM "
             f"series, not {source or 'nothing'}; or write .seg.nrrd or .nii.gz."
         )
+    check_highdicom()
+    return Path(source).expanduser()
+
+
+def check_highdicom() -> None:
+    """Check that DICOM segmentations can be written.
+
+    Raises:
+        InputError: When highdicom is not installed.
+    """
     if find_spec("highdicom") is None:
         raise InputError(
             "Writing DICOM segmentations needs highdicom, which is not installed; run: pip install highdicom"
         )
-    return Path(source).expanduser()
 
 
 def write_dicom_seg(
@@ -57,8 +67,8 @@ def write_dicom_seg(
     """Write a segmentation as one DICOM object with binary segments, which may overlap.
 
     It belongs to the study of its source, whose patient it names, and gets identifiers of its own, so that no
-    two files are equal. Structures that were not found are left out: a segment without voxels is not allowed.
-    Needs a byte for each voxel and structure while it is written.
+    two files are equal. It refers to the slices between the first and the last with any mask, or to the first
+    one where nothing was found, and needs a byte for each voxel of these and each structure.
 
     Args:
         path: A .dcm file.
@@ -68,27 +78,27 @@ def write_dicom_seg(
         series: As of `read_volume`, where the folder holds several.
 
     Raises:
-        InputError: When highdicom is missing, the source is no such folder, its grid is another one, nothing
-            was found, or the file cannot be written.
+        InputError: When highdicom is missing, the source is no such folder, its grid is another one or lacks
+            what has to be repeated, there is no mask, or the file cannot be written.
     """
     folder = check_dicom_seg(source)
-    found = [key for key in segmentation if segmentation.voxel_count(key)]
-    if not found:
-        raise InputError("Nothing was found, and a DICOM segmentation cannot be empty; nothing is written.")
+    if not len(segmentation):
+        raise InputError("A DICOM segmentation has at least one segment; choose a task or a structure.")
     files, shape, affine = read_dicom_grid(folder, any_modality=any_modality, series=series)
     if shape != segmentation.shape or np.abs(affine - segmentation.affine).max() > _GRID_TOLERANCE_MM:
         raise InputError(
             f"The segmentation lies on another grid than the series in {folder}; give the series that was "
             "segmented."
         )
-    masks = np.zeros((*shape, len(found)), np.uint8)
-    for index, key in enumerate(found):
-        box, mask = segmentation.cropped(key)
-        masks[(*box, index)] = mask
+    slices = _slices_with_masks(segmentation)
+    masks = np.zeros((slices.stop - slices.start, *shape[1:], len(segmentation)), np.uint8)
+    for index, key in enumerate(segmentation):
+        (planes, rows, columns), mask = segmentation.cropped(key)
+        masks[planes.start - slices.start : planes.stop - slices.start, rows, columns, index] = mask
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # highdicom finds fault with values of the source that it repeats
-            written = _dicom_object(files, masks, segmentation, found)
+            written = _dicom_object(files[slices], masks, segmentation)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(
             f"The series in {folder} lacks what a DICOM segmentation has to repeat ({error}); write "
@@ -98,7 +108,17 @@ def write_dicom_seg(
         written.save_as(temporary)
 
 
-def _dicom_object(files: list[Path], masks: np.ndarray, segmentation: Segmentation, keys: list[Key]) -> Any:
+def _slices_with_masks(segmentation: Segmentation) -> slice:
+    """From the first slice with any mask to the last, or the first of all."""
+    boxes = [segmentation.packed(key).box for key in segmentation]
+    found = [box[0] for box in boxes if not is_empty(box)]
+    if not found:
+        return slice(0, 1)
+    return slice(min(planes.start for planes in found), max(planes.stop for planes in found))
+
+
+def _dicom_object(files: list[Path], masks: np.ndarray, segmentation: Segmentation) -> Any:
+    """The object with the masks (z, y, x, structure) of these slices."""
     import highdicom
     from pydicom import dcmread
 
@@ -111,13 +131,14 @@ def _dicom_object(files: list[Path], masks: np.ndarray, segmentation: Segmentati
     model = f"{made_by.get('model', '')} {made_by.get('model_version', '')}".strip() or "unknown model"
     descriptions = [
         _description(number, segmentation.display_name(key), key, made_by)
-        for number, key in enumerate(keys, start=1)
+        for number, key in enumerate(segmentation, start=1)
     ]
     return highdicom.seg.Segmentation(
         source_images=images,
         pixel_array=masks,
         segmentation_type="BINARY",
         segment_descriptions=descriptions,
+        omit_empty_frames=bool(masks.any()),
         series_instance_uid=highdicom.UID(),
         series_number=int(images[0].get("SeriesNumber") or 0) + _SERIES_NUMBERS_BEHIND,
         sop_instance_uid=highdicom.UID(),

@@ -170,7 +170,7 @@ class Service:
             self._forget_image()
         talk.stop_if_cancelled()
         start = perf_counter()
-        write_segmentation(params.output, found)
+        write_segmentation(params.output, found, params.image, any_modality=params.any_modality)
         timings["preprocess"] += prepared
         seconds |= {**timings, "write": perf_counter() - start}
         segments = [FileSegment(*key, found.voxel_count(key), found.volume_ml(key)) for key in found]
