@@ -19,6 +19,7 @@ from PartialSegLib.importers import import_checkpoint
 from PartialSegLib.importers.checkpoint import read_checkpoint
 from PartialSegLib.importers.restricted_pickle import read_plain_pickle
 from PartialSegLib.training import checkpoint_file
+from PartialSegLib.training.checkpoint_file import check_collection, check_settings, write_config
 
 
 class Hostile:
@@ -240,3 +241,37 @@ def test_nothing_is_read_by_a_pytorch_that_can_be_made_to_run_code(
     monkeypatch.setattr(torch, "__version__", "2.5.1+cpu")
     with pytest.raises(InputError, match=r"PyTorch 2.5.1\+cpu cannot read checkpoints safely; install 2.6"):
         read(tmp_path / "checkpoint.pt")
+
+
+@pytest.mark.parametrize(
+    ("held", "wanted", "name"),
+    [
+        ({"seed": 0}, {"seed": 1}, "seed 0"),
+        ({"batch_size": 2}, {"batch_size": 4}, "batch_size 2"),
+        ({"patch_size": [8, 8]}, {"patch_size": [8, 4]}, r"patch_size\[1\] 8"),
+        ({"loss": {"kind": "a"}}, {"loss": {"kind": "b"}}, 'loss.kind "a"'),
+        ({"augmentation": "none"}, {"augmentation": "dodnet"}, 'augmentation "none"'),
+        ({}, {"tissue": 1}, "tissue none"),
+        ({"tissue": 1}, {}, "tissue 1"),
+    ],
+)
+def test_a_run_does_not_go_on_with_other_settings(tmp_path, held, wanted, name):
+    with pytest.raises(InputError, match=f"holds a run with {name}, not"):
+        check_settings(tmp_path, held, wanted)
+
+
+def test_a_run_may_become_longer_in_any_of_its_phases(tmp_path):
+    held, wanted = ({"phases": [{"iterations": 5}, {"iterations": number}]} for number in (5, 9))
+    check_settings(tmp_path, held, wanted)
+
+
+def test_a_run_with_a_collection_does_not_go_on_without_one(tmp_path):
+    check_collection(tmp_path, None, "ab")
+    with pytest.raises(InputError, match="begun when its collection had other cases"):
+        check_collection(tmp_path, "ab", None)
+
+
+def test_settings_written_again_do_not_replace_the_previous_ones(tmp_path):
+    for number in (1, 2, 2):
+        write_config(tmp_path, {"seed": number})
+    assert '"seed": 1' in (tmp_path / "config-previous.json").read_text()

@@ -513,3 +513,21 @@ def test_merging_goes_on_where_it_was_stopped_and_lists_what_fails(tmp_path):
 def test_label_values_that_cannot_be_prepared_are_refused(values, text):
     with pytest.raises(InputError, match=re.escape(text)):
         DataSet("livers", "liver", **values)
+
+
+@pytest.mark.parametrize(("data_set", "test", "validation"), [("lits", "259", "46"), ("kits19", "138", "24")])
+def test_a_seed_draws_the_same_cases_in_every_version(data_set, test, validation):
+    """A split that another version drew otherwise would train on what an earlier run was tested with."""
+    cases = cases_named(10, data_set)
+    for drawn, split, numbers in (
+        (with_test_cases(cases, 3, 7), "test", test),
+        (with_validation_fold(cases, 0, 7), "validation", validation),
+    ):
+        assert [case.name for case in drawn if case.split == split] == [f"{data_set}-{n}" for n in numbers]
+
+
+def test_a_case_that_may_lack_in_the_lists_keeps_its_split(tmp_path):
+    cases = (*cases_named(1), Case("lits-t", "lits", "t.nii", "l.nii", split="test"))
+    (tmp_path / "list.txt").write_text("lits-0\n")
+    split = with_listed_splits(cases, {"training": tmp_path / "list.txt"}, ["lits-t"])
+    assert [case.split for case in split] == ["training", "test"]

@@ -269,3 +269,97 @@ def test_a_real_series_has_the_voxels_and_places_that_itk_finds():
     for index in ((0, 0, 0), (2, 511, 511)):
         lps = image.TransformIndexToPhysicalPoint(index[::-1])
         assert (-lps[0], -lps[1], lps[2]) == pytest.approx((volume.affine @ (*index, 1))[:3], abs=1e-3)
+
+
+def test_oblique_slices_are_sorted_along_their_normal_not_from_feet_to_head(tmp_path):
+    series = Series(step=(0, 2.1651, -1.25), orientation=(1, 0, 0, 0, -0.5, -0.8660))
+    assert np.array_equal(read_volume(write_series(tmp_path / "ct", series)).array, IMAGE)
+
+
+def test_the_distance_of_slices_is_that_of_the_whole_stack(tmp_path):
+    volume = read_volume(write_series(tmp_path / "ct", Series(skipped=(0,), shift=(0, 0, 0.1))))
+    assert volume.spacing[0] == pytest.approx(2.5)
+
+
+@pytest.mark.parametrize(
+    ("series", "sentence"),
+    [
+        (Series(shift=(0, 0, 0.5)), "unevenly spaced: 3 mm between"),
+        (Series(shift=(0, 0, -0.5)), "unevenly spaced: 2 mm between"),
+        (Series(step=(0, 0.05, 2.5)), "gantry tilt"),
+    ],
+)
+def test_small_irregularities_are_refused_too(tmp_path, series, sentence):
+    with pytest.raises(InputError, match=sentence):
+        read_volume(write_series(tmp_path / "ct", series))
+
+
+@pytest.mark.parametrize("orientation", [(-1, 0, 0, 0, 1, 0), (1, 0, 0, 0, -1, 0)])
+def test_a_mirrored_slice_is_refused(tmp_path, orientation):
+    folder = write_series(tmp_path / "ct", Series(skipped=(4,)))
+    write_slice(folder / "last.dcm", Series(orientation=orientation), 4, IMAGE[4])
+    with pytest.raises(InputError, match=r"differs from .* in size, pixel spacing or orientation"):
+        read_volume(folder)
+
+
+def test_a_slice_of_another_size_is_refused(tmp_path):
+    folder = write_series(tmp_path / "ct", Series(skipped=(4,)))
+    write_slice(folder / "last.dcm", Series(), 4, IMAGE[4, :-1])
+    with pytest.raises(InputError, match=r"differs from .* in size, pixel spacing or orientation"):
+        read_volume(folder)
+
+
+def test_a_multi_frame_file_is_refused(tmp_path):
+    (tmp_path / "ct").mkdir()
+    image = SimpleITK.GetImageFromArray(IMAGE)
+    image.SetMetaData("0008|0060", "CT")
+    SimpleITK.WriteImage(image, str(tmp_path / "ct" / "all.dcm"))
+    with pytest.raises(InputError, match=r"all\.dcm is a multi-frame DICOM file"):
+        read_volume(tmp_path / "ct")
+
+
+def test_a_slice_that_lies_nowhere_is_refused(tmp_path):
+    folder = write_series(tmp_path / "ct")
+    first = folder / "slice-0.dcm"
+    first.write_bytes(first.read_bytes().replace(b"-10\\-20\\30", b"nan\\-20\\30"))
+    with pytest.raises(InputError, match=r"slice-0\.dcm does not say where its slice lies"):
+        read_volume(folder)
+
+
+def test_a_slice_cut_within_a_preamble_that_is_not_empty_is_refused(tmp_path):
+    folder = write_series(tmp_path / "ct")
+    (folder / "slice-4.dcm").write_bytes(b"II*\0" * 25)
+    with pytest.raises(InputError, match=r"slice-4\.dcm is truncated or damaged"):
+        read_volume(folder)
+
+
+def test_two_scouts_without_a_scan_are_listed(tmp_path):
+    (tmp_path / "ct").mkdir()
+    for uid in ("1.2.3", "1.2.4"):
+        scout = Series(uid=uid, image_type="ORIGINAL\\PRIMARY\\LOCALIZER")
+        write_slice(tmp_path / "ct" / f"{uid}.dcm", scout, 0, IMAGE[0])
+    with pytest.raises(InputError, match="2 series of the folder will do"):
+        read_volume(tmp_path / "ct")
+
+
+def test_beside_a_ct_another_modality_is_read_only_by_its_name(tmp_path):
+    folder = write_series(tmp_path / "ct")
+    write_series(folder, Series(uid="1.2.4", modality="PT", description="uptake", step=(0, 0, 3)), "pet")
+    assert read_volume(folder, any_modality=True).spacing[0] == pytest.approx(2.5)
+    assert read_volume(folder, any_modality=True, series="uptake").spacing[0] == pytest.approx(3)
+    with pytest.raises(InputError, match="'uptake' is the UID or in the description of 0 series"):
+        read_volume(folder, series="uptake")
+
+
+def test_a_damaged_ct_image_beside_a_series_of_another_kind_is_refused(tmp_path):
+    magnetic_resonance = "1.2.840.10008.5.1.4.1.1.4"
+    folder = write_series(tmp_path / "mr", Series(modality="MR", sop_class=magnetic_resonance))
+    write_without_image(folder / "damaged.dcm", CT_IMAGE)
+    with pytest.raises(InputError, match=r"damaged\.dcm is truncated or damaged"):
+        read_volume(folder, any_modality=True)
+
+
+def test_values_between_whole_numbers_are_kept(tmp_path, monkeypatch):
+    half = np.full(SHAPE[1:], 0.5, np.float32)
+    monkeypatch.setattr("PartialSegLib.images.dicom_series._read_plane", lambda item: half)
+    assert (read_volume(write_series(tmp_path / "ct")).array == 0.5).all()

@@ -17,9 +17,13 @@ from coarse_session import (
 from selecting_model import kept_slices, make_model, without_decision
 from selecting_model import make_volume as volume_of_slices
 
+from PartialSegLib.inference.mask_restoration import restore_masks
 from PartialSegLib.inference.region_selection import CoarsePass
 from PartialSegLib.manifest import PostprocessingStep, Task
+from PartialSegLib.patches.blending import KeptScores
+from PartialSegLib.patches.visit_plan import TaskView
 from PartialSegLib.report import build_report
+from PartialSegLib.task_request import request_tasks
 from PartialSegLib.volume import Volume
 
 SOFTMAX = Task("liver", {"liver": 1, "liver_tumor": 2})
@@ -165,3 +169,55 @@ def test_the_report_shows_it(fine, volume):
     assert selection["tasks"]["liver"]["region"] == (
         "around what the coarse model found; the coarse masks where no patch is visited"
     )
+
+
+@pytest.mark.parametrize("activation", ["sigmoid", "softmax"])
+def test_a_clean_up_on_the_networks_grid_is_done_for_every_activation(activation):
+    steps = (PostprocessingStep("keep_largest", "liver", count=1),)
+    first = int(activation == "softmax")
+    task = Task("liver", {"liver": first, "liver_tumor": first + 1}, "", steps)
+    image = make_volume(())
+    image.array[:2, :2, :2] = 320  # hangs together with nothing
+    model = bright_model(task, spacing=4, thresholds=(60, NEVER), activation=activation)
+    organ = image.array > 60
+    organ[:2, :2, :2] = False
+    np.testing.assert_array_equal(session_with(model, image).predict("liver")["liver"], organ)
+
+
+@pytest.mark.parametrize(
+    ("step", "overlaps"),
+    [
+        (PostprocessingStep("include", "liver", other="liver_tumor"), True),
+        (PostprocessingStep("keep_largest", "liver", count=1), False),
+    ],
+)
+def test_coarse_masks_overlap_only_where_the_task_includes_one_in_another(volume, step, overlaps):
+    task = Task("liver", SOFTMAX.structures, "", (step,))
+    fine = bright_model(task, spacing=4, thresholds=(60, 200), activation="softmax", overlap=0)
+    found = relying(fine, volume, 0, bright_model(thresholds=(100, 250))).predict("liver")
+    assert found["liver_tumor"].any()
+    assert (found["liver"] & found["liver_tumor"]).any() == overlaps
+
+
+@pytest.mark.parametrize(
+    ("activation", "steps", "slices"),
+    [
+        ("sigmoid", (), 8),
+        ("softmax", (), 7),
+        ("softmax", (PostprocessingStep("keep_largest", "liver", count=1),), 7),
+    ],
+)
+def test_what_is_not_looked_at_takes_no_more_than_half_a_slice(activation, steps, slices):
+    """At the border of what is kept: a probability falls to 0 there, a lead over the background far below."""
+    first = int(activation == "softmax")
+    model = bright_model(Task("liver", {"liver": first}, "", steps), thresholds=(0,), activation=activation)
+    session = session_with(model, make_volume())
+    image = session._require_selected().image
+    scores = KeptScores(image.tensor.shape, first + 1, image.tensor.device)
+    scores.scores[first] = 0.9
+    kept = np.zeros(image.tensor.shape, bool)
+    kept[:4] = True
+    (request,) = request_tasks(model.manifest, "liver", None)
+    view = TaskView([], kept, np.ones(SHAPE[0], bool))
+    ((_, (_, mask)),) = restore_masks(image, session._runner, request, scores, view)
+    assert np.count_nonzero(mask.any(axis=(1, 2))) == slices

@@ -447,3 +447,34 @@ def test_an_unknown_kind_of_table_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"\.csv or \.json"):
         write_scores(tmp_path / "scores.xlsx", SCORES)
     assert not list(tmp_path.iterdir())
+
+
+def test_hd95_of_a_score_leaves_a_twentieth_out_and_the_tolerance_is_3_mm():
+    plate = box((30, 40, 40), (5, 10), (0, 40), (0, 40))
+    bump = plate | box((30, 40, 40), (10, 20), (0, 10), (0, 10))
+    pair = (segmentation_of({("", "liver"): mask}, plate.shape) for mask in (plate, bump))
+    (score,) = evaluate(*pair)
+    assert score.hausdorff95_mm == 7
+    assert score.tolerance_mm == 3
+    assert score.nsd == normalized_surface_distance(plate, bump, (1, 1, 1), 3.0)
+
+
+def test_a_distance_of_just_the_tolerance_is_within_it_whatever_the_rounding():
+    plate = box((20, 8, 8), (5, 6), (0, 8), (0, 8))
+    spacing = (0.1, 1, 1)
+    assert hausdorff95(plate, np.roll(plate, 3, 0), spacing) > 0.3
+    assert normalized_surface_distance(plate, np.roll(plate, 3, 0), spacing, 0.3) == 1
+
+
+def test_the_corner_of_a_dent_is_part_of_the_surface():
+    dented = np.ones((2, 2, 2), bool)
+    dented[0, 0, 0] = False
+    assert len(surface_distances(dented, dented, (1, 1, 1)).areas[0]) == 26  # all but its own outermost
+
+
+def test_what_a_reference_lacks_is_not_scored_by_default_and_nothing_is_no_finding(caplog):
+    comparison = Comparison()
+    predicted = segmentation_of({("", "liver"): LEFT, ("", "spleen"): NOTHING})
+    comparison.add("a", predicted, segmentation_of({("", "liver"): LEFT, ("", "colon"): NOTHING}))
+    assert [score.structure for score in comparison.scores()] == ["liver"]
+    assert not caplog.messages

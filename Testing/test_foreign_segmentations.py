@@ -281,3 +281,72 @@ def test_labels_whose_header_scales_them_are_whole_numbers_again(tmp_path):
     found = read_segmentation(tmp_path / "a.nii.gz")
     assert np.array_equal(found["liver"], (labels == 1).T)
     assert np.array_equal(found["spleen"], (labels == 2).T)
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.where(LIVER, 0.6, 0.0).astype(np.float32),
+        LIVER * np.int16(-1),
+    ],
+    ids=["probabilities", "below 0"],
+)
+def test_probabilities_and_negative_values_are_no_mask(tmp_path, array):
+    write_volume(tmp_path / "liver.nii.gz", Volume(array, np.eye(4)))
+    with pytest.raises(InputError, match=r"A mask holds 0 and 1 \(or 255\) only"):
+        read_segmentation(tmp_path / "liver.nii.gz")
+
+
+def test_a_label_beyond_16_bits_is_not_taken_for_a_small_one(tmp_path):
+    write_volume(tmp_path / "map.nii.gz", Volume(LIVER * np.float32(65537), np.eye(4)))
+    (tmp_path / "dataset.json").write_text(json.dumps({"labels": {"liver": 1}}))
+    assert not read_segmentation(tmp_path / "map.nii.gz")["liver"].any()
+
+
+@pytest.mark.parametrize("name", ["ignore", "Ignore"])
+def test_the_label_to_be_ignored_may_have_a_capital(tmp_path, name):
+    write_volume(tmp_path / "map.nii.gz", Volume(LIVER * np.int16(2), np.eye(4)))
+    (tmp_path / "dataset.json").write_text(json.dumps({"labels": {"liver": 1, name: 2}}))
+    segmentation = read_segmentation(tmp_path / "map.nii.gz")
+    assert segmentation.keys() == [("", "liver")]
+    assert np.array_equal(segmentation.ignored.filled(LIVER.shape), LIVER)
+
+
+def test_several_rows_of_a_table_may_name_one_structure(tmp_path):
+    write_volume(tmp_path / "map.nii.gz", Volume(LIVER * 1 + ~LIVER * 2, np.eye(4)))
+    (tmp_path / "map.labels.csv").write_text("label,task,structure\n1,,lung\n2,,lung\n")
+    assert read_segmentation(tmp_path / "map.nii.gz")["lung"].all()
+
+
+def test_an_image_of_the_other_suffix_without_a_table_is_in_nobodys_way(tmp_path):
+    segmentation = Segmentation(LIVER.shape, np.eye(4))
+    segmentation.add("liver", "liver", None, LIVER)
+    write_volume(tmp_path / "x.nii", Volume(LIVER, np.eye(4)))
+    write_segmentation(tmp_path / "x.nii.gz", segmentation)
+    assert np.array_equal(read_segmentation(tmp_path / "x.nii.gz")["liver"], LIVER)
+
+
+def test_a_layer_just_beyond_the_last_is_refused(tmp_path):
+    two_segments(tmp_path / "bad.seg.nrrd", {}, {"Layer": "2"})
+    with pytest.raises(InputError, match="spleen should be in layer 2, but the layers are 0 to 1"):
+        read_segmentation(tmp_path / "bad.seg.nrrd")
+
+
+def test_the_tenth_layer_of_an_old_file_comes_after_the_second(tmp_path):
+    layers = np.zeros((11, 5, 4, 3), np.uint8)
+    for number in range(11):
+        layers[number].flat[number] = 1
+    fields = {f"Segment{number}_{name}": f"s{number}" for number in range(11) for name in ("ID", "Name")}
+    directions = [[np.nan] * 3, *np.eye(3).tolist()]
+    kinds = ["list", "domain", "domain", "domain"]
+    header = {"space": "left-posterior-superior", "space directions": directions, "kinds": kinds}
+    nrrd.write(str(tmp_path / "old.seg.nrrd"), layers, header | fields)
+    segmentation = read_segmentation(tmp_path / "old.seg.nrrd")
+    for number in range(11):
+        assert np.array_equal(segmentation[f"s{number}"], layers[number].T)
+
+
+def test_provenance_that_is_no_record_is_passed_over(tmp_path):
+    odd, good = ({"Tags": f"PartialSeg.Provenance:{text}|"} for text in ("[1]", '{"model": "tiny"}'))
+    two_segments(tmp_path / "odd.seg.nrrd", odd, good)
+    assert read_segmentation(tmp_path / "odd.seg.nrrd").provenance == {"model": "tiny"}

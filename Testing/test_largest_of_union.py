@@ -30,6 +30,7 @@ from scipy import ndimage
 
 from PartialSegLib.errors import InputError
 from PartialSegLib.importers import import_checkpoint
+from PartialSegLib.inference.mask_restoration import winners_are_enough
 from PartialSegLib.manifest import PostprocessingStep, Task
 from PartialSegLib.model import Model, load_model
 from PartialSegLib.processing.postprocessing import keep_largest_of_unions
@@ -189,3 +190,19 @@ def test_a_segmentation_is_cleaned_as_nnunet_cleans_its_label_map(
     alone = masks_of(imported, structures="liver_tumor")
     assert list(alone) == ["liver_tumor"]
     np.testing.assert_array_equal(alone["liver_tumor"], found["liver_tumor"])
+
+
+def test_a_structure_that_no_step_names_may_be_asked_for_alone() -> None:
+    task = Task("liver", {"liver": 0, "liver_tumor": 1}, "", (LIVER,))
+    session = InferenceSession(bright_model(task), "cpu", precision="float32")
+    session.set_image(make_volume())
+    found = session.predict("liver", structures="liver_tumor")
+    assert list(found) == [("liver", "liver_tumor")]
+
+
+def test_only_a_clean_up_on_the_networks_grid_needs_scores() -> None:
+    inference = bright_model(SOFTMAX, activation="softmax").manifest.inference
+    largest = PostprocessingStep("keep_largest", "liver", count=1)
+    for steps, enough in (((), True), ((BOTH,), True), ((largest,), False), ((largest, BOTH), False)):
+        task = dataclasses.replace(SOFTMAX, postprocessing=steps)
+        assert winners_are_enough(inference, task) == enough

@@ -11,11 +11,11 @@ from PartialSegLib.importers.dodnet import mots_manifest
 from PartialSegLib.manifest import (
     FileEntry,
     Manifest,
-    PostprocessingStep,
     manifest_from_json,
     manifest_to_json,
     read_manifest,
 )
+from PartialSegLib.task import PostprocessingStep, Task
 
 MISSING = object()
 
@@ -224,3 +224,21 @@ def test_a_manifest_that_is_a_folder_is_refused(tmp_path: Path):
 def test_manifests_built_in_python_are_checked_too():
     with pytest.raises(InputError, match="tasks: expected at least one task"):
         Manifest(**{**vars(mots_manifest({})), "tasks": ()})
+
+
+def test_a_step_is_what_a_manifest_without_its_options_means():
+    step = PostprocessingStep("drop_small", "liver", voxels=5)
+    assert (step.only_if_several, step.connectivity, step.measure) == (False, 6, "highest")
+
+
+def test_a_score_to_exceed_is_above_0():
+    with pytest.raises(InputError, match="score: expected more than 0, got 0"):
+        PostprocessingStep("drop_uncertain", "liver", score=0)
+
+
+@pytest.mark.parametrize("name", ["a|b", "a\x7fb", "a\x85b", "a\u2028b", "=a", "+a", "-a", "@a"])
+def test_names_that_files_of_segments_or_spreadsheets_cannot_hold_are_refused(name):
+    with pytest.raises(InputError, match="rename it"):
+        Task(name, {"liver": 0})
+    with pytest.raises(InputError, match="rename it"):
+        Task("liver", {name: 0})

@@ -130,3 +130,40 @@ def test_gzip_is_recognised_by_content_not_by_name(tmp_path):
     (tmp_path / "zipped.nii").write_bytes(gzip.compress((tmp_path / "ct.nii").read_bytes()))
     for name in ("plain.nii.gz", "zipped.nii"):
         assert np.array_equal(read_volume(tmp_path / name).array, ct().array)
+
+
+UNITS, SFORM_CODE, QFORM_CODE = 123, 254, 252
+
+
+@pytest.mark.parametrize(("units", "factor"), [(2 | 8, 1), (1, 1000), (1 | 8, 1000), (3 | 16, 0.001)])
+def test_units_of_time_beside_those_of_space_change_nothing_and_places_have_units_too(
+    tmp_path, caplog, units, factor
+):
+    volume = ct()
+    path = patched_nifti(tmp_path / "ct.nii", volume, (UNITS, "b", (units,)))
+    assert read_volume(path).affine[:3] == pytest.approx(volume.affine[:3] * factor, rel=1e-6)
+    assert not caplog.messages
+
+
+@pytest.mark.parametrize("missing", [SFORM_CODE, QFORM_CODE])
+def test_one_statement_of_the_geometry_is_enough(tmp_path, caplog, missing):
+    path = patched_nifti(tmp_path / "ct.nii", ct(), (missing, "h", (0,)))
+    assert read_volume(path).affine == pytest.approx(PLAIN, abs=1e-4)
+    assert not caplog.messages
+
+
+def test_a_contradiction_at_the_end_of_the_longest_axis_is_told(tmp_path, caplog):
+    """Two spacings that differ by 0.8 % are 1.9 mm apart after 300 columns."""
+    path = patched_nifti(tmp_path / "ct.nii", ct((2, 2, 301)), (280, "f", (0.8064,)))
+    read_volume(path)
+    assert "sform and qform place the image up to 2 mm apart" in caplog.text
+
+
+def test_voxels_begin_behind_the_header_where_it_does_not_say_where(tmp_path):
+    path = patched_nifti(tmp_path / "ct.nii", ct(), (108, "f", (0,)))
+    assert np.array_equal(read_volume(path).array, ct().array)
+
+
+def test_a_scaling_without_a_finite_intercept_is_none(tmp_path):
+    path = patched_nifti(tmp_path / "ct.nii", ct(), (112, "2f", (2, np.nan)))
+    assert np.array_equal(read_volume(path).array, ct().array)

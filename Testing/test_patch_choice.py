@@ -217,3 +217,14 @@ def test_a_shared_voxel_goes_to_the_lesion_then_to_the_vessel(seed):
         left &= ~before[id]
         np.testing.assert_array_equal(full(masks[id], shape), before[id])
     assert load_structures()["liver_tumor"].overlap_rank > load_structures()["hepatic_vessel"].overlap_rank
+
+
+def test_what_lies_behind_all_patches_does_not_count():
+    uncertain = np.zeros((8, 4, 4), bool)
+    uncertain[6] = True
+    assert choose_patches([Patch((0, 0, 0), (4, 4, 4))], uncertain, 1) == []
+
+
+def test_a_patch_may_hold_more_uncertain_voxels_than_two_bytes_count():
+    patch = Patch((0, 0, 0), (16, 64, 64))
+    assert choose_patches([patch], np.ones((16, 64, 64), bool), 1) == [patch]

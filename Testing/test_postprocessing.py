@@ -147,3 +147,12 @@ def test_steps_run_in_order():
 def test_half_precision_scores_are_accepted():
     result = clean({"lung": blobs(3, 5).half()}, step="keep_largest", structure="lung", count=1)
     assert bar_sizes(result["lung"]) == [0, 5, 0, 0]
+
+
+def test_a_score_of_just_the_threshold_neither_holds_nor_connects():
+    scores = torch.tensor([[[0.9, 0.5, 0.9, 0.9]]])
+    largest = clean({"lung": scores}, step="keep_largest", structure="lung", count=1)["lung"]
+    assert largest.ravel().tolist() == pytest.approx([0, 0.5, 0.9, 0.9])
+    inside = {"liver": scores, "liver_tumor": torch.ones(1, 1, 4)}
+    masked = clean(inside, step="mask_by", structure="liver_tumor", other="liver")["liver_tumor"]
+    assert masked.ravel().tolist() == [1, 0, 1, 1]

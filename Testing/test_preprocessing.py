@@ -291,3 +291,43 @@ def test_a_large_ct_is_never_held_in_floating_point():
     used = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
     assert float(used[0]) < 60e6
     assert float(used[1]) < 90e6
+
+
+def test_a_score_of_just_the_threshold_is_outside():
+    prepared = preprocess(volume_of((1, 1, 3)), recipe("SAL", (3, 2, 2.5)), CPU)
+    _, mask = restore(torch.tensor([[[0.6, 0.5, 0.6]]]), prepared, 0.5)
+    assert mask.ravel().tolist() == [True, False, True]
+
+
+@pytest.mark.parametrize("orientation", ["SAL", "LSA", "RPI"])
+def test_the_network_box_counts_from_the_crop_along_each_of_its_axes(orientation):
+    settings = recipe(orientation)
+    prepared = preprocess(body_in_air(), settings, CPU, crop_to_body=True)
+    scores = torch.zeros(prepared.tensor.shape)
+    scores[prepared.network_box((slice(4, 6), slice(11, 14), slice(20, 25)))] = 1
+    box, mask = restore(scores, prepared, 0.5)
+    assert box == (slice(4, 6), slice(11, 14), slice(20, 25))
+    assert mask.all()
+
+
+def test_a_size_that_is_whole_but_for_rounding_is_not_truncated():
+    volume = volume_of((6, 8, 8), (0.3, 1, 1))
+    assert 6 * volume.spacing[0] / 0.1 < 18
+    prepared = preprocess(volume, recipe("SAL", (0.1, 1, 1), grid="truncated"), CPU)
+    assert prepared.tensor.shape == (18, 8, 8)
+
+
+def test_a_spacing_of_just_the_ratio_is_interpolated():
+    settings = recipe("SAL", (2, 1, 1), resampling="cubic", separate_above=3.0)
+    prepared = preprocess(volume_of((10, 12, 12), (3, 1, 1)), settings, CPU)
+    assert [axis.method for axis in prepared.axes] == ["cubic"] * 3
+
+
+def test_splines_stay_in_the_range_of_the_image_where_it_is_clipped_first():
+    volume = volume_of((3, 12, 12), (1, 1, 1))
+    volume.array[:] = -100
+    volume.array[:, 4:8, 4:8] = 900
+    settings = recipe("SAL", (1, 0.7, 0.7), resampling="cubic", clip_first=True)
+    found = preprocess(volume, settings, CPU).tensor * 1000
+    assert found.min() >= -100.001
+    assert found.max() <= 900.001

@@ -257,3 +257,48 @@ def test_a_task_without_background_finds_nothing_where_it_does_not_look():
     assert 0 < found.sum() < found.size
     region = session.predict(roi=(-200, 0, -200, 0, 100, 140))
     assert 0 < region.voxel_count("liver") < found.sum()
+
+
+def image_with(box, shape=(20, 30, 25)):
+    """An image of 5 x 2 x 4 mm, its voxels those of the network, that is air but in a box."""
+    affine = np.array([[0, 0, -4.0, 0], [0, 2, 0, 0], [5, 0, 0, 0], [0, 0, 0, 1]])  # "SAL"
+    array = np.full(shape, -1000, np.int16)
+    array[box] = 40
+    preprocessing = Preprocessing("SAL", (5, 2, 4), (-1000, 1000), divide=1000)
+    volume = Volume(array, affine)
+    return volume, preprocessing, preprocess(volume, preprocessing, torch.device("cpu"))
+
+
+@pytest.mark.parametrize(
+    ("body", "kept"),
+    [
+        (np.s_[4:8, 6:12, 5:9], np.s_[2:10, 1:17, 2:12]),
+        (np.s_[0:3, 0:4, 0:5], np.s_[0:5, 0:9, 0:8]),
+        (np.s_[17:20, 26:30, 20:25], np.s_[15:20, 21:30, 17:25]),
+    ],
+    ids=["inside", "at the first borders", "at the last borders"],
+)
+def test_the_body_is_widened_by_10_mm_along_every_axis(body, kept):
+    _, preprocessing, prepared = image_with(body)
+    expected = np.zeros((20, 30, 25), bool)
+    expected[kept] = True
+    np.testing.assert_array_equal(body_voxels(prepared, preprocessing), expected)
+
+
+def test_marked_boxes_are_widened_by_at_least_the_margin_along_every_axis():
+    volume, _, prepared = image_with(np.s_[0:0])
+    mask = np.zeros(volume.shape, bool)
+    mask[9, 14, 11] = mask[10, 15, 12] = True  # a corner apart: one part
+    found = Segmentation(volume.shape, volume.affine)
+    found.add("liver", "liver", None, mask)
+    expected = np.zeros(volume.shape, bool)
+    expected[8:12, 11:19, 9:15] = True
+    np.testing.assert_array_equal(marked_voxels(found, [("liver", "liver")], 5, prepared), expected)
+    expected[:] = False
+    expected[9:11, 14:16, 11:13] = True
+    np.testing.assert_array_equal(marked_voxels(found, [("liver", "liver")], 0, prepared), expected)
+
+
+def test_a_margin_that_is_no_number_is_refused():
+    with pytest.raises(InputError, match="The margin is a distance of 0 mm or more, not nan"):
+        CoarsePass(bright_model(), margin_mm=float("nan"))

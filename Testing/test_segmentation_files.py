@@ -13,6 +13,7 @@ from scipy.spatial.transform import Rotation
 from PartialSegLib.errors import InputError
 from PartialSegLib.segmentation import Segmentation
 from PartialSegLib.segmentation_files.formats import read_segmentation, write_segmentation
+from PartialSegLib.segmentation_files.seg_nrrd import segment_tags
 from PartialSegLib.structures import load_structures, terminology_entry
 from PartialSegLib.volume import read_volume
 
@@ -320,3 +321,72 @@ def test_masks_of_other_origin_are_neither_replaced_nor_hidden(tmp_path):
 def test_an_unknown_suffix_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"written as \.seg\.nrrd, \.nii\.gz, \.nii, \.dcm or into a folder"):
         write_segmentation(tmp_path / "result.png", disjoint())
+
+
+def test_a_label_of_256_needs_two_bytes(tmp_path):
+    segmentation = Segmentation(SHAPE, np.eye(4))
+    segmentation.add("", "liver", None, filled(*np.s_[0:2, 0:2, 0:2]))
+    segmentation.label_values = {("", "liver"): 256}
+    write_segmentation(tmp_path / "result.nii.gz", segmentation)
+    assert set(np.unique(read_volume(tmp_path / "result.nii.gz").array)) == {0, 256}
+
+
+def test_more_segments_than_a_byte_counts_need_a_second_layer(tmp_path):
+    segmentation = Segmentation(SHAPE, oblique_affine())
+    for number in range(256):
+        mask = np.zeros(SHAPE, bool)
+        mask.flat[number] = True
+        segmentation.add(f"task {number}", "liver", None, mask)
+    write_segmentation(tmp_path / "result.seg.nrrd", segmentation)
+    back = read_segmentation(tmp_path / "result.seg.nrrd")
+    assert all(np.array_equal(back[key], segmentation[key]) for key in segmentation)
+
+
+def test_the_name_of_the_algorithm_is_as_long_as_dicom_allows():
+    name = segment_tags("liver", "liver", 1, {"model": "m" * 100})["DICOM.SegmentAlgorithmName"]
+    assert name == "PartialSeg " + "m" * 53
+
+
+def test_the_grid_of_the_image_is_told_to_slicer(tmp_path):
+    write_segmentation(tmp_path / "result.seg.nrrd", disjoint())
+    parameters = nrrd.read_header(str(tmp_path / "result.seg.nrrd"))["Segmentation_ConversionParameters"]
+    numbers = [float(word) for word in parameters.split("|")[1].strip(";").split(";")]
+    corner = np.array(numbers[:16]).reshape(4, 4) @ (7, 6, 5, 1)  # IJK
+    assert corner == pytest.approx(oblique_affine() @ (5, 6, 7, 1))
+    assert numbers[16:] == [0, 7, 0, 6, 0, 5]
+
+
+def test_a_tumour_wholly_below_a_larger_one_of_another_task_is_told_to_be_lost(tmp_path, caplog):
+    tumor, larger = np.s_[2:4, 2:4, 2:4], np.s_[2:4, 2:4, 2:5]
+    write_segmentation(tmp_path / "result.nii.gz", vessels_and_tumors(np.s_[0, 0, 0:6], tumor, larger))
+    back = read_segmentation(tmp_path / "result.nii.gz")
+    assert not back["liver", "liver_tumor"].any()
+    assert "8 ml of liver_tumor (liver) were overwritten" in caplog.text
+
+
+def test_an_organ_gets_the_tumour_of_its_own_task_back_not_an_equally_large_one_elsewhere(tmp_path):
+    nothing, tumor, elsewhere = np.s_[0:0, 0, 0], np.s_[2:4, 2:4, 2:4], np.s_[2:4, 2:4, 6:8]
+    segmentation = vessels_and_tumors(nothing, tumor, elsewhere)
+    write_segmentation(tmp_path / "result.nii.gz", segmentation)
+    assert np.array_equal(read_segmentation(tmp_path / "result.nii.gz")["liver"], segmentation["liver"])
+
+
+def test_volumes_may_have_a_decimal_comma(tmp_path):
+    """As a table saved by a German Excel: here they alone tell that a tumour lies below another one."""
+    tumor = np.s_[2:4, 2:4, 2:4]
+    segmentation = vessels_and_tumors(np.s_[0, 0, 0:6], tumor, tumor)
+    write_segmentation(tmp_path / "result.nii.gz", segmentation)
+    table = tmp_path / "result.labels.csv"
+    table.write_text(table.read_text().replace(",", ";").replace(".000;", ",000;"))
+    back = read_segmentation(tmp_path / "result.nii.gz")
+    assert all(np.array_equal(back[key], segmentation[key]) for key in segmentation)
+
+
+def test_a_mask_whose_name_differs_in_capitals_alone_is_not_removed(tmp_path):
+    """On Windows and macOS it is the new one."""
+    for name in ("Liver", "liver"):
+        segmentation = Segmentation(SHAPE, np.eye(4))
+        segmentation.add("", name, None, np.ones(SHAPE, bool))
+        write_segmentation(tmp_path, segmentation)
+    assert (tmp_path / "Liver.nii.gz").exists()
+    assert (tmp_path / "liver.nii.gz").exists()

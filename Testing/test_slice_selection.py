@@ -512,3 +512,11 @@ def test_the_command_line_refuses_what_the_model_cannot_do(package, volume, tmp_
     arguments = ["segment", str(tmp_path / "ct.nii.gz"), "--model", str(plain), "--device", "cpu"]
     assert main([*arguments, "-o", str(tmp_path / "x.seg.nrrd"), "--selection", "fast"]) == 2
     assert "has no decision network" in capsys.readouterr().err
+
+
+def test_of_the_patches_that_hold_a_slab_the_most_central_is_taken():
+    patches = plan_patches((14, 8, 8), (8, 8, 8), 0.75)
+    assert [patch.start[0] for patch in patches] == [0, 2, 4, 6]
+    kept = np.zeros(14, bool)
+    kept[7:9] = True
+    assert [patch.start for patch in plan_on_slabs(patches, kept, 0, 0.75, 0)] == [(4, 0, 0)]

@@ -120,3 +120,16 @@ def test_mirrored_patches_lie_where_the_mirrored_image_has_them():
         assert mirrored == sorted(mirrored, key=lambda patch: patch.start)
         there = sorted(image.flip(axes)[patch.slices].min().item() for patch in patches)
         assert there == sorted(image[patch.slices].min().item() for patch in mirrored)
+
+
+@pytest.mark.parametrize(
+    ("length", "size", "overlap", "positions", "starts"),
+    [
+        (26, 20, 0.9, "even", [0, 2, 4, 6]),  # 20 * (1 - 0.9) is a little less than 2
+        (16, 10, 0.7, "stride", [0, 3, 6]),  # and 10 * (1 - 0.7) a little more than 3
+        (6, 4, 1 - 1e-9, "stride", [0, 1, 2]),
+    ],
+)
+def test_rounding_of_the_overlap_neither_adds_nor_moves_a_patch(length, size, overlap, positions, starts):
+    assert positions_along_axis(length, size, overlap, positions) == starts
+    assert count_patches((length,) * 3, (size,) * 3, overlap, positions) == len(starts) ** 3

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from PartialSegLib.training.config import Loss
 from PartialSegLib.training.losses import LOSSES, Prediction, class_adaptive, dice_and_cross_entropy, softmax
-from PartialSegLib.training.workers import ALONE
+from PartialSegLib.training.workers import ALONE, Workers
 
 
 def prediction(
@@ -160,3 +161,41 @@ def test_a_tumor_wins_over_the_organ_that_includes_it() -> None:
     logits[0] = -40.0
     case = prediction(logits, target, [False, True, True])
     assert softmax([case], Loss(), ALONE).item() == pytest.approx(-1, abs=1e-4)
+
+
+def test_the_joint_dice_of_a_softmax_is_of_the_cases_that_annotate_a_class() -> None:
+    case = prediction([[0.0, 0.0], [0.0, 0.0]], [[False, False], [True, False]], [False, True])
+    other = prediction([[0.0, 0.0], [0.0, 0.0]], [[False, False], [False, False]], [False, False])
+    dice = (2 * 0.5 + 1e-5) / (1 + 1 + 1e-5)
+    assert softmax([case, other], Loss(), ALONE).item() == pytest.approx(math.log(2) / 2 - dice)
+
+
+@pytest.mark.parametrize("kind", LOSSES)
+def test_a_patch_of_which_nothing_is_labelled_costs_no_nan(kind: str) -> None:
+    logits = torch.randn(2, 8, requires_grad=True)
+    nothing = torch.zeros(8, dtype=torch.bool)
+    case = prediction(logits, torch.zeros(2, 8) > 0, [kind != "softmax", True], known=nothing)
+    (gradient,) = torch.autograd.grad(LOSSES[kind]([case], Loss(), ALONE), logits)
+    assert not gradient.any()
+
+
+class Twins(Workers):
+    """Two processes with the same batch."""
+
+    def __init__(self) -> None:
+        super().__init__(size=2)
+
+    def summed(self, tensor: Tensor) -> Tensor:
+        return 2 * tensor
+
+    def summed_by_key(self, rows: Mapping[Any, Tensor], zero: Tensor) -> list[Tensor]:
+        return [2 * row for row in rows.values()]
+
+
+@pytest.mark.parametrize("joint_dice", [True, False])
+def test_a_summed_loss_is_that_of_both_processes_since_their_gradients_are_averaged(joint_dice: bool) -> None:
+    case = prediction([[0.0] * 4], [[1.0] * 4])
+    alone = class_adaptive([case], Loss(joint_dice=joint_dice), ALONE).item()
+    dice = math.log(2) - alone
+    together = class_adaptive([case], Loss(joint_dice=joint_dice), Twins()).item()
+    assert together == pytest.approx(2 * math.log(2) - (dice if joint_dice else 2 * dice))

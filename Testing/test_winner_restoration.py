@@ -1,8 +1,12 @@
 import numpy as np
 import pytest
 import torch
+from bright_model import bright_model
 from test_preprocessing import CPU, recipe, volume_of, weights_between
 
+from PartialSegLib.inference.mask_restoration import KeptWinners
+from PartialSegLib.inference.session_image import SessionImage
+from PartialSegLib.manifest import Task
 from PartialSegLib.processing.preprocessing import preprocess
 from PartialSegLib.processing.winner_restoration import WinnerRestoration
 
@@ -101,3 +105,58 @@ def test_slices_in_which_nothing_can_win_may_be_skipped(orientation, spacing, st
         np.testing.assert_array_equal(mask, whole)
         found += int(mask.sum())
     assert found or stretch == 1
+
+
+def test_more_structures_than_a_byte_counts():
+    prepared = preprocess(volume_of((2, 3, 4)), recipe("SAL", (3, 2, 2.5)), CPU)
+    scores = torch.zeros((300, *prepared.tensor.shape))
+    scores[299] = 1
+    (_, last), (_, other) = restore_winners(scores, prepared, [299, 299 - 256])
+    assert last.shape == (2, 3, 4)
+    assert last.all()
+    assert other.size == 0
+
+
+def test_where_all_channels_are_wanted_the_first_is_left_over():
+    prepared = preprocess(volume_of((2, 3, 4)), recipe("SAL", (3, 2, 2.5)), CPU)
+    (_, first), (_, second) = restore_winners(torch.zeros((2, *prepared.tensor.shape)), prepared, [0, 1])
+    assert first.all()
+    assert not second.any()
+
+
+def test_a_narrow_lead_is_not_rounded_away_far_above_the_background():
+    prepared = preprocess(volume_of((2, 3, 4)), recipe("SAL", (3, 2, 2.5)), CPU)
+    scores = torch.tensor([-3, 1, 1.001]).half()[:, None, None, None].expand(-1, 2, 3, 4)
+    (_, first), (_, second) = restore_winners(scores, prepared, [1, 2])
+    assert not first.any()
+    assert second.shape == (2, 3, 4)
+    assert second.all()
+
+
+def test_rows_between_pending_and_skipped_slices_are_decided():
+    prepared = preprocess(volume_of((39, 6, 6), (1, 2, 2.5)), recipe("SAL", (3, 2, 2.5)), CPU)
+    nothing = torch.tensor([0, -10]).half()
+    scores = nothing[:, None, None, None].repeat(1, 13, 6, 6)
+    scores[1, 2] = 100  # reaches far into the rows between it and the next slice
+    winners = WinnerRestoration(prepared, 2, [1], CPU)
+    winners.add(scores[:, :3])
+    winners.skip(6, nothing)
+    winners.add(scores[:, 9:])
+    ((box, mask),) = winners.masks([1])
+    ((whole_box, whole),) = restore_winners(scores, prepared, [1])
+    assert box == whole_box
+    assert np.array_equal(mask, whole)
+
+
+def test_skipped_slices_take_nothing_from_the_one_beside_them():
+    task = Task("liver", {"liver": 1})
+    model = bright_model(task, spacing=6, activation="softmax")
+    image = SessionImage.prepare(volume_of((32, 16, 16)), model.manifest, 0.5, CPU, crop_to_body=False)
+    winners = KeptWinners(image, task, 2, None, CPU)
+    means = torch.zeros(2, 4, *image.tensor.shape[1:])
+    means[1] = 1
+    winners.add(means)
+    winners.skip(image.tensor.shape[0] - 4)
+    ((_, (box, mask)),) = winners.masks(["liver"])
+    assert box[0] == slice(0, 7)  # of 8; half a slice further lies the first that was skipped
+    assert mask.all()
