@@ -173,6 +173,21 @@ def test_what_cannot_be_written_is_said_in_one_sentence(tmp_path, monkeypatch):
     assert not out.exists()
 
 
+def test_an_image_is_never_replaced(tmp_path, capsys):
+    folder = write_study(tmp_path / "ct")
+    found = segmentation_of(folder)
+    image = folder / f"{AXIAL.uid}-0.dcm"
+    before = image.read_bytes()
+    with pytest.raises(InputError, match="is no DICOM segmentation and would be replaced"):
+        write_segmentation(image, found, folder)
+    assert main(["segment", str(folder), "-o", str(image)]) == 2
+    assert "would be replaced" in capsys.readouterr().err
+    assert image.read_bytes() == before
+    for _ in range(2):  # an earlier segmentation is
+        write_segmentation(folder / "segmentation.dcm", found, folder)
+    assert len(list(folder.iterdir())) == SHAPE[0] + 1
+
+
 def test_the_command_line_writes_it_for_a_folder_and_refuses_a_file(tmp_path, capsys):
     write_tiny_model(tmp_path / "tiny", TASKS, Preprocessing("SAR", (2.5, 0.9, 0.8), (-1000, 1000)))
     folder, out = write_study(tmp_path / "ct"), tmp_path / "out.dcm"

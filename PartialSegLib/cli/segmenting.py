@@ -243,7 +243,7 @@ def _check_outputs(image: Path, output: Path, report: Path | None) -> None:
     check_folder(output.parent if suffix else output)
     files = {"the input": image, "the segmentation": output}
     if suffix == ".dcm":
-        check_dicom_seg(image)
+        check_dicom_seg(output, image)
     if suffix in (".nii", ".nii.gz"):
         check_table_is_free(output)
         files["the table of the labels"] = table_path(output)

@@ -14,7 +14,7 @@ import numpy as np
 
 from ..errors import InputError
 from ..files.output_files import replacing
-from ..images.dicom_series import read_dicom_grid
+from ..images.dicom_series import is_dicom, read_dicom_grid, storage_class
 from ..masks.boxes import is_empty
 from ..segmentation import Key, Segmentation
 from ..structures import Code, structure_or_tissue
@@ -23,18 +23,26 @@ if TYPE_CHECKING:
     from highdicom.seg import SegmentDescription
     from highdicom.sr import CodedConcept
 
+SEGMENTATION_CLASS = "1.2.840.10008.5.1.4.1.1.66.4"
+"""Segmentation storage (DICOM PS3.4, B.5)."""
 _MANUFACTURER = "PartialSeg"
 _LONGEST_TEXT = 64  # of DICOM's value representation LO
 _SERIES_NUMBERS_BEHIND = 1000
 _GRID_TOLERANCE_MM = 0.01
 
 
-def check_dicom_seg(source: str | Path | None) -> Path:
+def check_dicom_seg(path: Path, source: str | Path | None) -> Path:
     """Return the folder that a DICOM segmentation can refer to; for callers who want to know before the work.
 
+    Args:
+        path: Where it shall be written.
+        source: The folder with the series that was segmented.
+
     Raises:
-        InputError: When there is no such folder, or highdicom is not installed.
+        InputError: When there is no such folder, highdicom is not installed, or an image would be replaced.
     """
+    if path.is_file() and not (is_dicom(path) and storage_class(path) == SEGMENTATION_CLASS):
+        raise InputError(f"{path} is no DICOM segmentation and would be replaced; choose another name.")
     if source is None or not Path(source).expanduser().is_dir():
         raise InputError(
             "A DICOM segmentation refers to the images that were segmented: give a folder with their DICOM "
@@ -79,9 +87,10 @@ def write_dicom_seg(
 
     Raises:
         InputError: When highdicom is missing, the source is no such folder, its grid is another one or lacks
-            what has to be repeated, there is no mask, or the file cannot be written.
+            what has to be repeated, there is no mask, an image would be replaced, or the file cannot
+            be written.
     """
-    folder = check_dicom_seg(source)
+    folder = check_dicom_seg(path, source)
     if not len(segmentation):
         raise InputError("A DICOM segmentation has at least one segment; choose a task or a structure.")
     files, shape, affine = read_dicom_grid(folder, any_modality=any_modality, series=series)
