@@ -254,8 +254,8 @@ def folder_on_two_grids(path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "make", "sentence"),
     [
-        ("missing.seg.nrrd", lambda path: None, "missing, truncated or damaged"),
-        ("text.seg.nrrd", text_file, "missing, truncated or damaged"),
+        ("missing.seg.nrrd", lambda path: None, "There is no such file"),
+        ("text.seg.nrrd", text_file, "truncated or damaged"),
         ("plain.seg.nrrd", plain_nrrd, "holds no segments"),
         ("missing.nii.gz", lambda path: None, "no such file"),
         ("labels.nii.gz", label_map_without_table, "needs its NAME.labels.csv"),

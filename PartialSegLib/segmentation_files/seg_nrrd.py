@@ -71,10 +71,12 @@ def read_seg_nrrd(path: Path) -> Segmentation:
     from ..images.itk_image import affine_of, itk_name
 
     with explained_reading_errors(path):
+        if not path.exists():
+            raise InputError("There is no such file; check the path.")
         try:
             image = SimpleITK.ReadImage(itk_name(path))
         except RuntimeError as error:
-            raise InputError("The file is missing, truncated or damaged; check the path.") from error
+            raise InputError("The file is truncated or damaged; copy or save it again.") from error
         if image.GetDimension() != 3:
             raise InputError(
                 f"The image is {image.GetDimension()}-D, a 3-D one is needed; save it in Slicer again."
