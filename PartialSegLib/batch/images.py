@@ -13,7 +13,7 @@ from pathlib import Path
 from ..errors import InputError
 from ..files.file_names import folded
 from ..images.dicom_series import CT_CLASSES, SECONDARY_CAPTURE, is_dicom, storage_class
-from ..segmentation_files.label_maps import table_path
+from ..segmentation_files.label_tables import table_path
 from ..segmentation_files.mask_folders import FOLDER_TABLE
 from ..sentences import first_few
 from ..volume import IMAGE_SUFFIXES, image_stem, image_suffix

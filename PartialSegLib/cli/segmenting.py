@@ -27,7 +27,8 @@ from ..report import build_report, write_report
 from ..segmentation import Key, Segmentation
 from ..segmentation_files.dicom_seg import check_dicom_seg
 from ..segmentation_files.formats import segmentation_suffix, write_segmentation
-from ..segmentation_files.label_maps import check_table_is_free, table_path
+from ..segmentation_files.label_maps import check_table_is_free
+from ..segmentation_files.label_tables import table_path
 from ..segmentation_files.mask_folders import check_mask_folder
 from ..structures import load_structures
 from ..task_request import request_tasks

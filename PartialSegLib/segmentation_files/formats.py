@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..errors import InputError
 from ..segmentation import Segmentation
-from . import dicom_seg, label_maps, seg_nrrd
+from . import dicom_seg, label_maps, mask_folders, seg_nrrd
 
 SEGMENTATION_SUFFIXES = (".seg.nrrd", ".nii.gz", ".nii", ".dcm")
 """Of the files that `write_segmentation` writes; every other name is that of a folder."""
@@ -59,7 +59,7 @@ def write_segmentation(
         case ".dcm":
             dicom_seg.write_dicom_seg(path, segmentation, source, any_modality=any_modality, series=series)
         case "":
-            label_maps.write_mask_folder(path, segmentation)
+            mask_folders.write_mask_folder(path, segmentation)
         case _:
             label_maps.write_label_map(path, segmentation)
 
@@ -100,4 +100,4 @@ def read_segmentation(path: str | Path, labels: Mapping[str, tuple[int, ...]] | 
         )
     if path.name.lower().endswith((".seg.nrrd", ".seg.nhdr")):
         return seg_nrrd.read_seg_nrrd(path)
-    return label_maps.read_mask_folder(path) if path.is_dir() else label_maps.read_label_map(path, labels)
+    return mask_folders.read_mask_folder(path) if path.is_dir() else label_maps.read_label_map(path, labels)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
@@ -9,6 +10,38 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
+from ..segmentation import Key, Segmentation
+from ..volume import image_stem
+
+Values = dict[Key, tuple[int, ...]]
+"""Which labels of a map make a mask."""
+_COLUMNS = ("label", "task", "structure", "name", "volume_ml", "color", "snomed_type", "snomed_region")
+
+
+def table_path(path: Path) -> Path:
+    """Return where the table of a label map lies: NAME.labels.csv beside it."""
+    return path.with_name(f"{image_stem(path)}.labels.csv")
+
+
+def write_table(path: Path, segmentation: Segmentation, labels: dict[Key, str]) -> None:
+    """Write a table of ours.
+
+    Args:
+        path: Where.
+        segmentation: Whose masks are named.
+        labels: Of each mask the value in a label map, or the name of its file in a folder.
+    """
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(_COLUMNS)
+        for key, label in labels.items():
+            structure = segmentation.structure_of(key)
+            volume_ml = f"{segmentation.volume_ml(key):.3f}"
+            color = "#{:02x}{:02x}{:02x}".format(*structure.color)
+            region = structure.region.value if structure.region else ""
+            writer.writerow(
+                [label, *key, segmentation.display_name(key), volume_ml, color, structure.type.value, region]
+            )
 
 
 def read_table(path: Path) -> list[dict[str, str]]:
@@ -30,6 +63,31 @@ def read_table(path: Path) -> list[dict[str, str]]:
             f"{path}: A label table needs the columns label, task and structure; write it again."
         )
     return rows
+
+
+def volumes_of_table(path: Path) -> dict[Key, float]:
+    """Of each mask before others were written over it, ml; without those that are not given."""
+    volumes: dict[Key, float] = {}
+    for row in read_table(path):
+        with contextlib.suppress(ValueError):
+            volumes[row["task"], row["structure"]] = float((row.get("volume_ml") or "").replace(",", "."))
+    return volumes
+
+
+def values_of_table(path: Path) -> Values:
+    """The labels of each mask.
+
+    Raises:
+        InputError: When a column is missing, or a label is no whole number.
+    """
+    rows = read_table(path)
+    if wrong := [row["label"] for row in rows if not row["label"].isdecimal()]:
+        raise InputError(f"{path}: '{wrong[0]}' is no label; give whole numbers.")
+    values: Values = {}
+    for row in rows:
+        key = row["task"], row["structure"]
+        values[key] = (*values.get(key, ()), int(row["label"]))
+    return values
 
 
 def read_dataset_labels(path: Path, is_near: bool) -> dict[str, tuple[int, ...]] | None:

@@ -17,7 +17,7 @@ import numpy as np
 
 from ...errors import InputError
 from ...files.output_files import replacing
-from ...segmentation_files.label_maps import holds_mask
+from ...segmentation_files.mask_folders import holds_mask
 from ...volume import Volume, read_volume, write_volume
 from ..case_check import Fault
 from ..case_images import on_one_grid
