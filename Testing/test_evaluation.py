@@ -18,7 +18,7 @@ from PartialSegLib import (
     write_segmentation,
     write_volume,
 )
-from PartialSegLib.evaluation.scores import (
+from PartialSegLib.evaluation import (
     Comparison,
     Score,
     dice,

@@ -11,8 +11,10 @@ from statistics import fmean
 from ..batch.images import SUMMARY_FILE
 from ..batch.running import REQUEST_FILE
 from ..errors import InputError
+from ..evaluation import Comparison, Score, write_scores
 from ..evaluation.case_matching import matched_cases
-from ..evaluation.scores import SCORE_SUFFIXES, TOLERANCE_MM, Comparison, Score, write_scores
+from ..evaluation.metrics import TOLERANCE_MM
+from ..evaluation.scores import SCORE_SUFFIXES
 from ..failures import is_fault_of_ours, sentence
 from ..segmentation import Segmentation
 from ..segmentation_files.formats import read_segmentation
