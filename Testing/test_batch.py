@@ -10,9 +10,10 @@ import sys
 import pytest
 from small_packages import write_package
 
+from PartialSegLib.batch.cases import Outcome
 from PartialSegLib.batch.images import case_names, find_images
 from PartialSegLib.batch.request import BatchRequest, settings_of
-from PartialSegLib.batch.running import LOCK_FILE, REQUEST_FILE, Batch, Outcome
+from PartialSegLib.batch.running import LOCK_FILE, REQUEST_FILE, Batch
 from PartialSegLib.errors import InputError
 from PartialSegLib.manifest import read_manifest
 

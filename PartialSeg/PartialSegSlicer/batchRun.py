@@ -13,8 +13,9 @@ from typing import Any
 import slicer
 from slicer.i18n import tr as _
 
+from PartialSegLib.batch.cases import BatchCase, Outcome
 from PartialSegLib.batch.request import BatchRequest, settings_of
-from PartialSegLib.batch.running import Batch, BatchCase, Outcome
+from PartialSegLib.batch.running import Batch
 from PartialSegLib.errors import InputError
 from PartialSegLib.manifest import read_manifest
 from PartialSegLib.packages.installed import find_package

@@ -12,8 +12,9 @@ import qt
 import slicer
 from slicer.i18n import tr as _
 
+from PartialSegLib.batch.cases import BatchCase, Outcome
 from PartialSegLib.batch.request import OUTPUT_FORMATS
-from PartialSegLib.batch.running import Batch, BatchCase, Outcome
+from PartialSegLib.batch.running import Batch
 from PartialSegLib.errors import InputError
 from PartialSegLib.failures import is_fault_of_ours, sentence
 

@@ -13,52 +13,34 @@ import json
 import logging
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import InputError
 from ..files.file_names import folded
 from ..files.output_files import explained_writing_errors, locked, replacing
-from ..segmentation import Key
 from ..sentences import first_few
-from .images import SUMMARY_FILE, case_names, find_images
+from .cases import BatchCase, Outcome, make_cases
+from .images import SUMMARY_FILE, find_images
 from .outputs import EARLIER_RESULTS, NUM_LISTED, earlier_results, is_there, refuse_files_of_others
 from .request import BatchRequest
+from .summary import (
+    DONE,
+    FAILED,
+    WRITING,
+    Row,
+    Rows,
+    finished_row,
+    is_summary,
+    read_rows,
+    row_of,
+    version_of,
+    write_rows,
+)
 
 REQUEST_FILE = "batch.json"
 LOCK_FILE = ".summary.lock"
-DONE, FAILED, WRITING = "done", "failed", "writing"
-_ANY_NAME = "surrogateescape"  # also file names that are no UTF-8
-_COLUMNS = ("case", "image", "segmentation", "status", "seconds", "message")
-
-Rows = dict[str, dict[str, str]]
-"""Of the summary, by case."""
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class BatchCase:
-    """One image: its name in the summary, where it is, and where its segmentation goes."""
-
-    name: str
-    image: Path
-    output: Path
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of a case.
-
-    Attributes:
-        seconds: how long it took.
-        volumes_ml: by (task, structure); empty when it failed.
-        error: why it failed, in a sentence; empty when it did not.
-    """
-
-    seconds: float
-    volumes_ml: Mapping[Key, float] = field(default_factory=dict)
-    error: str = ""
 
 
 class Batch:
@@ -93,11 +75,11 @@ class Batch:
     ) -> None:
         self.folder = Path(folder).expanduser().absolute()
         self.request = request
-        self.cases = _make_cases(find_images(inputs, any_modality), self.folder, request.output_format)
+        self.cases = make_cases(find_images(inputs, any_modality), self.folder, request.output_format)
         if request.output_format == ".dcm":
             self._refuse_sources_without_dicom()
         self._earlier = earlier_results(self.folder, self.folder / REQUEST_FILE)
-        self._forgotten = _version(self.summary) if overwrite else None
+        self._forgotten = version_of(self.summary) if overwrite else None
         self._rows: Rows = {}
         self._unwritten: Rows = {}
         if overwrite:
@@ -135,7 +117,7 @@ class Batch:
         Raises:
             InputError: another run has given this name to another image; otherwise as for `record`.
         """
-        self._add_row(_row(case, WRITING))
+        self._add_row(row_of(case, WRITING))
 
     def withdraw(self, case: BatchCase) -> None:
         """Take back what `begin` wrote down of a case that came to nothing.
@@ -170,14 +152,9 @@ class Batch:
             InputError: the folder cannot be written to, another batch has begun there, or another run has
                 given the name of this case to another image.
         """
-        row = _row(case, FAILED if outcome.error else DONE)
-        row |= {"seconds": f"{outcome.seconds:.1f}", "message": outcome.error}
-        for key in self.request.keys:
-            if key in outcome.volumes_ml:
-                row[_volume_column(key)] = f"{outcome.volumes_ml[key]:.3f}"
-        self._add_row(row)
+        self._add_row(finished_row(case, outcome, self.request.keys))
 
-    def _add_row(self, row: dict[str, str]) -> None:
+    def _add_row(self, row: Row) -> None:
         was_written = not self._unwritten
         self._unwritten[row["case"]] = row
         try:
@@ -208,14 +185,14 @@ class Batch:
     def _update_summary(self) -> None:
         """Write all rows, and what was asked for where that is not there."""
         with locked(self.folder / LOCK_FILE):
-            if self._forgotten is None or self._forgotten != _version(self.summary):
+            if self._forgotten is None or self._forgotten != version_of(self.summary):
                 self._rows = self._rows | self._read_rows(otherwise=self._rows)
             self._refuse_taken_names({name: row["image"] for name, row in self._unwritten.items()})
             is_first = self._rows.keys() <= self._unwritten.keys()
             self._rows |= self._unwritten
             self._write_rows()
             if is_first or not (self.folder / REQUEST_FILE).exists():
-                self._forgotten = _version(self.summary)  # until the request stands beside it
+                self._forgotten = version_of(self.summary)  # until the request stands beside it
                 self._write_request()
             self._forgotten = None
             self._unwritten.clear()
@@ -286,11 +263,7 @@ class Batch:
         """
         try:
             earlier = dict(json.loads((self.folder / REQUEST_FILE).read_text(encoding="utf-8")))
-            with self.summary.open(newline="", encoding="utf-8-sig", errors=_ANY_NAME) as file:
-                table = csv.DictReader(file)
-                if missing := set(_COLUMNS) - set(table.fieldnames or ()):
-                    raise ValueError(f"it has no column {min(missing)}")
-                rows = {row["case"]: row for row in table}
+            rows = read_rows(self.summary)
             earlier.pop(EARLIER_RESULTS, None)
             others = self.request.differences(earlier)
         except FileNotFoundError:
@@ -313,20 +286,11 @@ class Batch:
 
     def _refuse_summary_of_others(self) -> None:
         """Refuse to replace a table that no batch has written; that of a killed first run is one of ours."""
-        if self.summary.exists():
-            with self.summary.open(newline="", encoding="utf-8-sig", errors=_ANY_NAME) as file:
-                if not set(_COLUMNS) <= set(csv.DictReader(file).fieldnames or ()):
-                    refuse_files_of_others([self.summary])
+        if self.summary.exists() and not is_summary(self.summary):
+            refuse_files_of_others([self.summary])
 
     def _write_rows(self) -> None:
-        header = [*_COLUMNS, *map(_volume_column, self.request.keys)]
-        with (
-            replacing(self.summary) as path,
-            path.open("w", newline="", encoding="utf-8", errors=_ANY_NAME) as file,
-        ):
-            writer = csv.DictWriter(file, header, restval="", extrasaction="ignore")
-            writer.writeheader()
-            writer.writerows(self._rows.values())
+        write_rows(self.summary, self._rows, self.request.keys)
 
     def _write_request(self) -> None:
         contents = self.request.to_json()
@@ -336,40 +300,8 @@ class Batch:
             path.write_text(json.dumps(contents, indent=2) + "\n", encoding="utf-8")
 
 
-def _make_cases(images: list[Path], folder: Path, output_format: str) -> list[BatchCase]:
-    suffix = "" if output_format == "folder" else output_format
-    cases = [
-        BatchCase(name, image, folder / f"{name}{suffix}")
-        for name, image in zip(case_names(images), images, strict=True)
-    ]
-    given = {image.resolve() for image in images}
-    for case in cases:
-        if case.output.resolve() in given:
-            raise InputError(
-                f"The segmentation of {case.image} would replace {case.output}; choose another output folder."
-            )
-    return cases
-
-
-def _row(case: BatchCase, status: str) -> dict[str, str]:
-    segmentation = "" if status == FAILED else case.output.name
-    return {"case": case.name, "image": str(case.image), "segmentation": segmentation, "status": status}
-
-
 def _is_other_image(earlier: str, image: str) -> bool:
     try:
         return not os.path.samefile(earlier, image)
     except OSError:  # the earlier one was moved
         return False
-
-
-def _version(file: Path) -> tuple[int, ...]:
-    """Changes whenever a file is replaced; empty where there is none."""
-    if not file.exists():
-        return ()
-    status = file.stat()
-    return status.st_mtime_ns, status.st_ino, status.st_size
-
-
-def _volume_column(key: Key) -> str:
-    return f"{key[0]}/{key[1]} [ml]"

@@ -7,9 +7,10 @@ from argparse import Namespace
 from itertools import count
 from typing import TYPE_CHECKING
 
+from ..batch.cases import BatchCase, Outcome
 from ..batch.pipeline import Attempt, Stages, run_overlapped
 from ..batch.request import BatchRequest, settings_of
-from ..batch.running import Batch, BatchCase, Outcome
+from ..batch.running import Batch
 from ..errors import InputError
 from ..failures import is_fault_of_ours, sentence
 from ..manifest import read_manifest
