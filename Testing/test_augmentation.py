@@ -123,6 +123,16 @@ def test_all_voxels_of_a_deformed_patch_are_read_not_invented(name, seed):
     np.testing.assert_allclose(image, expected, atol=1e-3)  # beyond the border it would be flat
 
 
+@pytest.mark.parametrize("name", ALWAYS | DEFORMED)
+@pytest.mark.parametrize("seed", range(3))
+def test_what_is_the_same_everywhere_stays_so(name, seed):
+    transform = draw_spatial_transform((ALWAYS | DEFORMED)[name], np.random.default_rng(seed))
+    crop = transform.crop_size(PATCH)
+    image, labels = transform.apply(torch.ones(1, *crop), torch.ones(crop, dtype=torch.uint8), PATCH)
+    np.testing.assert_allclose(image, 1, atol=1e-4)
+    assert (labels == 1).all()
+
+
 def test_voxels_move_as_far_as_in_batchgenerators():
     size, magnitude, sigma = (61, 61, 61), 900.0, 9.0
     fields = [ElasticField(seed, magnitude, sigma).displacement(size) for seed in range(60)]

@@ -85,6 +85,15 @@ def test_a_patch_is_a_function_of_seed_and_index(collection, preset):
     assert not same(data[0], data[1])
 
 
+def test_a_turned_patch_lies_around_the_voxel_that_was_chosen(collection):
+    turned = Augmentation(rotation_probability=1.0, rotation=30.0)
+    tasks = (Task("liver", {"liver_tumor": 0}),)
+    where = {"place": "voxel", "foreground": 1.0, "augmentation": turned}
+    data = patches(only(collection, "a"), 60, (5, 5, 5), tasks, **where)
+    middles = [data[index].target[0, 0, 2, 2, 2].item() for index in range(60)]
+    assert np.mean(middles) > 0.6  # of a tumour 3 x 4 x 4 voxels large; half a voxel may be lacking
+
+
 def test_workers_change_nothing(collection):
     data = patches(collection, 16, augmentation=PRESETS["dodnet"])
     alone = list(DataLoader(data, batch_size=None))

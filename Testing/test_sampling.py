@@ -96,3 +96,15 @@ def test_parts_around_voxels_of_random_structures(tmp_path):
     assert (found > 1).mean() == pytest.approx(0.5, abs=0.07)  # structures, not voxels, are equal
     assert (found == 2).mean() == pytest.approx(0.25, abs=0.07)
     assert len({tuple(center) for center in centers[found == 1]}) > 250
+
+
+def test_values_of_a_structure_are_drawn_by_their_voxels(tmp_path):
+    labels = np.zeros((20, 20, 20), np.uint8)
+    labels[2:12, 2:12, 2:11] = 1  # 900 voxels
+    labels[15, 5:15, 5:15] = 2  # 100
+    write_case(tmp_path / "a", np.zeros((1, 20, 20, 20), np.float32), labels, (-1.0,), "")
+    case = read_case(tmp_path / "a")
+    assert case is not None
+    rng = np.random.default_rng(0)
+    voxels = [choose_start(case, [(1, 2)], (1, 1, 1), "voxel", 1, "end", rng) for _ in range(600)]
+    assert np.mean([labels[voxel] == 2 for voxel in voxels]) == pytest.approx(0.1, abs=0.04)
