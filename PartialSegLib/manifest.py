@@ -241,6 +241,13 @@ class Manifest:
 
     def __post_init__(self) -> None:
         """Refuse values that no package can mean."""
+        self._check_names()
+        self._check_channels()
+        self._check_structures()
+        self._check_decision()
+        self._check_files()
+
+    def _check_names(self) -> None:
         require(
             re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.name) is not None,
             f"name: expected letters, digits, '.', '_' and '-' only, got {self.name!r}",
@@ -255,23 +262,31 @@ class Manifest:
                 re.fullmatch(r"[^\W_]\w*", structure) is not None and structure == structure.lower(),
                 f"uncoded: expected names of lower-case letters, digits and '_', got {structure!r}",
             )
+
+    def _check_channels(self) -> None:
         given, read = len(self.preprocessing.image_channels), self.network.arguments.get("in_channels", 1)
         require(
             given == read,
             f"preprocessing.channels: expected one for each of the network's {read} image channels "
             f"(network.arguments.in_channels), got {given}",
         )
+
+    def _check_structures(self) -> None:
         for index, task in enumerate(self.tasks):
             try:
                 task.check_structures((*load_structures(), *self.uncoded))
             except InputError as error:
                 raise InputError(f"tasks[{index}].{error}") from None
+
+    def _check_decision(self) -> None:
         if self.decision is not None:
             given = len(self.decision.thresholds)
             require(
                 given == len(self.tasks),
                 f"decision.thresholds: expected one for each of {len(self.tasks)} tasks, got {given}",
             )
+
+    def _check_files(self) -> None:
         for path in self.files:
             require(
                 is_inside(path),

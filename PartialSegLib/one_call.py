@@ -58,4 +58,4 @@ def segment(
         region_from=region_from,
     )
     session.set_image(volume)
-    return session.predict(tasks, on_progress, structures, roi, effort)
+    return session.predict(tasks, on_progress, structures=structures, roi=roi, effort=effort)

@@ -109,7 +109,7 @@ class InferenceSession:
             raise InputError(
                 f"The overlap is a fraction in [0, 1), such as {inference.overlap}, not {overlap}."
             )
-        if cache_bytes is not None and not is_number(cache_bytes):
+        if cache_bytes is not None and not (is_number(cache_bytes) and cache_bytes >= 0):
             raise InputError(f"cache_bytes is a number of bytes, such as 2_000_000_000, not {cache_bytes!r}.")
         if mirror and not inference.mirror_axes:
             raise InputError(f"Model {model.manifest.name} has no axes to mirror; use it without mirroring.")
@@ -176,6 +176,7 @@ class InferenceSession:
         self,
         tasks: str | Iterable[str] | None = None,
         on_progress: Progress = ignore_progress,
+        *,
         structures: str | Iterable[str] | None = None,
         roi: Limits | None = None,
         effort: float | None = None,
@@ -185,9 +186,11 @@ class InferenceSession:
         Args:
             tasks: names of tasks; None for all that yield a wanted structure.
             on_progress: called after each patch; when it raises `Cancelled`, the session stays usable.
-            structures: ids of the structures to return; None for all of the tasks.
-            roi: region of interest in RAS mm, ((x0, x1), (y0, y1), (z0, z1)): only patches that touch it are
-                visited, and masks are empty outside. Components count with what lies inside.
+            structures: ids of the structures to return, or "task/structure" for one task's alone; None for
+                all of the tasks. What else names may look like says `request_tasks`.
+            roi: region of interest in RAS mm, ((x0, x1), (y0, y1), (z0, z1)), or these six numbers: only
+                patches that touch it are visited, and masks are empty outside. Components count with what
+                lies inside.
             effort: instead of that of `region_from`, see `CoarsePass`; where features are kept, a higher one
                 than before costs only the patches that are new. Without a coarse model it means nothing.
 
@@ -216,12 +219,8 @@ class InferenceSession:
     ) -> tuple[dict[int, TaskView], dict[int, Kept]]:
         """What each task looks at, and its blended scores, or the winners alone where these are enough."""
         find = None if self._coarse is None else partial(self._find_coarsely, self._coarse, on_progress)
-        encoded = self.timings["encode"]
-        try:
-            with self._scoring.stage("preprocess"):
-                views = selected.views(requests, region, find)
-        finally:
-            self.timings["preprocess"] -= self.timings["encode"] - encoded  # of the coarse pass, within it
+        with self._scoring.stage("preprocess"):
+            views = selected.views(requests, region, find)
         tasks = {request.number: request.task for request in requests}
         image, cache, scores_device = selected.image, self._scoring.cache, self.device
         if self.device.type == "cuda":
@@ -280,7 +279,7 @@ class InferenceSession:
             volume: only shape, affine and voxel type are looked at, so `np.broadcast_to(np.int16(0), shape)`
                 may stand for the array of one that is yet to be read.
             tasks: names of tasks; None for all that yield a wanted structure.
-            structures: ids of structures; None for all of the tasks.
+            structures: as for `predict`; None for all of the tasks.
             is_loaded: whether the voxels are in memory already.
 
         Raises:
@@ -303,7 +302,7 @@ class InferenceSession:
     @property
     def timings(self) -> dict[str, float]:
         """Seconds per stage since `set_image`: preprocess, encode, head, restore."""
-        return self._scoring.seconds
+        return dict(self._scoring.seconds)
 
     @property
     def patches_encoded(self) -> int:

@@ -325,7 +325,7 @@ def test_a_missing_device_has_its_own_exit_code(tmp_path, package, ct, run):
 
 
 def test_exhausted_memory_has_its_own_exit_code(tmp_path, package, ct, run, monkeypatch):
-    def exhaust(*arguments):
+    def exhaust(*arguments, **options):
         raise MemoryError
 
     monkeypatch.setattr("PartialSegLib.session.InferenceSession.predict", exhaust)

@@ -75,7 +75,8 @@ def blended(session, task):
         def start_keeping(number, channels, passes):
             return KeptScores(selected.image.tensor.shape, channels, session.device, passes)
 
-        kept = session._scoring.blend(selected.image, tasks, views, start_keeping, lambda *_: None)
+        how = start_keeping, lambda *_: None, session.device
+        kept = session._scoring.blend(selected.image, tasks, views, *how)
         return selected.image.unpad(kept[requests[0].number].scores)
 
 

@@ -73,7 +73,7 @@ def _run(todo: Batch, session: InferenceSession, options: Namespace) -> None:
         try:
             session.set_image(volume, check=False)
             with progress_bar() as show:
-                return session.predict(options.task, show, options.structure)
+                return session.predict(options.task, show, structures=options.structure)
         finally:
             session.reset_image()
 

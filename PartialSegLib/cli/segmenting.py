@@ -180,7 +180,7 @@ def _read_input(options: Namespace) -> Volume:
 
 def _predict(session: InferenceSession, options: Namespace, seconds: Seconds) -> Segmentation:
     with progress_bar() as show:
-        segmentation = session.predict(options.task, show, options.structure, options.roi)
+        segmentation = session.predict(options.task, show, structures=options.structure, roi=options.roi)
     seconds |= session.timings
     return segmentation
 

@@ -159,7 +159,7 @@ class NetworkRunner:
             yield wanted if self.inference.blend == "logits" else self._activate(wanted)
 
     def _logits(self, features: Features, numbers: list[int]) -> Iterable[Tensor]:
-        """Of each task; no setting lasts from one to the next, when others run, or nobody asks any more."""
+        """Of each task; cuDNN's setting is left between them, when the caller computes or has gone away."""
         each = self._compute_logits(features, numbers)
         for _ in numbers:
             with _repeatable_cudnn:

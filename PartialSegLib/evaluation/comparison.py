@@ -83,9 +83,16 @@ def _scores(
         if is_scored is not None:
             a, b = a & is_scored[box], b & is_scored[box]
         surfaces = surface_distances(a, b, grid.spacing)
-        volumes = np.count_nonzero(a) * voxel_ml, np.count_nonzero(b) * voxel_ml
-        measures = dice(a, b), surfaces.fraction_within(tolerance_mm), surfaces.percentile(0.95)
-        scores.append(Score(case, *key, *measures, *volumes, tolerance_mm))
+        score = Score(
+            *(case, *key),
+            dice=dice(a, b),
+            nsd=surfaces.fraction_within(tolerance_mm),
+            hausdorff95_mm=surfaces.percentile(0.95),
+            prediction_ml=np.count_nonzero(a) * voxel_ml,
+            reference_ml=np.count_nonzero(b) * voxel_ml,
+            tolerance_mm=tolerance_mm,
+        )
+        scores.append(score)
     return scores
 
 
@@ -173,8 +180,15 @@ class Comparison:
             agreement, distance = (0.0, math.inf) if volume_ml else (1.0, 0.0)
             for key in self._predicted:
                 if key[1] == name:
-                    measures = agreement, agreement, distance, 0.0, volume_ml
-                    yield Score(case, *key, *measures, self._tolerance_mm)
+                    yield Score(
+                        *(case, *key),
+                        dice=agreement,
+                        nsd=agreement,
+                        hausdorff95_mm=distance,
+                        prediction_ml=0.0,
+                        reference_ml=volume_ml,
+                        tolerance_mm=self._tolerance_mm,
+                    )
 
     def _listed_unscored(self) -> str:
         return ", ".join(

@@ -74,7 +74,7 @@ class PatchScoring:
         views: Mapping[int, TaskView],
         start_keeping: Callable[[int, int, int], Keeper],
         on_progress: Progress,
-        device: torch.device | None = None,
+        device: torch.device,
     ) -> dict[int, Keeper]:
         """Visit the patches that any task looks at, once for all of these tasks.
 
@@ -85,7 +85,7 @@ class PatchScoring:
             start_keeping: makes what keeps the blended scores of a task, from its number, the number of
                 their channels, and how often the image is gone through.
             on_progress: called after each patch.
-            device: where scores are summed up; None for that of the network.
+            device: where scores are summed up.
 
         Returns:
             Per task number what has been kept; nothing for a task without patches.
@@ -93,7 +93,7 @@ class PatchScoring:
         self._decisions.clear()
         passes = self._passes(image, views)
         total, done = sum(len(plan) for _, plan in passes), 0
-        weight = self._weight if device is None else self._weight.to(device)
+        weight = self._weight.to(device)
 
         def start(number: int, channels: int) -> tuple[PatchBlender, Keeper]:
             keeper = start_keeping(number, channels, len(passes))
@@ -155,14 +155,15 @@ class PatchScoring:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Add the seconds of a block to a stage."""
-        start = perf_counter()
+        """Add the seconds of a block to a stage, but for those of stages within it."""
+        start, before = perf_counter(), sum(self.seconds.values())
         try:
             yield
             if self.runner.device.type == "cuda":
                 torch.cuda.synchronize(self.runner.device)
         finally:
-            self.seconds[name] += perf_counter() - start
+            within = sum(self.seconds.values()) - before
+            self.seconds[name] += perf_counter() - start - within
 
     def _features(self, image: SessionImage, patch: Patch, flip: Flip) -> Features:
         def encode() -> Features:

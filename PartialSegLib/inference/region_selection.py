@@ -67,8 +67,8 @@ class CoarsePass:
 
 
 def is_number(value: object) -> bool:
-    """Whether it is a real number of Python or numpy, not a text that looks like one."""
-    return isinstance(value, Real)
+    """Whether it is a real number of Python or numpy, not a text that looks like one, nor True or False."""
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def check_effort(effort: float) -> None:

@@ -127,11 +127,11 @@ def preprocess(
     in_input_order = hounsfield.permute([axis.network_axis for axis in axes])
 
     def read(planes: slice) -> Tensor:
-        hounsfield = _tensor(volume.array[planes], device)
+        values = _tensor(volume.array[planes], device)
         if not preprocessing.clip_first:
-            return hounsfield
-        _check_finite(hounsfield)  # before infinity is clipped
-        return hounsfield.clamp_(*preprocessing.clip)
+            return values
+        _check_finite(values)  # before infinity is clipped
+        return values.clamp_(*preprocessing.clip)
 
     z, y, x = (axis.to_network(device) for axis in axes)
     for planes, slab in resample_by_slabs(read, (z, y, x)):

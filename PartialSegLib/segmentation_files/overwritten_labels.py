@@ -49,9 +49,10 @@ def _own_values(
 ) -> tuple[int, ...]:
     """The labels of a mask: its own and what brings it to its volume in the table.
 
-    That are structures in the organ, where the volume gets closer, tumours first, and the same structure of
-    another task, where the volume is met: only then did that one cover all that is missing. Where the table
-    has no volume, or the map was edited and has more, an organ gets the tumour of its own task.
+    Labels that were written over the mask are added: structures inside the organ, tumours first, while they
+    bring the volume closer to the table's; the same structure of another task only where it accounts for all
+    that is missing. Where the table has no volume, or the map was edited and has more, an organ gets the
+    tumour of its own task.
     """
     task, structure = key[0], structure_or_tissue(key[1])
     own = dict.fromkeys(values[key])

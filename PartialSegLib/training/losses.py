@@ -2,8 +2,8 @@
 
 Each takes the predictions of a batch. With several processes (`across`), what is summed over the batch is
 summed over the batches of all of them, so that a run does not depend on how many there are. Means over what
-is annotated are means of the processes' own: with `average` "channels", and with a softmax whose Dice is not
-joint, a run does depend on it where annotations differ.
+is annotated are taken in each process by itself: with `average` "channels", and with a softmax whose Dice is
+not joint, a run does depend on which cases come together in a process.
 """
 
 from __future__ import annotations

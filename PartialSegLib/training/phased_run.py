@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -96,7 +97,8 @@ class PhasedRun:
         number, step = position(self.phases, self.step)
         if number != self.phase_number:
             self.enter_phase(number)
-        torch.manual_seed(hash((self.seed, self.step, self.workers.rank)))
+        drawn = np.random.default_rng([self.seed, self.step, self.workers.rank])
+        torch.manual_seed(int(drawn.integers(2**63)))
         rate = learning_rate(self.phase, step)
         set_learning_rate(self.optimizer, rate)
         self.optimizer.zero_grad()

@@ -151,7 +151,7 @@ class Run(PhasedRun):
 def _initial_network(config: TrainingConfig, arguments: dict[str, Any]) -> PartialLabelNetwork:
     """A network that depends on the configuration alone.
 
-    A checkpoint holds all weights: a run that goes on needs the package that it began from no more.
+    A checkpoint holds all weights, so a run that goes on does not need the package that it began from.
     """
     network = NETWORKS[config.network](**arguments)
     _check_patch(config, network)

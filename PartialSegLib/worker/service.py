@@ -181,8 +181,14 @@ class Service:
 
         def work(session: InferenceSession) -> tuple[Segmentation, dict[str, float], int]:
             talk.stop_if_cancelled()
-            timings, encoded = dict(session.timings), session.patches_encoded
-            found = session.predict(params.tasks, talk.progress, params.structures, params.roi, params.effort)
+            timings, encoded = session.timings, session.patches_encoded
+            found = session.predict(
+                params.tasks,
+                talk.progress,
+                structures=params.structures,
+                roi=params.roi,
+                effort=params.effort,
+            )
             seconds = {stage: session.timings[stage] - before for stage, before in timings.items()}
             return found, seconds, session.patches_encoded - encoded
 

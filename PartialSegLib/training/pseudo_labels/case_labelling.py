@@ -75,9 +75,8 @@ def _predict(
 ) -> Segmentation:
     try:
         session.set_image(image, check=False)
-        return session.predict(
-            list(dict.fromkeys(task for task, _ in keys.values())), on_progress, list(keys)
-        )
+        tasks = list(dict.fromkeys(task for task, _ in keys.values()))
+        return session.predict(tasks, on_progress, structures=list(keys))
     finally:
         session.reset_image()
 
