@@ -23,6 +23,7 @@ from .checkpoint import (
     without_parallel_prefix,
 )
 from .clean_up import keep_largest, tumor_in_organ
+from .converted_license import converted_license
 
 SOURCE_URL = "https://github.com/jianpengz/DoDNet"
 
@@ -31,12 +32,7 @@ CITATION = (
     "partially labeled datasets. CVPR 2021, pp. 1195-1204."
 )
 
-LICENSE_TEXT = f"""\
-The weights in this package were converted from a checkpoint of DoDNet ({SOURCE_URL}).
-The conversion changes names and container only. The terms under which the authors of the checkpoint gave
-it away still hold; the official DoDNet repository is published under the GNU General Public License,
-version 3. Cite: {CITATION}
-"""
+LICENSE_TEXT = converted_license("DoDNet", SOURCE_URL, "GNU General Public License, version 3", CITATION)
 
 MOTS_NETWORK = NetworkSpec("DoDNet", {"num_tasks": 7})
 

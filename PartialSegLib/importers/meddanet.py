@@ -29,16 +29,13 @@ from .checkpoint import (
     renamed_weights,
     without_parallel_prefix,
 )
+from .converted_license import converted_license
 
 Network = TypeVar("Network", bound=nn.Module)
 
 SOURCE_URL = "https://github.com/Rubics-Xuan/Med-DANet"
 
-LICENSE_TEXT = f"""\
-The weights in this package were converted from a checkpoint of Med-DANet version 2 ({SOURCE_URL}).
-The conversion changes names and container only. The terms under which the authors of the checkpoint gave
-it away still hold; the official code is published under the Apache License, version 2.0.
-"""
+LICENSE_TEXT = converted_license("Med-DANet version 2", SOURCE_URL, "Apache License, version 2.0")
 
 STRIDE = 42  # pixels between windows
 

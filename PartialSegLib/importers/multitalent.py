@@ -29,6 +29,7 @@ from .checkpoint import (
     renamed_weights,
     without_parallel_prefix,
 )
+from .converted_license import converted_license
 from .nnunet_checkpoint import without_duplicates
 from .nnunet_plans import AXES, intensity_range
 from .nnunet_resampling import SEPARATE_ABOVE
@@ -41,12 +42,7 @@ CITATION = (
     "Approach to Medical Image Segmentation. MICCAI 2023 (arXiv:2303.14444)."
 )
 
-LICENSE_TEXT = f"""\
-The weights in this package were converted from a checkpoint of MultiTalent ({SOURCE_URL}).
-The conversion changes names and container only. The terms under which the authors of the checkpoint gave it
-away still hold; the official repository is published under the Apache License, version 2.0.
-Cite: {CITATION}
-"""
+LICENSE_TEXT = converted_license("MultiTalent", SOURCE_URL, "Apache License, version 2.0", CITATION)
 
 CONTAINER_KEYS = {
     *("epoch", "state_dict", "optimizer_state_dict", "lr_scheduler_state_dict", "plot_stuff", "best_stuff"),

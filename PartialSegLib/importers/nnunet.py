@@ -17,6 +17,7 @@ from ..manifest import Manifest, NetworkSpec
 from ..model import build_network
 from ..packages.package_files import file_sha256
 from .checkpoint import ImportedModel, renamed_weights
+from .converted_license import converted_license
 from .nnunet_checkpoint import TrainedModel, read_trained_model
 from .nnunet_postprocessing import chosen_postprocessing
 
@@ -29,11 +30,7 @@ CITATION = (
     "learning-based biomedical image segmentation. Nature Methods 2021, 18, 203-211."
 )
 
-LICENSE_TEXT = f"""\
-The weights in this package were converted from a model trained with nnU-Net ({SOURCE_URL}).
-The conversion changes names and container only. The terms under which the authors of the model gave it away
-still hold. Cite the authors of the model, and: {CITATION}
-"""
+LICENSE_TEXT = converted_license("nnU-Net", SOURCE_URL, None, f"the authors of the model, and: {CITATION}")
 
 UNIT_NAMES = {
     r"^((?:stem|encoder|decoder)\..*?)0\.(weight|bias)$": r"\1conv.\2",

@@ -16,6 +16,7 @@ from torch import Tensor
 from ..errors import InputError
 from ..manifest import Manifest, NetworkSpec
 from .checkpoint import ImportedModel
+from .converted_license import converted_license
 from .nnunet import imported_folds, planned_manifest
 from .nnunet_checkpoint import read_trained_model
 from .nnunet_plans import Plan
@@ -29,11 +30,7 @@ CITATION = (
     "arXiv:2304.06716."
 )
 
-LICENSE_TEXT = f"""\
-The weights in this package were converted from a model of STU-Net ({SOURCE_URL}).
-The conversion changes names and container only. The terms under which the authors of the model gave it away
-still hold; the official repository is published under the Apache License, version 2.0. Cite: {CITATION}
-"""
+LICENSE_TEXT = converted_license("STU-Net", SOURCE_URL, "Apache License, version 2.0", CITATION)
 
 OFFICIAL_NAMES = {
     r"^encoder\.": "conv_blocks_context.",

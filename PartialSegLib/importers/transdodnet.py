@@ -27,6 +27,7 @@ from .checkpoint import (
     without_parallel_prefix,
 )
 from .clean_up import keep_largest, tumor_in_organ
+from .converted_license import converted_license
 
 SOURCE_URL = "https://github.com/jianpengz/DoDNet"
 
@@ -35,12 +36,7 @@ CITATION = (
     "segmentation. IEEE TPAMI 2023, 45(12) (arXiv:2211.06894)."
 )
 
-LICENSE_TEXT = f"""\
-The weights in this package were converted from a checkpoint of TransDoDNet ({SOURCE_URL}).
-The conversion changes names and container only. The terms under which the authors of the checkpoint gave
-it away still hold; the official repository is published under the GNU General Public License, version 3.
-Cite: {CITATION}
-"""
+LICENSE_TEXT = converted_license("TransDoDNet", SOURCE_URL, "GNU General Public License, version 3", CITATION)
 
 CONTAINER_KEYS = {"state_dict", "optimizer", "epoch", "amp"}
 PREFIX = "ResCNN_DeformTR."

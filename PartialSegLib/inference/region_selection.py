@@ -13,7 +13,7 @@ from scipy import ndimage
 
 from ..errors import InputError
 from ..manifest import Preprocessing
-from ..masks.body import BODY_MARGIN_MM, BODY_THRESHOLD_HU, largest_object
+from ..masks.body import BODY_THRESHOLD_HU, body_margins, largest_object
 from ..masks.boxes import placed_in, widened
 from ..model import Model
 from ..processing.preprocessing import PreparedImage
@@ -147,7 +147,7 @@ def body_voxels(prepared: PreparedImage, preprocessing: Preprocessing) -> np.nda
     body = largest_object(array_of(dense))
     if body is None:
         return np.ones(tuple(dense.shape), bool)
-    margins = [ceil(BODY_MARGIN_MM / step) for step in preprocessing.spacing]
+    margins = body_margins(preprocessing.spacing)
     kept = np.zeros_like(body)
     for plane, filled in zip(body, kept, strict=True):
         rows, columns = (np.flatnonzero(plane.any(axis=axis)) for axis in (1, 0))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from math import ceil
 
 import numpy as np
 import torch
@@ -17,7 +16,7 @@ from torch import Tensor
 from ..errors import InputError
 from ..images.affine import AXIS_LETTERS, closest_axes
 from ..manifest import Preprocessing
-from ..masks.body import BODY_MARGIN_MM, BODY_THRESHOLD_HU, largest_object
+from ..masks.body import BODY_THRESHOLD_HU, body_margins, largest_object
 from ..masks.boxes import EMPTY_BOX, Box, bounding_box, widened
 from ..pytorch.tensor_arrays import array_of, tensor_of
 from ..volume import Volume
@@ -240,7 +239,7 @@ def _body_box(hounsfield: Tensor, preprocessing: Preprocessing) -> Box:
     body = largest_object(array_of(hounsfield > threshold))
     if body is None:
         return _whole(list(hounsfield.shape))
-    margins = [ceil(BODY_MARGIN_MM / step) for step in preprocessing.spacing]
+    margins = body_margins(preprocessing.spacing)
     return widened(bounding_box(body), margins, hounsfield.shape)
 
 
