@@ -154,7 +154,7 @@ def _initial_network(config: TrainingConfig, arguments: dict[str, Any]) -> Parti
     A checkpoint holds all weights, so a run that goes on does not need the package that it began from.
     """
     network = NETWORKS[config.network](**arguments)
-    _check_patch(config, network)
+    _check_bfloat16_depth(config, network)
     if config.initial_logit is not None:
         network.initialize_head(config.initial_logit)
     if config.transfer is not None and not (Path(config.output) / CHECKPOINT_FILE).is_file():
@@ -183,7 +183,7 @@ def _make_tissue_head(config: TrainingConfig, network: PartialLabelNetwork) -> T
     return head
 
 
-def _check_patch(config: TrainingConfig, network: PartialLabelNetwork) -> None:
+def _check_bfloat16_depth(config: TrainingConfig, network: PartialLabelNetwork) -> None:
     """Refuse patches on which PyTorch's bfloat16 gradients on CPUs are wrong (seen with 2.13)."""
     if config.precision == "bfloat16" and config.patch_size[0] == 2 * network.patch_multiple[0]:
         raise InputError(

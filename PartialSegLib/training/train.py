@@ -173,12 +173,30 @@ def _validate(run: Run, cases: Dataset[Cases] | None, manifest: Manifest, log: R
 
 
 def make_manifest(config: TrainingConfig) -> Manifest:
-    """The manifest of the package that a run writes.
+    """The manifest of the package that a run writes, checked against its network and its loss.
 
     Raises:
         InputError: a field of the package or a setting of the run is not valid in a manifest, or the network
             cannot serve the tasks.
     """
+    _check_names(config)
+    fields: dict[str, Any] = {
+        **config.package,
+        "tasks": config.trained_tasks,
+        "network": {"architecture": config.network, "arguments": _network_arguments(config)},
+        "preprocessing": to_json(config.preprocessing),
+        "inference": to_json(config.inference),
+    }
+    manifest = from_json(Manifest, fields)
+    _check_structure_weights(config, manifest)
+    network = build_network(manifest.network)
+    check_tasks_served(network, manifest)
+    _check_forward_pass(network, manifest, len(config.loss.deep_supervision))
+    return manifest
+
+
+def _check_names(config: TrainingConfig) -> None:
+    """Refuse a network that is not there, and tasks that the package has not."""
     if config.network not in NETWORKS:
         raise InputError(
             f"network: unknown network {config.network!r}; {suggestion(config.network, NETWORKS)}."
@@ -186,29 +204,23 @@ def make_manifest(config: TrainingConfig) -> Manifest:
     names = [task.get("name") for task in config.package.get("tasks", [])]
     for name in config.only_tasks:
         require(name in names, f"only_tasks: unknown task {name!r}; {suggestion(name, names)}.")
-    tasks = config.trained_tasks
-    arguments = dict(config.network_arguments)
-    if "num_tasks" in signature(NETWORKS[config.network]).parameters:
-        arguments.setdefault("num_tasks", len(tasks))
-    fields: dict[str, Any] = {
-        **config.package,
-        "tasks": tasks,
-        "network": {"architecture": config.network, "arguments": arguments},
-        "preprocessing": to_json(config.preprocessing),
-        "inference": to_json(config.inference),
-    }
-    manifest = from_json(Manifest, fields)
+
+
+def _network_arguments(config: TrainingConfig) -> dict[str, Any]:
+    """Those of the configuration; the number of tasks need not be given."""
+    takes_tasks = "num_tasks" in signature(NETWORKS[config.network]).parameters
+    return ({"num_tasks": len(config.trained_tasks)} if takes_tasks else {}) | dict(config.network_arguments)
+
+
+def _check_structure_weights(config: TrainingConfig, manifest: Manifest) -> None:
+    """Refuse weights of structures that no task has."""
     structures = {name for task in manifest.tasks for name in task.structures}
     for name in config.loss.structure_weights:
         known = name in structures
         require(known, f"loss.structure_weights: unknown structure {name!r}; {suggestion(name, structures)}.")
-    network = build_network(manifest.network)
-    check_tasks_served(network, manifest)
-    _check_patch(network, manifest, len(config.loss.deep_supervision))
-    return manifest
 
 
-def _check_patch(network: PartialLabelNetwork, manifest: Manifest, supervised: int) -> None:
+def _check_forward_pass(network: PartialLabelNetwork, manifest: Manifest, supervised: int) -> None:
     """Refuse patches and levels that the network cannot be trained on, before anything is prepared."""
     channels, size = manifest.network.arguments.get("in_channels", 1), manifest.inference.patch_size
     try:
