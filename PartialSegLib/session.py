@@ -15,23 +15,17 @@ from .engines.network_runner import NetworkRunner
 from .errors import InputError
 from .image_channel import check_one_ct
 from .inference.coarse_findings import CoarseFindings, uncertain_parts
-from .inference.mask_restoration import (
-    Kept,
-    KeptWinners,
-    keeps_winners,
-    packed_scores,
-    packs_scores,
-    restore_masks,
-)
 from .inference.memory_estimate import MemoryEstimate, MemoryEstimator
 from .inference.patch_scoring import PatchScoring, Progress, all_flips
+from .inference.prediction import Prediction
 from .inference.region_selection import CoarsePass, is_number
+from .inference.score_keeping import Kept, ScoreKeeping
 from .inference.selection import SelectedImage, Selection
 from .inference.session_image import SessionImage
 from .masks.region import Region
 from .model import Model, as_model
 from .patches.blending import KeptScores
-from .patches.visit_plan import TaskView, describe_visits
+from .patches.visit_plan import describe_visits
 from .processing.restoration import Restored
 from .pytorch.devices import choose_device, choose_precision, explained_memory_errors
 from .segmentation import Key, Segmentation
@@ -83,6 +77,8 @@ class InferenceSession:
         DeviceError: the device is missing or out of memory.
     """
 
+    _looks_at_scores = False
+
     def __init__(
         self,
         model: Model | str | Path,
@@ -114,14 +110,15 @@ class InferenceSession:
         if mirror and not inference.mirror_axes:
             raise InputError(f"Model {model.manifest.name} has no axes to mirror; use it without mirroring.")
         self.selection = Selection.for_model(model, selection, skip_air, region_from)
-        self._coarse: InferenceSession | None = None
+        self._coarse: _CoarseSession | None = None
         if coarse := self.selection.coarse:
-            self._coarse = InferenceSession(coarse.model, device, 0, precision=precision, engine=engine)
+            self._coarse = _CoarseSession(coarse.model, device, 0, precision=precision, engine=engine)
         flips = all_flips(inference.mirror_axes if mirror else ())
         self._cache_bytes = cache_bytes
         with explained_memory_errors(self.device):
             self._runner = NetworkRunner(model, self.device, choose_precision(self.device, precision), engine)
             self._scoring = PatchScoring(self._runner, flips, cache_bytes or 0)
+        self._keeping = ScoreKeeping(inference, self._scoring.num_passes, self._looks_at_scores)
         self._selected: SelectedImage | None = None
         self._found_coarsely: CoarseFindings | None = None
         self.reset_image()
@@ -206,64 +203,43 @@ class InferenceSession:
         requests = request_tasks(self.model.manifest, tasks, structures)
         region = None if roi is None else Region.from_limits(roi)
         with explained_memory_errors(self.device), torch.inference_mode():
-            views, kept = self._blended(selected, requests, region, on_progress)
-            return self._restored(selected, requests, region, views, kept)
+            prediction = self._score(selected, requests, region, on_progress)
+            return self._restore(prediction, selected.selection, region)
 
-    def _blended(
+    def _score(
         self,
         selected: SelectedImage,
         requests: list[TaskRequest],
         region: Region | None,
         on_progress: Progress,
-        scores_are_wanted: bool = False,
-    ) -> tuple[dict[int, TaskView], dict[int, Kept]]:
-        """What each task looks at, and its blended scores, or the winners alone where these are enough."""
+    ) -> Prediction:
+        """Decide what each task looks at, and blend its scores there."""
         find = None if self._coarse is None else partial(self._find_coarsely, self._coarse, on_progress)
         with self._scoring.stage("preprocess"):
             views = selected.views(requests, region, find)
+        image, device = selected.image, self.device
+        if device.type == "cuda":
+            device = self._memory.choose_scores_device(image, requests, self._scoring.cache)
         tasks = {request.number: request.task for request in requests}
-        image, cache, scores_device = selected.image, self._scoring.cache, self.device
-        if self.device.type == "cuda":
-            scores_device = self._memory.choose_scores_device(image, requests, cache, scores_are_wanted)
+        is_packed = self._keeping.packs(tasks.values(), image.tensor.numel(), device)
 
-        def is_packed(passes: int) -> bool:
-            voxels, inference = image.tensor.numel(), self._runner.inference
-            return not scores_are_wanted and packs_scores(
-                inference, tasks.values(), voxels, passes, scores_device
-            )
+        def start_keeping(number: int, channels: int) -> Kept:
+            return self._keeping.start(image, tasks[number], channels, views[number].kept, device, is_packed)
 
-        def start_keeping(number: int, channels: int, passes: int) -> Kept:
-            task = tasks[number]
-            if keeps_winners(self._runner.inference, task, passes, scores_are_wanted):
-                return KeptWinners(image, task, channels, views[number].kept, scores_device)
-            if is_packed(passes):
-                return packed_scores(image, self._runner.inference, channels)
-            return KeptScores(image.tensor.shape, channels, scores_device, passes)
+        kept = self._scoring.blend(image, tasks, views, start_keeping, on_progress, device)
+        return Prediction(image, requests, views, kept)
 
-        return views, self._scoring.blend(image, tasks, views, start_keeping, on_progress, scores_device)
-
-    def _restored(
-        self,
-        selected: SelectedImage,
-        requests: list[TaskRequest],
-        region: Region | None,
-        views: dict[int, TaskView],
-        kept: dict[int, Kept],
-    ) -> Segmentation:
-        """The masks on the grid of the volume; what is kept of a task is given up with its last mask."""
-        prepared = selected.image.prepared
-        of_tasks = {task.name: views[number] for number, task, _ in requests}
-        provenance = self._provenance(selected.selection, region, of_tasks)
+    def _restore(self, prediction: Prediction, selection: Selection, region: Region | None) -> Segmentation:
+        """Make the masks on the grid of the volume."""
+        prepared = prediction.image.prepared
+        provenance = self._provenance(selection, region, prediction)
         values = label_values(self.model.manifest)
         segmentation = Segmentation(prepared.input_shape, prepared.affine, provenance, label_values=values)
         with self._scoring.stage("restore"):
-            for request in requests:
-                view, scores = views[request.number], kept.pop(request.number, None)
-                masks = restore_masks(selected.image, self._runner, request, scores, view)
-                for structure, (box, mask) in masks:
-                    if region is not None:
-                        region.clear_outside(mask, box, segmentation.affine)
-                    segmentation.add(request.task.name, structure, box, mask)
+            for task, structure, (box, mask) in prediction.masks(self._runner):
+                if region is not None:
+                    region.clear_outside(mask, box, segmentation.affine)
+                segmentation.add(task.name, structure, box, mask)
         return segmentation
 
     def estimate_memory(
@@ -290,14 +266,15 @@ class InferenceSession:
         if self._coarse is None:
             return estimate
         requests = request_tasks(self._coarse.model.manifest, None, None)
-        coarse = self._coarse._memory.estimate(volume, requests, 0, is_loaded, scores_are_wanted=True)
+        coarse = self._coarse._memory.estimate(volume, requests, 0, is_loaded)
         return estimate.with_coarse(coarse)
 
     @cached_property
     def _memory(self) -> MemoryEstimator:
         with explained_memory_errors(self.device):
             flips = len(self._scoring.flips)
-            return MemoryEstimator(self.model, self._runner, self.overlap, flips, self.selection)
+            given = self.model, self._runner, self.overlap, flips, self._keeping, self.selection
+            return MemoryEstimator(*given)
 
     @property
     def timings(self) -> dict[str, float]:
@@ -324,33 +301,19 @@ class InferenceSession:
             raise InputError("The session has no image; call set_image(volume) first.")
         return self._selected
 
-    def _find_coarsely(self, coarse: InferenceSession, on_progress: Progress) -> CoarseFindings:
+    def _find_coarsely(self, coarse: _CoarseSession, on_progress: Progress) -> CoarseFindings:
         """What the coarse model finds in the image; computed once, with all its tasks."""
         if self._found_coarsely is None:
             waiting = self.patches_planned
             with self._scoring.stage("encode"):
-                self._found_coarsely = coarse._find_all(lambda *_: on_progress(0, waiting))
+                self._found_coarsely = coarse.find_all(lambda *_: on_progress(0, waiting))
         return self._found_coarsely
 
-    def _find_all(self, on_progress: Progress) -> CoarseFindings:
-        """Segment the image with all tasks, and note where their scores are uncertain."""
-        selected, inference = self._require_selected(), self._runner.inference
-        requests = request_tasks(self.model.manifest, None, None)
-        uncertain: dict[Key, Restored] = {}
-        with explained_memory_errors(self.device), torch.inference_mode():
-            views, kept = self._blended(selected, requests, None, on_progress, scores_are_wanted=True)
-            with self._scoring.stage("restore"):
-                for number, task, _ in requests:
-                    if isinstance(scores := kept.get(number), KeptScores):
-                        where = views[number].kept, task, inference, selected.image
-                        uncertain |= uncertain_parts(scores.scores, *where)
-            masks = self._restored(selected, requests, None, views, kept)
-        return CoarseFindings(masks, uncertain, selected.image.prepared)
-
     def _provenance(
-        self, selection: Selection, region: Region | None, views: dict[str, TaskView]
+        self, selection: Selection, region: Region | None, prediction: Prediction
     ) -> dict[str, Any]:
         manifest = self.model.manifest
+        views = {task.name: prediction.views[number] for number, task, _ in prediction.requests}
         return {
             "software": f"PartialSeg {__version__}",
             "model": manifest.name,
@@ -365,3 +328,24 @@ class InferenceSession:
             "selection": selection.describe() | describe_visits(views, self.patches_planned),
             **self._scoring.describe_decisions(),
         }
+
+
+class _CoarseSession(InferenceSession):
+    """The session of a coarse model, whose scores say where it is uncertain."""
+
+    _looks_at_scores = True
+
+    def find_all(self, on_progress: Progress) -> CoarseFindings:
+        """Segment the image with all tasks, and note where their scores are uncertain."""
+        selected, inference = self._require_selected(), self._runner.inference
+        requests = request_tasks(self.model.manifest, None, None)
+        uncertain: dict[Key, Restored] = {}
+        with explained_memory_errors(self.device), torch.inference_mode():
+            prediction = self._score(selected, requests, None, on_progress)
+            with self._scoring.stage("restore"):
+                for number, task, _ in requests:
+                    if isinstance(scores := prediction.kept.get(number), KeptScores):
+                        where = prediction.views[number].kept, task, inference, selected.image
+                        uncertain |= uncertain_parts(scores.scores, *where)
+            masks = self._restore(prediction, selected.selection, None)
+        return CoarseFindings(masks, uncertain, selected.image.prepared)

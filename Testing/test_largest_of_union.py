@@ -30,7 +30,7 @@ from scipy import ndimage
 
 from PartialSegLib.errors import InputError
 from PartialSegLib.importers import import_checkpoint
-from PartialSegLib.inference.mask_restoration import winners_are_enough
+from PartialSegLib.inference.score_keeping import winners_are_enough
 from PartialSegLib.manifest import PostprocessingStep, Task
 from PartialSegLib.model import Model, load_model
 from PartialSegLib.processing.postprocessing import keep_largest_of_unions

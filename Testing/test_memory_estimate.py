@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import tracemalloc
+from dataclasses import replace
 from math import prod
 
 import numpy as np
@@ -17,6 +18,7 @@ from PartialSegLib.inference import memory_estimate
 from PartialSegLib.inference.memory_estimate import MemoryEstimate, MemoryEstimator
 from PartialSegLib.inference.patch_memory import TORCH_SHARE, measure_patch_memory
 from PartialSegLib.inference.region_selection import CoarsePass
+from PartialSegLib.inference.score_keeping import ScoreKeeping
 from PartialSegLib.manifest import PostprocessingStep, Task
 from PartialSegLib.networks.convolution import left_to_pytorch
 from PartialSegLib.networks.living_memory import count_living_bytes
@@ -55,7 +57,8 @@ def stand_in(volume):
 
 
 def estimator_of(model):
-    return MemoryEstimator(model, NetworkRunner(model, torch.device("cpu"), torch.float32, "torch"), 0.5, 1)
+    runner = NetworkRunner(model, torch.device("cpu"), torch.float32, "torch")
+    return MemoryEstimator(model, runner, 0.5, 1, ScoreKeeping(model.manifest.inference))
 
 
 @pytest.mark.parametrize("architecture", SMALL_NETWORKS)
@@ -165,10 +168,10 @@ def test_scores_and_masks_take_about_what_is_predicted(activation, steps):
     volume = Volume(array, np.array([[0, 0, -2.0, 0], [0, -2, 0, 0], [4, 0, 0, 0], [0, 0, 0, 1]]))
     session = session_with(model, volume, cache_bytes=0)
     selected, requests = session._require_selected(), request_tasks(model.manifest, None, None)
-    given = selected, requests, None
-    (views, kept), scores = held(lambda: session._blended(*given, lambda *_: None), selected.image.tensor)
-    there = [one.scores for one in kept.values() if isinstance(one, KeptScores)]
-    found, masks = held(lambda: session._restored(*given, views, kept), *there)
+    given = selected, requests, None, lambda *_: None
+    prediction, scores = held(lambda: session._score(*given), selected.image.tensor)
+    there = [one.scores for one in prediction.kept.values() if isinstance(one, KeptScores)]
+    found, masks = held(lambda: session._restore(prediction, session.selection, None), *there)
     assert found.voxel_count(("organs", "liver")) >= 48 * 40 * 40
     estimate = session.estimate_memory(volume)
     assert scores == pytest.approx(estimate.sums + estimate.scores, rel=0.25)
@@ -186,17 +189,18 @@ def test_the_scores_of_a_coarse_model_count_even_where_winners_would_be_enough(m
     looks_first = session._coarse
     selected, requests = looks_first._require_selected(), request_tasks(coarse.manifest, None, None)
     with torch.inference_mode():
-        kept = looks_first._blended(selected, requests, None, lambda *_: None, scores_are_wanted=True)[1]
+        kept = looks_first._score(selected, requests, None, lambda *_: None).kept
     nbytes = sum(one.scores.nbytes for one in kept.values())
     assert nbytes == 2 * 4 * prod(selected.image.tensor.shape)
     assert alone.sums + alone.scores < nbytes < estimate.activations
-    asked, estimator = [], looks_first._memory
-    monkeypatch.setattr(memory_estimate, "free_memory", lambda device: asked[-1])
-    estimator._device = torch.device("cuda")
-    given = selected.image, requests, FeatureCache(0)
-    asked.append(estimator._image_bytes(*given[:2]))
-    assert estimator.choose_scores_device(*given).type == "cuda"
-    assert estimator.choose_scores_device(*given, scores_are_wanted=True).type == "cpu"
+    estimator, given = looks_first._memory, (selected.image, requests)
+    keeping, estimator._device = estimator._keeping, torch.device("cuda")
+    estimator._keeping = replace(keeping, as_they_are=False)
+    enough_for_winners = estimator._image_bytes(*given)
+    monkeypatch.setattr(memory_estimate, "free_memory", lambda device: enough_for_winners)
+    assert estimator.choose_scores_device(*given, FeatureCache(0)).type == "cuda"
+    estimator._keeping = keeping
+    assert estimator.choose_scores_device(*given, FeatureCache(0)).type == "cpu"
 
 
 def test_no_task_takes_no_scores(model, volume):

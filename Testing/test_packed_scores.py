@@ -8,7 +8,7 @@ from numpy.random import Generator
 from scipy import ndimage
 
 from PartialSegLib import InferenceSession
-from PartialSegLib.inference import mask_restoration
+from PartialSegLib.inference import score_keeping
 from PartialSegLib.patches import packed_scores
 from PartialSegLib.patches.packed_scores import PackedScores
 from PartialSegLib.task import PostprocessingStep, Task
@@ -73,9 +73,9 @@ def test_masks_are_the_same_packed_or_not(spacing, steps, blend, monkeypatch):
     expected = session.predict()
     packing = []
     monkeypatch.setattr(
-        mask_restoration, "PackedScores", lambda *given: packing.append(1) or PackedScores(*given)
+        score_keeping, "PackedScores", lambda *given: packing.append(1) or PackedScores(*given)
     )
-    monkeypatch.setattr(mask_restoration, "PACKED_ABOVE_BYTES", 0)
+    monkeypatch.setattr(score_keeping, "PACKED_ABOVE_BYTES", 0)
     monkeypatch.setattr(packed_scores, "TILE_VOXELS", 1)
     found = session.predict()
     assert len(packing) == 2

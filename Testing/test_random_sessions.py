@@ -18,7 +18,7 @@ import torch
 from scipy.spatial.transform import Rotation
 from torch import Tensor
 
-from PartialSegLib.inference import mask_restoration
+from PartialSegLib.inference import score_keeping
 from PartialSegLib.manifest import (
     FileEntry,
     Inference,
@@ -208,7 +208,7 @@ def test_a_session_equals_the_plain_loop_whatever_its_history(
         for key, mask, is_certain in plain_masks(model, volume, mirror):
             np.testing.assert_array_equal(expected[key] & is_certain, mask & is_certain, str(key))
             assert is_certain.any()
-    monkeypatch.setattr(mask_restoration, "PACKED_ABOVE_BYTES", 0)
+    monkeypatch.setattr(score_keeping, "PACKED_ABOVE_BYTES", 0)
     monkeypatch.setattr(packed_scores, "TILE_VOXELS", 2)
     session = session_with(int(rng.choice([1 << 14, 1 << 30])))
     for name in rng.permutation([task.name for task in model.manifest.tasks]).tolist():

@@ -72,8 +72,8 @@ def blended(session, task):
     with torch.inference_mode():
         tasks = {request.number: request.task for request in requests}
 
-        def start_keeping(number, channels, passes):
-            return KeptScores(selected.image.tensor.shape, channels, session.device, passes)
+        def start_keeping(number, channels):
+            return KeptScores(selected.image.tensor.shape, channels, session.device)
 
         how = start_keeping, lambda *_: None, session.device
         kept = session._scoring.blend(selected.image, tasks, views, *how)

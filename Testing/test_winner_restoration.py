@@ -4,7 +4,7 @@ import torch
 from bright_model import bright_model
 from test_preprocessing import CPU, recipe, volume_of, weights_between
 
-from PartialSegLib.inference.mask_restoration import KeptWinners
+from PartialSegLib.inference.score_keeping import KeptWinners
 from PartialSegLib.inference.session_image import SessionImage
 from PartialSegLib.manifest import Task
 from PartialSegLib.processing.preprocessing import preprocess

@@ -18,8 +18,8 @@ from ..pytorch.devices import free_memory
 from ..system_memory import resident_memory
 from ..task_request import TaskRequest, request_tasks
 from ..volume import Volume
-from .mask_restoration import keeps_winners, packs_scores
 from .patch_memory import measure_patch_memory
+from .score_keeping import ScoreKeeping
 from .selection import Selection
 from .session_image import SessionImage
 
@@ -103,6 +103,7 @@ class MemoryEstimator:
         runner: its network on the session's device; run once with a patch of a few voxels.
         overlap: shared fraction of neighbouring patches.
         num_flips: how many times each patch is encoded.
+        keeping: of the scores.
         selection: what is left out.
     """
 
@@ -112,8 +113,10 @@ class MemoryEstimator:
         runner: NetworkRunner,
         overlap: float,
         num_flips: int,
+        keeping: ScoreKeeping,
         selection: Selection = EVERYTHING,
     ) -> None:
+        self._keeping = keeping
         self._selection = selection
         self._manifest = model.manifest
         self._device = runner.device
@@ -128,7 +131,6 @@ class MemoryEstimator:
         requests: Sequence[TaskRequest],
         cache_bytes: int | None,
         is_loaded: bool,
-        scores_are_wanted: bool = False,
     ) -> MemoryEstimate:
         """Predict the run for a volume; cropping it to the body and skipping patches makes it less.
 
@@ -137,7 +139,6 @@ class MemoryEstimator:
             requests: tasks and structures.
             cache_bytes: budget for features; None for what `choose_cache_bytes` is likely to choose.
             is_loaded: whether the voxels are in memory already.
-            scores_are_wanted: whether scores are kept even where winners would be enough.
         """
         inference, preprocessing = self._manifest.inference, self._manifest.preprocessing
         shape = network_shape(volume, preprocessing)
@@ -156,8 +157,8 @@ class MemoryEstimator:
             features=0,
             activations=self._patch.activations,
             sums=self._sum_bytes(padded, requests),
-            scores=self._score_bytes(padded, volume.array.size, requests, scores_are_wanted),
-            masks=self._mask_bytes(volume.array.size, padded, requests, scores_are_wanted),
+            scores=self._score_bytes(padded, volume.array.size, requests),
+            masks=self._mask_bytes(volume.array.size, padded, requests),
             views=self._view_bytes(volume.array.size, prod(padded), requests),
         )
         rest = estimate.image + estimate.besides_features
@@ -176,11 +177,7 @@ class MemoryEstimator:
         return self._budget(len(image.patches), rest)
 
     def choose_scores_device(
-        self,
-        image: SessionImage,
-        requests: Sequence[TaskRequest],
-        cache: FeatureCache,
-        scores_are_wanted: bool = False,
+        self, image: SessionImage, requests: Sequence[TaskRequest], cache: FeatureCache
     ) -> torch.device:
         """Where to collect scores: on the device, unless it has no room for them beside features.
 
@@ -188,11 +185,10 @@ class MemoryEstimator:
             image: whose scores they are.
             requests: tasks that are scored in one pass.
             cache: of the features.
-            scores_are_wanted: whether scores are kept even where winners would be enough.
         """
         if self._device.type != "cuda":
             return self._device
-        needed = self._image_bytes(image, requests, scores_are_wanted)
+        needed = self._image_bytes(image, requests)
         needed += min(cache.budget_bytes, self._feature_bytes(len(image.patches))) - cache.used_bytes
         free = free_memory(self._device)
         fits = free is None or needed <= free
@@ -206,13 +202,11 @@ class MemoryEstimator:
     def _feature_bytes(self, patches: int) -> int:
         return self._patch.features * patches * self._num_flips
 
-    def _image_bytes(
-        self, image: SessionImage, requests: Sequence[TaskRequest], scores_are_wanted: bool = False
-    ) -> int:
+    def _image_bytes(self, image: SessionImage, requests: Sequence[TaskRequest]) -> int:
         """What visiting patches and making masks takes beside features."""
         shape, voxels = image.tensor.shape, prod(image.prepared.input_shape)
-        masks = self._mask_bytes(voxels, shape, requests, scores_are_wanted)
-        scores = self._score_bytes(shape, voxels, requests, scores_are_wanted)
+        masks = self._mask_bytes(voxels, shape, requests)
+        scores = self._score_bytes(shape, voxels, requests)
         return scores + max(self._patch.activations + self._sum_bytes(shape, requests), masks)
 
     def _view_bytes(self, input_voxels: int, network_voxels: int, requests: Sequence[TaskRequest]) -> int:
@@ -225,24 +219,18 @@ class MemoryEstimator:
         structures = sum(len(request.task.structures) for request in requests) if coarse else 0
         return round(arrays * network_voxels + structures * USUAL_BOX * input_voxels)
 
-    def _score_bytes(
-        self,
-        shape: Sequence[int],
-        input_voxels: int,
-        requests: Sequence[TaskRequest],
-        scores_are_wanted: bool,
-    ) -> int:
+    def _score_bytes(self, shape: Sequence[int], input_voxels: int, requests: Sequence[TaskRequest]) -> int:
         """What is kept of the scores of tasks for an image (D, H, W).
 
         That is the means of the whole image, or the winners on the input grid and the means of a patch depth,
         as they come and behind those that are still needed.
         """
         planes = self._manifest.inference.patch_size[0] * shape[1] * shape[2]
-        share = PACKED_SHARE if self._packs_scores(shape, requests, scores_are_wanted) else 1
+        share = PACKED_SHARE if self._packs_scores(shape, requests) else 1
         collected = 0
         for request in requests:
             number = num_score_channels(request, self._manifest)
-            if self._keeps_winners(request, scores_are_wanted):
+            if self._keeping.keeps_winners(request.task):
                 collected += input_voxels * (1 if number < 256 else 2) + 4 * number * planes
             else:
                 collected += round(share * 2 * number * prod(shape))
@@ -254,34 +242,17 @@ class MemoryEstimator:
         channels = [num_score_channels(request, self._manifest) for request in requests]
         return 4 * (sum(channels) + len(channels) + max(channels, default=0)) * planes
 
-    def _packs_scores(
-        self, shape: Sequence[int], requests: Sequence[TaskRequest], scores_are_wanted: bool
-    ) -> bool:
-        tasks = [request.task for request in requests]
-        given = self._manifest.inference, tasks, prod(shape), self._num_passes, self._device
-        return not scores_are_wanted and packs_scores(*given)
+    def _packs_scores(self, shape: Sequence[int], requests: Sequence[TaskRequest]) -> bool:
+        return self._keeping.packs([request.task for request in requests], prod(shape), self._device)
 
-    def _keeps_winners(self, request: TaskRequest, scores_are_wanted: bool) -> bool:
-        return keeps_winners(self._manifest.inference, request.task, self._num_passes, scores_are_wanted)
-
-    @property
-    def _num_passes(self) -> int:
-        return 1 if self._manifest.inference.mirroring == "patches" else self._num_flips
-
-    def _mask_bytes(
-        self,
-        input_voxels: int,
-        shape: Sequence[int],
-        requests: Sequence[TaskRequest],
-        scores_are_wanted: bool,
-    ) -> int:
+    def _mask_bytes(self, input_voxels: int, shape: Sequence[int], requests: Sequence[TaskRequest]) -> int:
         """What masks take: finished ones, packed and cropped to their boxes, and the one in work."""
         network_voxels = prod(shape)
         finished = sum(len(request.structures) for request in requests) * USUAL_BOX * input_voxels / 8
         in_work = LARGEST_BOX * 2 * input_voxels
-        if self._packs_scores(shape, requests, scores_are_wanted):  # unpacked for one task at a time
+        if self._packs_scores(shape, requests):  # unpacked for one task at a time
             in_work += 2 * max(len(request.task.structures) for request in requests) * network_voxels
-        if not all(self._keeps_winners(request, scores_are_wanted) for request in requests):
+        if not all(self._keeping.keeps_winners(request.task) for request in requests):
             in_work += LARGEST_BOX * CLEANING_BYTES * network_voxels
             if self._manifest.inference.decides_by_winner:
                 in_work = max(in_work, input_voxels + WINNER_BYTES * network_voxels)

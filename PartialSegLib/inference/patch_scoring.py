@@ -72,7 +72,7 @@ class PatchScoring:
         image: SessionImage,
         tasks: Mapping[int, Task],
         views: Mapping[int, TaskView],
-        start_keeping: Callable[[int, int, int], Keeper],
+        start_keeping: Callable[[int, int], Keeper],
         on_progress: Progress,
         device: torch.device,
     ) -> dict[int, Keeper]:
@@ -82,8 +82,8 @@ class PatchScoring:
             image: whose patches they are.
             tasks: by their numbers.
             views: what each of them looks at.
-            start_keeping: makes what keeps the blended scores of a task, from its number, the number of
-                their channels, and how often the image is gone through.
+            start_keeping: makes what keeps the blended scores of a task, from its number and the number of
+                their channels.
             on_progress: called after each patch.
             device: where scores are summed up.
 
@@ -96,7 +96,7 @@ class PatchScoring:
         weight = self._weight.to(device)
 
         def start(number: int, channels: int) -> tuple[PatchBlender, Keeper]:
-            keeper = start_keeping(number, channels, len(passes))
+            keeper = start_keeping(number, channels)
             return PatchBlender(image.tensor.shape, channels, weight, keeper, self._finish), keeper
 
         blending = _Blending(start)
@@ -128,6 +128,11 @@ class PatchScoring:
                 if flip:
                     scores = scores.flip([axis + 1 for axis in flip])
                 blending.of(number, len(scores)).add(patch, scores)
+
+    @property
+    def num_passes(self) -> int:
+        """How often an image is gone through."""
+        return 1 if self.runner.inference.mirroring == "patches" else len(self.flips)
 
     def _passes(
         self, image: SessionImage, views: Mapping[int, TaskView]

@@ -20,8 +20,8 @@ from ..patches.visit_plan import CoarseShare, TaskView, all_of, touching
 from ..sentences import suggestion
 from ..task_request import TaskRequest
 from .coarse_findings import CoarseFindings, MarkedRegion, mark_region
-from .mask_restoration import winners_are_enough
 from .region_selection import CoarsePass, body_voxels, check_effort
+from .score_keeping import winners_are_enough
 from .session_image import SessionImage
 
 MODES = ("auto", "off", "exact", "fast")
