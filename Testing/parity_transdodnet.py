@@ -19,7 +19,7 @@ from PartialSegLib.importers.transdodnet import OFFICIAL_NAMES
 from PartialSegLib.manifest import NetworkSpec
 from PartialSegLib.model import build_network
 from PartialSegLib.networks import TransDoDNet
-from PartialSegLib.networks.position_encoding import volume_position_encoding
+from PartialSegLib.networks.layers.position_encoding import volume_position_encoding
 
 NETWORKS: Mapping[str, NetworkSpec] = {
     "transdodnet": NetworkSpec("TransDoDNet"),

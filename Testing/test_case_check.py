@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from PartialSegLib import read_volume, write_volume
-from PartialSegLib.training.case_check import check_cases, fault_rows
 from PartialSegLib.training.collection import Case, Collection, DataSet
-from PartialSegLib.training.threads import mapped
+from PartialSegLib.training.collection.case_check import check_cases, fault_rows
+from PartialSegLib.training.loop.threads import mapped
 from PartialSegLib.volume import reorient
 
 DATA_SET = DataSet("kidneys", "kidney", {"kidney": (1, 2), "kidney_tumor": (2,)}, ignore=(9,))

@@ -14,8 +14,6 @@ from PartialSegLib.image_channel import ImageChannel
 from PartialSegLib.manifest import Preprocessing, read_manifest
 from PartialSegLib.packages.installed import find_package
 from PartialSegLib.processing.preprocessing import preprocess
-from PartialSegLib.training.case_check import check_cases
-from PartialSegLib.training.case_images import case_image, image_content, read_channels
 from PartialSegLib.training.collection import (
     Case,
     Collection,
@@ -23,6 +21,8 @@ from PartialSegLib.training.collection import (
     read_collection,
     write_collection,
 )
+from PartialSegLib.training.collection.case_check import check_cases
+from PartialSegLib.training.collection.case_images import case_image, image_content, read_channels
 from PartialSegLib.training.data_sets import LAYOUTS
 from PartialSegLib.training.data_sets.dataset_json import data_set_of, read_dataset_json
 from PartialSegLib.training.data_sets.joining import joined

@@ -21,8 +21,8 @@ from training_runs import tiny_values
 from PartialSegLib import __main__
 from PartialSegLib.cli import collecting, data_arguments
 from PartialSegLib.manifest import Task, read_manifest
-from PartialSegLib.training.case_evaluation import read_case
 from PartialSegLib.training.collection import read_collection, write_collection
+from PartialSegLib.training.collection.case_evaluation import read_case
 from PartialSegLib.training.data_sets import LAYOUTS
 
 

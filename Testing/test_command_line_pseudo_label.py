@@ -16,7 +16,13 @@ from tiny_model import TASKS, write_tiny_model
 
 from PartialSegLib import Volume, __main__, read_volume, write_volume
 from PartialSegLib.manifest import Preprocessing
-from PartialSegLib.training.collection import Case, Collection, DataSet, read_collection, write_collection
+from PartialSegLib.training.collection import (
+    Case,
+    Collection,
+    DataSet,
+    read_collection,
+    write_collection,
+)
 from PartialSegLib.training.pseudo_labels.record import lock_path
 
 AFFINE = np.array([[0, 0, -4.0, 40], [0, 4.0, 0, -30], [5.0, 0, 0, 100], [0, 0, 0, 1]])
@@ -357,7 +363,7 @@ def test_two_runs_do_not_share_an_output_at_the_same_time(run, tmp_path):
     output = tmp_path / "out" / "stage1.json"
     output.parent.mkdir()
     hold = (
-        "import pathlib, sys; from PartialSegLib.training.run_lock import held\n"
+        "import pathlib, sys; from PartialSegLib.training.loop.run_lock import held\n"
         "with held(pathlib.Path(sys.argv[1]), ''): print(flush=True); input()"
     )
     command = [sys.executable, "-c", hold, str(lock_path(output))]

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from PartialSegLib.networks.convolution import Conv3d
-from PartialSegLib.networks.group_norm import GroupNorm
-from PartialSegLib.networks.instance_norm import InstanceNorm3d
+from PartialSegLib.networks.layers.convolution import Conv3d
+from PartialSegLib.networks.layers.group_norm import GroupNorm
+from PartialSegLib.networks.layers.instance_norm import InstanceNorm3d
 
 LAYOUTS = [torch.contiguous_format, torch.channels_last_3d]
 

@@ -6,10 +6,11 @@ import pytest
 import torch
 from torch.nn import functional
 
-from PartialSegLib.networks import DoDNet, dynamic_head
-from PartialSegLib.networks.blocks import WeightStandardizedConv3d, standardize_weight
-from PartialSegLib.networks.dynamic_head import apply_dynamic_head, num_head_parameters
-from PartialSegLib.networks.group_norm import GroupNorm
+from PartialSegLib.networks import DoDNet
+from PartialSegLib.networks.layers import dynamic_head
+from PartialSegLib.networks.layers.blocks import WeightStandardizedConv3d, standardize_weight
+from PartialSegLib.networks.layers.dynamic_head import apply_dynamic_head, num_head_parameters
+from PartialSegLib.networks.layers.group_norm import GroupNorm
 
 
 def tiny(**arguments: object) -> DoDNet:

@@ -8,8 +8,8 @@ from torch import nn
 
 from PartialSegLib.networks.decision_network import DecisionNetwork, ShuffleUnit
 from PartialSegLib.networks.flop_count import count_flops
+from PartialSegLib.networks.layers.quantization import call_quantized, quantize_weight
 from PartialSegLib.networks.meddanet_v2 import MedDANetV2
-from PartialSegLib.networks.quantization import call_quantized, quantize_weight
 from PartialSegLib.networks.quantized_unet2d import mean_gradients
 from PartialSegLib.networks.transbts2d import TransBTS2d
 from PartialSegLib.networks.unet2d import UNet2d

@@ -20,7 +20,7 @@ from PartialSegLib.inference.patch_memory import TORCH_SHARE, measure_patch_memo
 from PartialSegLib.inference.region_selection import CoarsePass
 from PartialSegLib.inference.score_keeping import ScoreKeeping
 from PartialSegLib.manifest import PostprocessingStep, Task
-from PartialSegLib.networks.convolution import left_to_pytorch
+from PartialSegLib.networks.layers.convolution import left_to_pytorch
 from PartialSegLib.networks.living_memory import count_living_bytes
 from PartialSegLib.patches.blending import KeptScores
 from PartialSegLib.patches.feature_cache import FeatureCache, feature_tensors

@@ -34,8 +34,9 @@ from PartialSegLib.training.cases import Cases
 from PartialSegLib.training.collection import Collection, DataSet, write_collection
 from PartialSegLib.training.config import TrainingConfig
 from PartialSegLib.training.data import batches, prepare, validation_cases
-from PartialSegLib.training.data_workers import check_shared_memory, explained_data_workers, loaded
 from PartialSegLib.training.label_bits import flags_by_shifts, from_bits, to_bits
+from PartialSegLib.training.loop.data_workers import check_shared_memory, explained_data_workers, loaded
+from PartialSegLib.training.loop.workers import ALONE
 from PartialSegLib.training.patches.augmentation import PRESETS, Augmentation
 from PartialSegLib.training.patches.collection_cases import (
     CollectionCases,
@@ -45,7 +46,6 @@ from PartialSegLib.training.patches.collection_cases import (
 from PartialSegLib.training.preparation.prepared_cases import prepare_collection
 from PartialSegLib.training.train import make_manifest
 from PartialSegLib.training.validation import describe_validation, validate
-from PartialSegLib.training.workers import ALONE
 
 PATCH = (8, 8, 8)
 

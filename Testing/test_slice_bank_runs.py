@@ -17,16 +17,16 @@ from slice_bank_config import VALUES, tiny_config
 from torch import nn
 
 from PartialSegLib.errors import DeviceError, InputError
-from PartialSegLib.training.checkpoint_file import read_checkpoint
-from PartialSegLib.training.loop import check_batch
+from PartialSegLib.training.loop.checkpoint_file import read_checkpoint
+from PartialSegLib.training.loop.phased_run import StepResult
+from PartialSegLib.training.loop.run_log import read_rows
+from PartialSegLib.training.loop.shared_batch_norm import SharedBatchNorm2d, share_batch_norm
+from PartialSegLib.training.loop.steps import check_batch
+from PartialSegLib.training.loop.workers import ALONE, Workers
 from PartialSegLib.training.med_danet.config import slice_bank_manifest
 from PartialSegLib.training.med_danet.run import SliceBankRun
 from PartialSegLib.training.med_danet.slices import Slice, load_batches
 from PartialSegLib.training.med_danet.training import train_slice_bank
-from PartialSegLib.training.phased_run import StepResult
-from PartialSegLib.training.run_log import read_rows
-from PartialSegLib.training.shared_batch_norm import SharedBatchNorm2d, share_batch_norm
-from PartialSegLib.training.workers import ALONE, Workers
 
 SHORT: dict[str, Any] = {
     "candidates": [

@@ -31,6 +31,9 @@ from PartialSegLib.training.collection import (
     read_collection,
     write_collection,
 )
+from PartialSegLib.training.loop.optimization import learning_rate
+from PartialSegLib.training.loop.run_log import read_rows
+from PartialSegLib.training.loop.workers import Workers
 from PartialSegLib.training.med_danet.__main__ import main
 from PartialSegLib.training.med_danet.choice_metric import choose_candidates, slice_dice
 from PartialSegLib.training.med_danet.collection_slices import (
@@ -63,9 +66,6 @@ from PartialSegLib.training.med_danet.slices import (
     steps_per_epoch,
 )
 from PartialSegLib.training.med_danet.training import train_slice_bank
-from PartialSegLib.training.optimization import learning_rate
-from PartialSegLib.training.run_log import read_rows
-from PartialSegLib.training.workers import Workers
 from PartialSegLib.volume import Volume, write_volume
 
 

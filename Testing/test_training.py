@@ -27,11 +27,11 @@ from PartialSegLib.training.atlas import with_varied_organs
 from PartialSegLib.training.cases import SyntheticCases, deform_atlas, task_labels
 from PartialSegLib.training.collection import write_collection
 from PartialSegLib.training.data import training_collection
-from PartialSegLib.training.loop import run_folder
+from PartialSegLib.training.loop.steps import run_folder
+from PartialSegLib.training.loop.workers import Workers
 from PartialSegLib.training.run import Run
 from PartialSegLib.training.tissue_head import TissueHead, sample_voxels
 from PartialSegLib.training.train import make_manifest, save_package
-from PartialSegLib.training.workers import Workers
 
 # torch 2.13's bfloat16 convolution on CPUs has a wrong weight gradient where an image is 2 voxels deep
 NO_STAGE_2_DEEP = [48, 16, 16]

@@ -23,10 +23,10 @@ from PartialSegLib.training.collection import Case, Collection, write_collection
 from PartialSegLib.training.config import TrainingConfig
 from PartialSegLib.training.data import prepare, training_cases, validation_cases
 from PartialSegLib.training.data_sets.protocols import PROTOCOLS
+from PartialSegLib.training.loop.workers import Workers
 from PartialSegLib.training.patches.augmentation import PRESETS
 from PartialSegLib.training.run import Run
 from PartialSegLib.training.train import make_manifest
-from PartialSegLib.training.workers import Workers
 
 RECIPE = "transfer-brats-transdodnet"
 NAMES = PROTOCOLS["brats"].channels

@@ -21,13 +21,13 @@ from PartialSegLib.training.__main__ import main
 from PartialSegLib.training.collection import Case, Collection, DataSet, write_collection
 from PartialSegLib.training.config import SyntheticData
 from PartialSegLib.training.config_files import OTHER_LOOPS
-from PartialSegLib.training.loop import LOCK_FILE
+from PartialSegLib.training.loop.optimization import Phase, learning_rate, make_optimizer, position
+from PartialSegLib.training.loop.steps import LOCK_FILE
+from PartialSegLib.training.loop.workers import Workers
 from PartialSegLib.training.med_danet.config import CollectionSlicesConfig
-from PartialSegLib.training.optimization import Phase, learning_rate, make_optimizer, position
 from PartialSegLib.training.run import Run
 from PartialSegLib.training.slice_selector.config import SliceSelectorConfig
 from PartialSegLib.training.train import make_manifest
-from PartialSegLib.training.workers import Workers
 
 ONE_CASE = Collection(
     "one",

@@ -23,14 +23,15 @@ from training_runs import losses_of, tiny_config, tiny_values
 
 from PartialSegLib.errors import DeviceError, InputError
 from PartialSegLib.model import load_model
-from PartialSegLib.training import loop, train
-from PartialSegLib.training.exit_codes import exit_code_of
+from PartialSegLib.training import train
+from PartialSegLib.training.loop import steps as loop
+from PartialSegLib.training.loop.exit_codes import exit_code_of
+from PartialSegLib.training.loop.optimization import Phase
+from PartialSegLib.training.loop.phased_run import PhasedRun, StepResult
+from PartialSegLib.training.loop.workers import ALONE
 from PartialSegLib.training.losses import LOSSES
-from PartialSegLib.training.optimization import Phase
-from PartialSegLib.training.phased_run import PhasedRun, StepResult
 from PartialSegLib.training.run import Run
 from PartialSegLib.training.train import make_manifest
-from PartialSegLib.training.workers import ALONE
 
 Process = subprocess.Popen[str]
 STARTED: list[Process] = []

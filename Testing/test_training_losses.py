@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from PartialSegLib.training.config import Loss
+from PartialSegLib.training.loop.workers import ALONE, Workers
 from PartialSegLib.training.losses import LOSSES, Prediction, class_adaptive, dice_and_cross_entropy, softmax
-from PartialSegLib.training.workers import ALONE, Workers
 
 
 def prediction(

@@ -16,7 +16,12 @@ from PartialSegLib import InferenceSession, load_model, read_volume
 from PartialSegLib.errors import InputError
 from PartialSegLib.files.json_fields import to_json
 from PartialSegLib.training import read_config, train
-from PartialSegLib.training.collection import Collection, DataSet, read_collection, write_collection
+from PartialSegLib.training.collection import (
+    Collection,
+    DataSet,
+    read_collection,
+    write_collection,
+)
 from PartialSegLib.training.config_files import OTHER_LOOPS, RECIPES
 from PartialSegLib.training.data_sets.phantom_mots import PhantomMots, make_phantom_mots
 from PartialSegLib.training.train import make_manifest, package_checkpoint

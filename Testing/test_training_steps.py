@@ -11,11 +11,11 @@ from torch import Tensor
 from training_runs import tiny_config
 
 from PartialSegLib.training.cases import Cases, SyntheticCases
+from PartialSegLib.training.loop.phased_run import StepResult
+from PartialSegLib.training.loop.workers import ALONE
 from PartialSegLib.training.losses import Prediction, dice_and_cross_entropy
-from PartialSegLib.training.phased_run import StepResult
 from PartialSegLib.training.run import Run
 from PartialSegLib.training.train import make_manifest
-from PartialSegLib.training.workers import ALONE
 
 PLAIN = {"iterations": 9, "learning_rate": 0.1, "decay": "constant", "momentum": 0.0, "weight_decay": 0.0}
 LEVELS: dict[str, Any] = {

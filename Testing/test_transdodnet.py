@@ -7,9 +7,9 @@ import torch
 from torch.nn import functional
 
 from PartialSegLib.networks import DownstreamTransDoDNet, TransDoDNet
-from PartialSegLib.networks.deformable_attention import MultiScaleDeformableAttention
-from PartialSegLib.networks.deformable_transformer import token_references
-from PartialSegLib.networks.dynamic_head import apply_dynamic_head
+from PartialSegLib.networks.layers.deformable_attention import MultiScaleDeformableAttention
+from PartialSegLib.networks.layers.deformable_transformer import token_references
+from PartialSegLib.networks.layers.dynamic_head import apply_dynamic_head
 
 TINY = {
     "width": 24,

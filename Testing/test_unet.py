@@ -13,7 +13,7 @@ from PartialSegLib.manifest import NetworkSpec
 from PartialSegLib.model import build_network
 from PartialSegLib.networks import ResidualEncoderUNet, UNet
 from PartialSegLib.networks.encoder_decoder import DecoderFeatures, EncoderDecoder
-from PartialSegLib.networks.instance_norm_blocks import ResidualBlock
+from PartialSegLib.networks.layers.instance_norm_blocks import ResidualBlock
 
 SMALL: dict[str, Any] = {
     "task_channels": (2, 1, 3),

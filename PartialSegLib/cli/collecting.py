@@ -16,8 +16,8 @@ from ..errors import InputError
 from ..sentences import first_few, suggestion
 from ..structures import load_structures
 from ..training import read_config
-from ..training.case_check import NO_FOREGROUND, SPACING_RANGE_MM, Fault, check_cases, fault_rows
 from ..training.collection import Case, Collection, DataSet, read_collection, write_collection
+from ..training.collection.case_check import NO_FOREGROUND, SPACING_RANGE_MM, Fault, check_cases, fault_rows
 from ..training.data import prepare
 from ..training.data_sets import LAYOUTS, MOTS, MULTITALENT
 from ..training.data_sets.dataset_json import FILE, channels_of, data_set_of, read_dataset_json

@@ -33,8 +33,8 @@ def evaluate_collection(options: Namespace) -> None:
     """
     from ..model import load_model
     from ..session import InferenceSession
-    from ..training.case_evaluation import tasks_of_data_sets
     from ..training.collection import read_collection
+    from ..training.collection.case_evaluation import tasks_of_data_sets
 
     tolerance_mm = checked_tolerance(options)
     if options.output:
@@ -76,7 +76,7 @@ def _is_scored(
     case: Case, collection: Collection, task: Task, session: InferenceSession, comparison: Comparison
 ) -> bool:
     """Segment and score a case; whatever goes wrong with it alone is told."""
-    from ..training.case_evaluation import read_case
+    from ..training.collection.case_evaluation import read_case
 
     try:
         image, reference = read_case(collection, case, task, session.model.manifest)

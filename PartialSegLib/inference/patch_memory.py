@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..engines.network_runner import NetworkRunner
 from ..manifest import Manifest
-from ..networks.convolution import left_to_pytorch
+from ..networks.layers.convolution import left_to_pytorch
 from ..networks.living_memory import count_living_bytes
 from ..patches.feature_cache import feature_tensors, map_tensors
 

@@ -10,8 +10,8 @@ from typing import Literal, NamedTuple, get_args
 
 from torch import Tensor, nn
 
-from .blocks import WeightStandardizedConv3d, norm_relu, projection, upsample_add
 from .encoder_decoder import DecoderFeatures
+from .layers.blocks import WeightStandardizedConv3d, norm_relu, projection, upsample_add
 from .partial_label_network import require_choice
 from .pre_activation_network import (
     DODNET_DEPTHS,

@@ -13,8 +13,8 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from torch import Tensor, nn
 
-from .blocks import norm_relu
-from .dynamic_head import apply_dynamic_head, dynamic_head_widths, num_head_parameters
+from .layers.blocks import norm_relu
+from .layers.dynamic_head import apply_dynamic_head, dynamic_head_widths, num_head_parameters
 from .partial_label_network import require_choice
 from .pre_activation_network import (
     DODNET_DEPTHS,

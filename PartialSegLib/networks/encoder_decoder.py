@@ -15,8 +15,8 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from .dynamic_head import apply_dynamic_head
-from .instance_norm_blocks import Triple
+from .layers.dynamic_head import apply_dynamic_head
+from .layers.instance_norm_blocks import Triple
 from .partial_label_network import PartialLabelNetwork
 
 

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from .convolution import Conv3d
-from .instance_norm import InstanceNorm3d
+from .layers.convolution import Conv3d
+from .layers.instance_norm import InstanceNorm3d
 
 EXPANSION = 4  # of a bottleneck's last convolution
 STEM_STRIDE = (1, 2, 2)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from .blocks import projection
+from .layers.blocks import projection
 from .pre_activation_network import (
     DODNET_DEPTHS,
     DODNET_GROUPS,

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from .blocks import PreActivationBlock, WeightStandardizedConv3d, norm_relu, projection, upsample_add
+from .layers.blocks import PreActivationBlock, WeightStandardizedConv3d, norm_relu, projection, upsample_add
 from .partial_label_network import PartialLabelNetwork
 
 DODNET_WIDTHS = (32, 64, 128, 256, 256)

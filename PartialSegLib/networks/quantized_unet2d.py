@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .quantization import call_quantized
+from .layers.quantization import call_quantized
 from .unet2d import UNet2d
 
 STEM_BITS = 32

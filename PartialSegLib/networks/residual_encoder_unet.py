@@ -12,7 +12,7 @@ from itertools import pairwise
 from torch import nn
 
 from .encoder_decoder import EncoderDecoder
-from .instance_norm_blocks import (
+from .layers.instance_norm_blocks import (
     ONES,
     THREES,
     TWOS,

@@ -11,9 +11,9 @@ from itertools import pairwise
 
 from torch import nn
 
-from .convolution import Conv3d
 from .encoder_decoder import EncoderDecoder
-from .instance_norm_blocks import ONES, THREES, TWOS, ResidualBlock, Triple, as_triples, residual_stage
+from .layers.convolution import Conv3d
+from .layers.instance_norm_blocks import ONES, THREES, TWOS, ResidualBlock, Triple, as_triples, residual_stage
 
 STUNET_SIZES = {
     "small": {"base_width": 16, "depth": 1},

@@ -14,13 +14,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .convolution import Conv3d
-from .deformable_attention import OffsetScale, SamplingPoints
-from .deformable_transformer import DeformableTransformer
-from .dynamic_head import apply_dynamic_head, dynamic_head_widths, num_head_parameters
 from .encoder_decoder import DecoderFeatures
 from .hybrid_backbone import STEM_STRIDE, DecoderStep, ResidualEncoder, activation, convolution_norm
-from .instance_norm import InstanceNorm3d
+from .layers.convolution import Conv3d
+from .layers.deformable_attention import OffsetScale, SamplingPoints
+from .layers.deformable_transformer import DeformableTransformer
+from .layers.dynamic_head import apply_dynamic_head, dynamic_head_widths, num_head_parameters
+from .layers.instance_norm import InstanceNorm3d
 from .partial_label_network import PartialLabelNetwork, require_choice
 
 FeatureMode = Literal["A", "B", "C"]

@@ -11,7 +11,7 @@ from itertools import pairwise
 from torch import nn
 
 from .encoder_decoder import EncoderDecoder
-from .instance_norm_blocks import ONES, THREES, TWOS, Triple, as_triples, convolution_stage
+from .layers.instance_norm_blocks import ONES, THREES, TWOS, Triple, as_triples, convolution_stage
 
 MULTITALENT_WIDTHS = (30, 60, 120, 240, 320, 320)
 MULTITALENT_TASK_CHANNELS = (2, 1, 2, 2, 1, 1, 13, 8, 6, 4, 1, 2, 4)

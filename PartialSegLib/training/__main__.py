@@ -8,8 +8,8 @@ import sys
 
 from ..cli.training_arguments import add_training_arguments
 from ..cli.training_run import run_training
-from .exit_codes import exit_code_of
-from .stop_signals import INTERRUPTED
+from .loop.exit_codes import exit_code_of
+from .loop.stop_signals import INTERRUPTED
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from ..files.json_fields import expand_home, from_json, require, require_at_least, to_json
 from ..manifest import Inference, Preprocessing
 from ..sentences import suggestion
-from .optimization import Phase
+from .loop.optimization import Phase
 from .patches.augmentation import PRESETS, Augmentation
 from .patches.sampling import CaseSampling, Place
 from .preparation.preparing import LabelRule

@@ -17,11 +17,12 @@ from torch.utils.data import Dataset
 
 from ..errors import InputError
 from ..manifest import Manifest, Preprocessing
-from .case_check import NO_FOREGROUND, check_cases, fault_rows
 from .cases import Cases, SyntheticCases
 from .collection import Collection, DataSet, read_collection, tasks_of
+from .collection.case_check import NO_FOREGROUND, check_cases, fault_rows
 from .config import CollectionData, TrainingConfig
-from .data_workers import loaded
+from .loop.data_workers import loaded
+from .loop.workers import Workers
 from .patches.collection_cases import CollectionCases, cases_of_tasks
 from .preparation.prepared_cases import (
     Progress,
@@ -31,7 +32,6 @@ from .preparation.prepared_cases import (
     settings_folder,
 )
 from .preparation.preparing import LabelRule
-from .workers import Workers
 
 logger = logging.getLogger(__name__)
 

@@ -21,7 +21,7 @@ from ..model import load_model
 from ..packages.installed import find_package
 from ..phantom import PHASES, Phantom, make_phantom
 from ..session import InferenceSession, ignore_progress
-from .exit_codes import exit_code_of
+from .loop.exit_codes import exit_code_of
 
 FIRST_SEED = 10_000_000_019  # training draws seeds below 2^32
 SPACING = (3.0, 1.5, 1.5)

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from .config import Loss
-from .workers import Workers
+from .loop.workers import Workers
 
 TINY = 1e-7  # keeps 0/0 away where a class has neither prediction nor target
 SOFTMAX_EPSILON = 1e-5  # of nnU-Net version 2's Dice

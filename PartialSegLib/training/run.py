@@ -14,14 +14,14 @@ from torch.nn.parallel import DistributedDataParallel
 from ..errors import InputError
 from ..files.json_fields import from_json, to_json
 from ..networks import NETWORKS, PartialLabelNetwork
-from .checkpoint_file import check_collection, check_settings
 from .config import TrainingConfig
-from .loop import CHECKPOINT_FILE
-from .phased_run import PhasedRun, StepResult
+from .loop.checkpoint_file import check_collection, check_settings
+from .loop.phased_run import PhasedRun, StepResult
+from .loop.steps import CHECKPOINT_FILE
+from .loop.workers import Workers
 from .tissue_head import TissueHead
 from .training_step import TrainingStep
 from .transfer import transfer_weights
-from .workers import Workers
 
 logger = logging.getLogger(__name__)
 

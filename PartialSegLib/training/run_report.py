@@ -16,7 +16,7 @@ from ..files.json_fields import to_json
 from ..files.output_files import replacing
 from ..manifest import Manifest
 from ..model import build_network
-from .run_log import LOG_FILE, VALIDATION_FILE, duration, read_rows
+from .loop.run_log import LOG_FILE, VALIDATION_FILE, duration, read_rows
 from .validation import PICTURE_FILE
 
 REPORT_FILE, CURVES_FILE = "report.md", "curves.png"

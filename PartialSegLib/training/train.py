@@ -25,7 +25,6 @@ from ..networks import NETWORKS, PartialLabelNetwork
 from ..pytorch.devices import explained_memory_errors
 from ..sentences import suggestion
 from .cases import Cases
-from .checkpoint_file import write_config
 from .collection import Collection
 from .config import TrainingConfig
 from .data import (
@@ -37,8 +36,10 @@ from .data import (
     training_collection,
     validation_cases,
 )
-from .data_workers import explained_data_workers
-from .loop import (
+from .loop.checkpoint_file import write_config
+from .loop.data_workers import explained_data_workers
+from .loop.run_log import RunLog
+from .loop.steps import (
     CHECKPOINT_FILE,
     PACKAGE_FOLDER,
     check_batch,
@@ -47,13 +48,12 @@ from .loop import (
     run_folder,
     run_steps,
 )
+from .loop.workers import ALONE, Workers, joined_workers
 from .losses import JOINT
 from .provenance import license_text, training_record
 from .run import Run
-from .run_log import RunLog
 from .run_report import write_report
 from .validation import PICTURE_FILE, describe_validation, validate
-from .workers import ALONE, Workers, joined_workers
 
 logger = logging.getLogger(__name__)
 

@@ -13,10 +13,10 @@ from ..networks import PartialLabelNetwork
 from ..patches.feature_cache import map_tensors
 from .cases import Cases
 from .config import TrainingConfig
+from .loop.phased_run import mixed_precision
+from .loop.workers import Workers
 from .losses import LOSSES, SUMMED, Prediction
-from .phased_run import mixed_precision
 from .tissue_head import TissueHead
-from .workers import Workers
 
 
 class TrainingStep(nn.Module):

@@ -19,10 +19,10 @@ from ...errors import InputError
 from ...files.output_files import replacing
 from ...segmentation_files.mask_folders import holds_mask
 from ...volume import Volume, read_volume, write_volume
-from ..case_check import Fault
-from ..case_images import on_one_grid
 from ..collection import Case
-from ..threads import mapped
+from ..collection.case_check import Fault
+from ..collection.case_images import on_one_grid
+from ..loop.threads import mapped
 from .case_files import image_named
 from .totalsegmentator import MASK_FOLDER
 

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 
 from ...cli.terminal import progress_bar
 from ...cli.training_arguments import add_config_arguments
-from ..exit_codes import exit_code_of
-from ..stop_signals import INTERRUPTED
+from ..loop.exit_codes import exit_code_of
+from ..loop.stop_signals import INTERRUPTED
 from .config import read_slice_bank_config
 from .training import train_slice_bank
 

@@ -13,7 +13,7 @@ from ...files.json_fields import expand_home, from_json, require, require_at_lea
 from ...manifest import Inference, Manifest, Preprocessing
 from ...networks.meddanet import MED_DANET_CANDIDATES
 from ..config_files import read_settings
-from ..optimization import Phase
+from ..loop.optimization import Phase
 
 
 @dataclass(frozen=True)

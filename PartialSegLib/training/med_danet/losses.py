@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..workers import ALONE, Workers
+from ..loop.workers import ALONE, Workers
 
 EPSILON = 1e-5  # of the official code of version 2; the paper has none
 

@@ -16,10 +16,10 @@ from ...errors import InputError
 from ...files.json_fields import to_json
 from ...manifest import Manifest
 from ...networks import MedDANet
-from ..checkpoint_file import check_collection, check_settings
-from ..phased_run import PhasedRun, StepResult, mixed_precision
-from ..shared_batch_norm import share_batch_norm
-from ..workers import Workers
+from ..loop.checkpoint_file import check_collection, check_settings
+from ..loop.phased_run import PhasedRun, StepResult, mixed_precision
+from ..loop.shared_batch_norm import share_batch_norm
+from ..loop.workers import Workers
 from .choice_metric import best_choices
 from .config import SliceBankConfig
 from .losses import bank_loss, candidate_loss, decision_loss

@@ -19,8 +19,8 @@ from ...files.json_fields import require
 from ...manifest import Preprocessing, Task
 from ...phantom import STRUCTURE_TISSUES, Phantom, make_phantom
 from ...sentences import suggestion
-from ..data_workers import loaded
-from ..workers import ALONE, Workers
+from ..loop.data_workers import loaded
+from ..loop.workers import ALONE, Workers
 from .config import PhantomConfig, SliceBankConfig
 
 PHANTOM_ORIENTATION = "SAR"

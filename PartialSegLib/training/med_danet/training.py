@@ -17,11 +17,12 @@ import torch
 from ...files.json_fields import to_json
 from ...manifest import Manifest
 from ...model import save_model
-from ..checkpoint_file import write_config
 from ..collection import Collection
 from ..data import ProgressBar, no_progress_bar
-from ..data_workers import explained_data_workers
-from ..loop import (
+from ..loop.checkpoint_file import write_config
+from ..loop.data_workers import explained_data_workers
+from ..loop.run_log import RunLog
+from ..loop.steps import (
     CHECKPOINT_FILE,
     PACKAGE_FOLDER,
     check_batch,
@@ -29,11 +30,10 @@ from ..loop import (
     run_folder,
     run_steps,
 )
+from ..loop.workers import Workers, joined_workers
 from ..provenance import license_text, training_record
-from ..run_log import RunLog
 from ..run_report import write_report
 from ..validation import Scores
-from ..workers import Workers, joined_workers
 from .collection_slices import (
     describe_validation,
     open_slices,

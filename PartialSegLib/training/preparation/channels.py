@@ -13,8 +13,8 @@ from ...image_channel import ImageChannel
 from ...manifest import Preprocessing
 from ...processing.preprocessing import PreparedImage, preprocess
 from ...volume import Volume
-from ..case_images import CaseImage
 from ..collection import DataSet
+from ..collection.case_images import CaseImage
 
 
 def check_channels(data_set: DataSet, wanted: Sequence[ImageChannel]) -> None:

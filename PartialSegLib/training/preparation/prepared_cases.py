@@ -31,8 +31,8 @@ from ...errors import InputError
 from ...files.json_fields import to_json
 from ...files.output_files import replacing
 from ...manifest import Preprocessing
-from ..case_images import CaseImage, case_image, file_stamps
 from ..collection import Case, Collection
+from ..collection.case_images import CaseImage, case_image, file_stamps
 from .case_store import PreparedCase, check_place, is_prepared, read_case, remove_leftovers
 from .channels import check_channels
 from .preparing import LabelRule, prepare_case

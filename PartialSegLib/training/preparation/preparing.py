@@ -18,7 +18,7 @@ from ...masks.boxes import Box
 from ...processing.preprocessing import PreparedImage
 from ...processing.resampling import Matrices, resample_by_slabs, used_rows
 from ...volume import Volume, read_volume
-from ..case_images import CaseImage, image_content, on_one_grid
+from ..collection.case_images import CaseImage, image_content, on_one_grid
 from .case_store import write_case
 from .channels import model_channels, preprocess_channels
 

@@ -11,8 +11,8 @@ import numpy as np
 from ...errors import InputError
 from ...segmentation import Key, Segmentation
 from ...volume import Volume, read_ct, read_volume, write_volume
-from ..case_images import on_one_grid
 from ..collection import Collection
+from ..collection.case_images import on_one_grid
 from .merging import MergedLabels, merge_labels
 from .plan import PlannedCase, PseudoLabelRequest, find_keys
 from .record import StructureRecord

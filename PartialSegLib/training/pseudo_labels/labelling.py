@@ -22,13 +22,8 @@ from pathlib import Path
 
 from ...errors import InputError
 from ...files.output_files import explained_writing_errors
-from ..collection import (
-    Case,
-    Collection,
-    read_collection,
-    write_collection,
-)
-from ..run_lock import held
+from ..collection import Case, Collection, read_collection, write_collection
+from ..loop.run_lock import held
 from .plan import PlannedCase, PseudoLabelRequest, plan_cases
 from .record import (
     CaseRecord,

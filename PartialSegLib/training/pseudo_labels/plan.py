@@ -15,8 +15,8 @@ from ...manifest import Manifest
 from ...segmentation import Key
 from ...sentences import suggestion
 from ...task_request import request_tasks
-from ..case_images import file_stamps
 from ..collection import Case, Collection, DataSet
+from ..collection.case_images import file_stamps
 from .merging import Merging, plan_merging
 
 

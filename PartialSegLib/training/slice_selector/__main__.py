@@ -7,8 +7,8 @@ import logging
 import sys
 
 from ...cli.training_arguments import add_config_arguments
-from ..exit_codes import exit_code_of
-from ..stop_signals import INTERRUPTED
+from ..loop.exit_codes import exit_code_of
+from ..loop.stop_signals import INTERRUPTED
 from .config import read_slice_selector_config
 from .training import add_slice_selector, train_slice_selector
 

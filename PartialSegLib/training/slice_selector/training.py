@@ -31,8 +31,14 @@ from ...networks.decision_network import DecisionNetwork
 from ...packages.installed import find_package
 from ...phantom import STRUCTURE_TISSUES
 from ..atlas import read_atlas
-from ..checkpoint_file import CONFIG_FILE, check_settings, read_checkpoint, write_checkpoint, write_config
-from ..stop_signals import noted_signals, stop
+from ..loop.checkpoint_file import (
+    CONFIG_FILE,
+    check_settings,
+    read_checkpoint,
+    write_checkpoint,
+    write_config,
+)
+from ..loop.stop_signals import noted_signals, stop
 from .batches import draw_batch
 from .calibration import choose_thresholds, selection_figures
 from .config import SliceSelectorConfig

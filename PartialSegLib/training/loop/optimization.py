@@ -9,9 +9,9 @@ from typing import Literal, NamedTuple
 import torch
 from torch import nn
 
-from ..errors import InputError
-from ..files.json_fields import require, require_at_least
-from ..sentences import suggestion
+from ...errors import InputError
+from ...files.json_fields import require, require_at_least
+from ...sentences import suggestion
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from ..files.output_files import replacing
+from ...files.output_files import replacing
 
 logger = logging.getLogger(__name__)
 

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..images.nifti import read_nifti_channels
-from ..images.voxel_type import compact
-from ..volume import Volume, explained_reading_errors, image_suffix, read_volume, reorient
+from ...images.nifti import read_nifti_channels
+from ...images.voxel_type import compact
+from ...volume import Volume, explained_reading_errors, image_suffix, read_volume, reorient
 from .collection import Case, Collection
 
 GRID_TOLERANCE = 0.1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
-from ..errors import DeviceError, InputError
+from ...errors import DeviceError, InputError
 from .stop_signals import Terminated
 
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from ..errors import DeviceError, InputError, OutOfMemoryError
-from ..pytorch.devices import explained_memory_errors
+from ...errors import DeviceError, InputError, OutOfMemoryError
+from ...pytorch.devices import explained_memory_errors
 from .phased_run import PhasedRun, StepResult
 from .run_lock import held
 from .run_log import RunLog

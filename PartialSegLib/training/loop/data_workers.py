@@ -19,7 +19,7 @@ from typing import Any
 
 from torch.utils.data import DataLoader, Dataset
 
-from ..errors import InputError
+from ...errors import InputError
 from .stop_signals import heed_parent_only
 
 PREFETCHED = 4  # batches that each data worker has ready

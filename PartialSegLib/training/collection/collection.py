@@ -14,10 +14,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Literal
 
-from ..errors import InputError
-from ..files.json_fields import from_json, require, to_json
-from ..files.output_files import replacing
-from ..sentences import suggestion
+from ...errors import InputError
+from ...files.json_fields import from_json, require, to_json
+from ...files.output_files import replacing
+from ...sentences import suggestion
 
 FORMAT: Final = "partialseg-collection"
 FORMAT_VERSION: Final = 1

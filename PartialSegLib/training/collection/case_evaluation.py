@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..errors import InputError
-from ..manifest import Manifest, Task
-from ..masks.packed_mask import PackedMask
-from ..segmentation import Segmentation
-from ..volume import Volume, read_volume
+from ...errors import InputError
+from ...manifest import Manifest, Task
+from ...masks.packed_mask import PackedMask
+from ...segmentation import Segmentation
+from ...volume import Volume, read_volume
+from ..preparation.channels import check_channels, model_channels
 from .case_check import NO_FOREGROUND, label_faults
 from .case_images import case_image
 from .collection import Case, Collection, tasks_of
-from .preparation.channels import check_channels, model_channels
 
 
 def tasks_of_data_sets(collection: Collection, manifest: Manifest) -> dict[str, Task]:

@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 
-from ..errors import InputError
-from ..files.output_files import replace_patiently, replacing
-from ..pytorch.safe_torch import require_safe_torch
+from ...errors import InputError
+from ...files.output_files import replace_patiently, replacing
+from ...pytorch.safe_torch import require_safe_torch
 
 MAY_CHANGE = {
     "output", "collection.collection", "collection.prepared", "collection.preparing_processes", "workers",

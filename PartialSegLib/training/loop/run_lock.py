@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ..errors import InputError
-from ..files.output_files import explained_writing_errors
+from ...errors import InputError
+from ...files.output_files import explained_writing_errors
 
 
 @contextmanager

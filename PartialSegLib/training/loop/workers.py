@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.distributed.nn.functional import all_reduce
 from torch.nn.parallel import DistributedDataParallel
 
-from ..errors import DeviceError, InputError
-from ..pytorch.devices import choose_device
+from ...errors import DeviceError, InputError
+from ...pytorch.devices import choose_device
 
 Key = tuple[int, int]
 

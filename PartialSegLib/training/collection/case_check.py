@@ -8,11 +8,11 @@ from types import MappingProxyType
 
 import numpy as np
 
-from ..errors import InputError
-from ..volume import Volume, read_volume
+from ...errors import InputError
+from ...volume import Volume, read_volume
+from ..loop.threads import mapped
 from .case_images import case_image, image_content, on_one_grid, placement, product
 from .collection import Case, Collection, DataSet
-from .threads import mapped
 
 SPACING_RANGE_MM = (0.2, 10.0)
 """Distances of voxels that CTs of public data sets have; what lies outside is a header in other units."""

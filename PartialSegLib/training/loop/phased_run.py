@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..errors import InputError
-from ..pytorch.devices import PRECISIONS, check_precision
+from ...errors import InputError
+from ...pytorch.devices import PRECISIONS, check_precision
 from .checkpoint_file import read_checkpoint, write_checkpoint
 from .optimization import Phase, check_phases, learning_rate, make_optimizer, position, set_learning_rate
 from .workers import Workers

@@ -1,0 +1,1 @@
+"""Parts of networks: blocks, convolutions, normalisations, attention, dynamic head."""
