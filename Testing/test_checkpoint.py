@@ -18,8 +18,8 @@ from PartialSegLib.errors import InputError
 from PartialSegLib.importers import import_checkpoint
 from PartialSegLib.importers.checkpoint import read_checkpoint
 from PartialSegLib.importers.restricted_pickle import read_plain_pickle
-from PartialSegLib.training.loop.checkpoint_file import check_collection, check_settings, write_config
 from PartialSegLib.training.loop import checkpoint_file
+from PartialSegLib.training.loop.checkpoint_file import check_collection, check_settings, write_config
 
 
 class Hostile:
