@@ -29,17 +29,18 @@ types: $(INSTALLED)
 	$(BIN)/mypy
 
 parity: $(INSTALLED)
-	$(BIN)/python Testing/parity.py
+	$(BIN)/python Testing/parity/parity.py
 
 bench: .venv/installed-bench
-	$(BIN)/python Testing/benchmark.py
+	$(BIN)/python Testing/benchmarks/benchmark.py
 
 # nnU-Net beside ours; takes hours on a CPU. FIELD_OPTIONS: --quick, --only, --cases, --resume and more.
 bench-field: .venv/installed-bench .venv-field/installed
-	$(BIN)/python Testing/benchmark_field.py $(FIELD_OPTIONS)
+	PYTHONPATH="$(CURDIR)/Testing/support:$(CURDIR)/Testing/parity" \
+		$(BIN)/python Testing/benchmarks/benchmark_field.py $(FIELD_OPTIONS)
 
 reproduce: $(INSTALLED)
-	$(BIN)/python Testing/reproduce.py
+	$(BIN)/python Testing/reproduction/reproduce.py
 
 clean:
 	rm -rf .venv .venv-field build *.egg-info
@@ -59,9 +60,9 @@ $(INSTALLED): $(DEMO)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[bench]"
 	@touch $@
 
-.venv-field/installed: Testing/field-requirements.txt Testing/field-peers.txt constraints.txt
+.venv-field/installed: Testing/benchmarks/field-requirements.txt Testing/benchmarks/field-peers.txt constraints.txt
 	$(PYTHON) -m venv .venv-field
 	.venv-field/bin/python -m pip install --quiet --constraint constraints.txt \
-		--requirement Testing/field-requirements.txt
-	.venv-field/bin/python -m pip install --quiet --no-deps --requirement Testing/field-peers.txt
+		--requirement Testing/benchmarks/field-requirements.txt
+	.venv-field/bin/python -m pip install --quiet --no-deps --requirement Testing/benchmarks/field-peers.txt
 	@touch $@

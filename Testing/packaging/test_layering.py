@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-LIBRARY = Path(__file__).parents[1] / "PartialSegLib"
+LIBRARY = Path(__file__).parents[2] / "PartialSegLib"
 
 
 def layers_of_the_design() -> dict[str, int]:

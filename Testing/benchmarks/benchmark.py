@@ -30,7 +30,7 @@ from PartialSegLib.phantom import make_phantom
 from PartialSegLib.processing.postprocessing import apply_postprocessing
 from PartialSegLib.processing.restoration import restore
 
-REAL_CT = Path(__file__).resolve().parents[2] / "shared" / "data" / "ct_abdomen_contrast_dicom"
+REAL_CT = Path(__file__).resolve().parents[3] / "shared" / "data" / "ct_abdomen_contrast_dicom"
 REPETITIONS = 3
 STAGES = ("preprocess", "encode", "head", "restore")
 

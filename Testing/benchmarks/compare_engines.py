@@ -1,4 +1,6 @@
-"""One patch of each network by every engine: `python Testing/compare_engines.py`, one Markdown table.
+"""One patch of each network by every engine, as one Markdown table.
+
+Called as `python Testing/benchmarks/compare_engines.py`.
 
 Networks of official size have random weights, the bundled model its own. Seconds are processor time of this
 process over its threads, which other work on the machine disturbs little; each engine takes the precision it

@@ -15,7 +15,7 @@ from PartialSegLib import read_segmentation, read_volume, write_volume
 from PartialSegLib.__main__ import build_parser
 from PartialSegLib.phantom import make_phantom
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 

@@ -1,6 +1,7 @@
 """Compares the files listed in the CMakeLists.txt of PartialSeg and PartialSegLib with those git knows.
 
-`python Testing/cmake_lists.py` says which lines are missing or too many; `--write` corrects the lists.
+`python Testing/packaging/cmake_lists.py` says which lines are missing or too many; with `--write` it corrects
+the lists.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 MODULES = ("PartialSeg", "PartialSegLib")
 SCRIPTS, RESOURCES = "MODULE_PYTHON_SCRIPTS", "MODULE_PYTHON_RESOURCES"
 

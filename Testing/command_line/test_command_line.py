@@ -29,7 +29,7 @@ from PartialSegLib import (
 )
 from PartialSegLib.manifest import Preprocessing
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 AFFINE = np.array([[0, 0, -4.0, 40], [0, 4.0, 0, -30], [5.0, 0, 0, 100], [0, 0, 0, 1]])
 
 

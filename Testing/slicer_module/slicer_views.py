@@ -1,4 +1,6 @@
-"""A segmentation as 3D Slicer shows it: `python Testing/slicer_views.py CT PICTURE.png [--task TASK]...`.
+"""A segmentation as 3D Slicer shows it.
+
+Called as `python Testing/slicer_module/slicer_views.py CT PICTURE.png [--task TASK]...`.
 
 Slice views and 3D view are drawn offscreen by Slicer's own slice logic and displayable managers, from the
 package slicer-core; the views' Qt frames, the layout and the mouse are missing. Drawing needs OpenGL without

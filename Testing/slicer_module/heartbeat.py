@@ -1,4 +1,6 @@
-"""How long the GUI thread is held up while a real prediction runs: `python Testing/heartbeat.py [CT]`.
+"""How long the GUI thread is held up while a real prediction runs.
+
+Called as `python Testing/slicer_module/heartbeat.py [CT]`.
 
 A timer beats every 5 ms; the longest pauses between beats are printed, with the panel's calls that took them.
 Surfaces are left out: Slicer makes them. Figures differ between machines; nothing is asserted.

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 STUB = Path(__file__).resolve().parent / "slicer_package_stub"
 MODULES_FOLDER = Path("lib", "Slicer-5.12", "qt-scripted-modules")
 NEEDED = (3, 28)  # the version that Slicer 5.12's own template asks for

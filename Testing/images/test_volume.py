@@ -22,7 +22,7 @@ from PartialSegLib.volume import (
     write_volume,
 )
 
-SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
+SHARED_DATA = Path(__file__).parents[3] / "shared" / "data"
 needs_shared_data = pytest.mark.skipif(not SHARED_DATA.is_dir(), reason="the folder ../shared/data is absent")
 
 ORIENTATIONS = [

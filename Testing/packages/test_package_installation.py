@@ -206,7 +206,7 @@ def run_killed(calls: int, *arguments: str) -> None:
         main(sys.argv[1:]) if sys.argv[1] else delete_package(sys.argv[2])
     """
     command = [sys.executable, "-c", program, str(calls), *arguments]
-    assert subprocess.run(command, cwd=Path(__file__).parents[1]).returncode == 9
+    assert subprocess.run(command, cwd=Path(__file__).parents[2]).returncode == 9
 
 
 def test_a_damaged_source_leaves_the_installed_package_alone(archive: Path, package: Path, models: Path):

@@ -1,4 +1,6 @@
-"""What each effort costs and finds: `python Testing/measure_effort.py --phantoms 8`, one Markdown table.
+"""What each effort costs and finds, as one Markdown table.
+
+Called as `python Testing/benchmarks/measure_effort.py --phantoms 8`.
 
 A coarse model looks at held-out phantoms first, a fine one where it is uncertain. By default both are the
 bundled model, the fine one with patches that overlap by half. Nothing is asserted here.

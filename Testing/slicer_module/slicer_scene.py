@@ -19,7 +19,7 @@ import slicer
 import slicer.util
 import vtk
 
-MODULE_FOLDER = Path(__file__).parents[1] / "PartialSeg"
+MODULE_FOLDER = Path(__file__).parents[2] / "PartialSeg"
 """The folder of PartialSeg.py; Slicer puts the folder of each scripted module on the path."""
 
 _booted: list["Scene"] = []

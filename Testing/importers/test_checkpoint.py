@@ -136,7 +136,7 @@ def test_addresses_in_numpys_values_end_in_a_sentence_not_in_a_crash(tmp_path: P
     )
     done = subprocess.run(
         [sys.executable, "-c", program, f"multitalent|{plans}", f"nnunet|{checkpoint}"],
-        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert (done.returncode, done.stdout.split()) == (0, ["2", "2"]), done.stderr

@@ -14,7 +14,7 @@ from PartialSegLib.errors import InputError
 from PartialSegLib.manifest import Preprocessing
 from PartialSegLib.volume import read_volume
 
-SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
+SHARED_DATA = Path(__file__).parents[3] / "shared" / "data"
 SHAPE = (5, 6, 7)
 IMAGE = np.random.default_rng(1).integers(-1024, 1500, SHAPE).astype(np.int16)
 CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2"

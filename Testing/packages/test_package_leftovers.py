@@ -42,7 +42,7 @@ def writers(models: Path) -> Iterator[list[tuple[subprocess.Popen[str], Path]]]:
         found = []
         for _ in range(2):
             options: dict[str, Any] = {"stdout": subprocess.PIPE, "encoding": "utf-8"}
-            process = stack.enter_context(subprocess.Popen(command, cwd=Path(__file__).parents[1], **options))
+            process = stack.enter_context(subprocess.Popen(command, cwd=Path(__file__).parents[2], **options))
             stack.callback(process.kill)
             assert process.stdout is not None
             found.append((process, Path(process.stdout.readline().rstrip("\n"))))

@@ -27,10 +27,10 @@ from PartialSegLib.protocol import LINE_LIMIT
 from PartialSegLib.worker.scratch import ScratchFolder
 from PartialSegLib.worker.wire import Replies, read_lines
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 TIMEOUT = 120  # seconds until a test gives up; never waited for when all is well
 PLAIN = ("-m", "PartialSegLib.worker")
-TROUBLED = (str(ROOT / "Testing" / "troubled_worker.py"),)
+TROUBLED = (str(Path(__file__).with_name("troubled_worker.py")),)
 PATCHES = 8
 TASKS = (Task("liver", {"liver": 0, "liver_tumor": 1}), Task("kidney", {"kidney": 0, "kidney_tumor": 1}))
 STRUCTURES = {task.name: list(task.structures) for task in TASKS}

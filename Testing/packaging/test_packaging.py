@@ -63,7 +63,7 @@ def run_isolated(code: str, *folders: Path) -> str:
 def test_every_file_is_listed_once_and_in_order(module: str):
     faults = cmake_lists.faults(module)
     if faults:
-        advice = "correct the lists with: python Testing/cmake_lists.py --write"
+        advice = "correct the lists with: python Testing/packaging/cmake_lists.py --write"
         pytest.fail("\n".join([*faults, advice]), pytrace=False)
 
 
@@ -177,7 +177,7 @@ modules = [module for name, module in sys.modules.items() if name.startswith("Pa
 strangers = [module.__file__ for module in modules if not module.__file__.startswith({str(installed)!r})]
 sys.exit(int(failed) or str(strangers or "") or 0)
 """
-    run_isolated(code, installed, ROOT / "Testing")
+    run_isolated(code, installed, ROOT / "Testing" / "slicer_module")
 
 
 def test_the_tests_of_the_module_are_registered(build: Path, installed: Path):

@@ -18,7 +18,7 @@ from PartialSegLib.training import held_out
 from PartialSegLib.training.held_out import FIRST_SEED
 
 NAME = "trunk-7tasks"
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SHARED = ROOT.parent / "shared" / "data"
 REAL_CT = SHARED / "ct_abdomen_contrast_dicom"
 
