@@ -100,7 +100,7 @@ class PartialSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if _whyTooOld():
             self._showWhyTooOld()
             return
-        from PartialSegSlicer.panel import Panel
+        from PartialSegSlicer.widgets.panel import Panel
 
         uiWidget = slicer.util.loadUI(self.resourcePath("UI/PartialSeg.ui"))
         self.layout.addWidget(uiWidget)
@@ -264,8 +264,8 @@ class PartialSegLogic(ScriptedLoadableModuleLogic):
             raise RuntimeError(why)
         from PartialSegSlicer.installedModels import useStoredFolder
         from PartialSegSlicer.segmenter import Segmenter
-        from PartialSegSlicer.temporaryFolder import startWorker
-        from PartialSegSlicer.workerClient import WorkerClient
+        from PartialSegSlicer.worker.temporaryFolder import startWorker
+        from PartialSegSlicer.worker.workerClient import WorkerClient
 
         ScriptedLoadableModuleLogic.__init__(self)
         useStoredFolder()
@@ -336,7 +336,7 @@ class PartialSegLogic(ScriptedLoadableModuleLogic):
             structures: ids of the wanted structures; None for all.
             roiNode: segment only this box.
             onFinished: called with the `PartialSegSlicer.segmenter.Result`.
-            onFailed: called with a `PartialSegSlicer.workerClient.WorkerError`.
+            onFailed: called with a `PartialSegSlicer.worker.workerClient.WorkerError`.
             onProgress: called with the patches done and in total.
             onWarning: called with a sentence, also with what the panel would ask about; none stops the run.
             options: model, device and whatever else `PartialSegSlicer.modelOptions.ModelOptions` has.
@@ -470,7 +470,7 @@ class PartialSegTest(ScriptedLoadableModuleTest):
     def test_PanelSaysWhatIsMissing(self) -> None:
         """The panel asks for a volume, then for a task; its settings are in the scene."""
         from PartialSegSlicer.checks import findProblem
-        from PartialSegSlicer.panel import Panel
+        from PartialSegSlicer.widgets.panel import Panel
 
         self.delayDisplay("Setting up the panel")
         window = slicer.util.loadUI(str(Path(__file__).parent / "Resources" / "UI" / "PartialSeg.ui"))
@@ -560,7 +560,7 @@ class PartialSegTest(ScriptedLoadableModuleTest):
             ml: least and greatest volume.
             side: 1 if it lies in the patient's right half, -1 for the left.
         """
-        from PartialSegSlicer.provenance import tagOf
+        from PartialSegSlicer.scene.provenance import tagOf
 
         segmentId = f"PartialSeg_{name}_{name}"
         segment = node.GetSegmentation().GetSegment(segmentId)

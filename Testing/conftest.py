@@ -93,7 +93,7 @@ def worker_client():
     import slicer_scene
 
     slicer_scene.boot()
-    from PartialSegSlicer.workerClient import WorkerClient
+    from PartialSegSlicer.worker.workerClient import WorkerClient
 
     client = WorkerClient()
     yield client

@@ -22,9 +22,9 @@ from PartialSegLib.packages.installed import find_package
 from PartialSegLib.protocol import FileSegment, SegmentFile
 
 from .scripting import namesOf
-from .temporaryFolder import startWorker
-from .workerClient import WorkerClient
-from .workerJobs import FileJob, WorkerError
+from .worker.temporaryFolder import startWorker
+from .worker.workerClient import WorkerClient
+from .worker.workerJobs import FileJob, WorkerError
 
 logger = logging.getLogger(__name__)
 

@@ -21,11 +21,11 @@ from PartialSegLib.masks.region import Region
 from PartialSegLib.system_memory import available_memory, gigabytes
 from PartialSegLib.volume import Volume, check_hounsfield
 
-from .geometry import affineOfNode, arrayShape, hasSameGrid, isRotated, roiLimits
 from .memory import imageBytes, neededMemory
-from .mrml import checkSegmentation, reachesOutside
-from .provenance import earlierSegmentId, isEdited
-from .subjectHierarchy import modalityOf
+from .scene.geometry import affineOfNode, arrayShape, hasSameGrid, isRotated, roiLimits
+from .scene.mrml import checkSegmentation, reachesOutside
+from .scene.provenance import earlierSegmentId, isEdited
+from .scene.subjectHierarchy import modalityOf
 
 SPACING_BOUNDS = (0.1, 20.0)
 """Distances of voxels in mm within which a CT of a person lies."""

@@ -27,9 +27,9 @@ from typing import IO, Any
 import slicer
 from slicer.i18n import tr as _
 
-from .backgroundWork import helpAlong
-from .childProcess import childOptions, killTree, lastWords, pythonProgram, wasKilled
 from .pathLimit import pathLimit
+from .worker.backgroundWork import helpAlong
+from .worker.childProcess import childOptions, killTree, lastWords, pythonProgram, wasKilled
 
 REQUIREMENTS_FILE = Path(__file__).resolve().parents[1] / "Resources" / "requirements.txt"
 

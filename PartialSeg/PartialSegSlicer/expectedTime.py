@@ -13,8 +13,8 @@ from slicer.i18n import tr as _
 from PartialSegLib.errors import InputError
 from PartialSegLib.manifest import Manifest
 
-from . import mrml
 from .modelOptions import ModelOptions
+from .scene import mrml
 
 _WITHOUT_EFFECT = ("path", "device", "cache_bytes")  # on a first run; the key names model and device itself
 

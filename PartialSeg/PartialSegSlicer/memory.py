@@ -7,7 +7,7 @@ import numpy as np
 
 from PartialSegLib.manifest import WEIGHTS_FILE, Manifest
 
-from .geometry import volumeInMl
+from .scene.geometry import volumeInMl
 
 _WORKER_BYTES = 600 << 20  # the process with PyTorch, before it has a model
 _WEIGHT_COPIES = 3  # in float32, in the type that the network runs in, and of the engine

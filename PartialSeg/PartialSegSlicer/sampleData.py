@@ -14,8 +14,8 @@ import qt
 import slicer
 from slicer.i18n import tr as _
 
-from .childProcess import childOptions, killTree, lastWords, pythonProgram
-from .temporaryFolder import temporaryFolder
+from .worker.childProcess import childOptions, killTree, lastWords, pythonProgram
+from .worker.temporaryFolder import temporaryFolder
 
 CATEGORY = "PartialSeg"
 NAME = "PartialSeg phantom"

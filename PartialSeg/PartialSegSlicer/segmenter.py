@@ -20,12 +20,13 @@ from PartialSegLib.failures import describe_failure, is_fault_of_ours
 from PartialSegLib.protocol import Predict
 from PartialSegLib.segmentation_files.seg_nrrd import TASK_TAG
 
-from . import checks, mrml
-from .provenance import labelmapOf, tagOf, voxelCount
-from .table import volumesTableSteps
-from .temporaryFolder import temporaryFolder
-from .workerClient import WorkerClient
-from .workerJobs import Job, ReceivedSegment, WorkerError
+from . import checks
+from .scene import mrml
+from .scene.provenance import labelmapOf, tagOf, voxelCount
+from .scene.table import volumesTableSteps
+from .worker.temporaryFolder import temporaryFolder
+from .worker.workerClient import WorkerClient
+from .worker.workerJobs import Job, ReceivedSegment, WorkerError
 
 logger = logging.getLogger(__name__)
 

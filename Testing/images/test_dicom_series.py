@@ -1,12 +1,13 @@
-"""Folders with DICOM files, written here slice by slice with positions that are known."""
+"""Folders with DICOM files: what of them is read, and where it lies."""
 
 import struct
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import SimpleITK
+from dicom_folders import CT_IMAGE, IMAGE, SHAPE, Series, write_series, write_slice
 from tiny_model import TASKS, write_tiny_model
 
 from PartialSegLib.__main__ import main
@@ -15,65 +16,8 @@ from PartialSegLib.manifest import Preprocessing
 from PartialSegLib.volume import read_volume
 
 SHARED_DATA = Path(__file__).parents[3] / "shared" / "data"
-SHAPE = (5, 6, 7)
-IMAGE = np.random.default_rng(1).integers(-1024, 1500, SHAPE).astype(np.int16)
-CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2"
 STRUCTURE_SET = "1.2.840.10008.5.1.4.1.1.481.3"
 SCREENSHOT = "1.2.840.10008.5.1.4.1.1.7"
-
-
-@dataclass(frozen=True)
-class Series:
-    """A series to be written: position of slice k is origin + k * step (LPS mm), of slice 2 also + shift."""
-
-    uid: str = "1.2.3"
-    modality: str = "CT"
-    description: str = "abdomen"
-    step: tuple[float, float, float] = (0, 0, 2.5)
-    shift: tuple[float, float, float] = (0, 0, 0)
-    orientation: tuple[float, ...] = (1, 0, 0, 0, 1, 0)
-    spacing: tuple[float, float] = (0.9, 0.8)
-    skipped: tuple[int, ...] = ()
-    image_type: str = "ORIGINAL\\PRIMARY\\AXIAL"
-    sop_class: str = CT_IMAGE
-
-
-def write_slice(path: Path, series: Series, index: int, plane: np.ndarray) -> None:
-    image = SimpleITK.GetImageFromArray(plane[np.newaxis])
-    image.SetSpacing((series.spacing[1], series.spacing[0], 1))
-    position = (
-        np.array((-10, -20, 30)) + index * np.array(series.step) + (index == 2) * np.array(series.shift)
-    )
-    rows, columns = np.array(series.orientation[:3]), np.array(series.orientation[3:])
-    image.SetDirection(np.stack([rows, columns, np.cross(rows, columns)], axis=1).ravel().tolist())
-    image.SetOrigin(position.tolist())
-    tags = {
-        "0008|0060": series.modality,
-        "0008|0008": series.image_type,
-        "0008|0016": series.sop_class,
-        "0008|0018": f"{series.uid}.{index + 1}",
-        "0008|103e": series.description,
-        "0020|000d": "1.2",
-        "0020|000e": series.uid,
-        "0020|0032": "\\".join(f"{value:g}" for value in position),
-        "0020|0037": "\\".join(f"{value:g}" for value in series.orientation),
-        "0018|0050": "2.5",
-    }
-    for key, value in tags.items():
-        image.SetMetaData(key, value)
-    writer = SimpleITK.ImageFileWriter()
-    writer.KeepOriginalImageUIDOn()
-    writer.SetFileName(str(path))
-    writer.Execute(image)
-
-
-def write_series(folder: Path, series: Series = Series(), prefix: str = "slice") -> Path:
-    """Write the slices under names whose order is not that of their positions."""
-    folder.mkdir(exist_ok=True)
-    for index in range(SHAPE[0]):
-        if index not in series.skipped:
-            write_slice(folder / f"{prefix}-{(index * 3) % 5}.dcm", series, index, IMAGE[index])
-    return folder
 
 
 def test_slices_are_sorted_by_position_and_placed_on_the_patient(tmp_path):

@@ -1,13 +1,10 @@
 """DICOM segmentations, read back by highdicom, and what is refused before anything is written."""
 
-from pathlib import Path
-from typing import Any
-
 import highdicom
 import numpy as np
 import pydicom
 import pytest
-from test_dicom_series import SHAPE, Series, write_series
+from dicom_folders import FRAME, SHAPE, Series, write_series, write_study
 from tiny_model import TASKS, write_tiny_model
 
 from PartialSegLib.__main__ import main
@@ -19,25 +16,11 @@ from PartialSegLib.segmentation_files.formats import read_segmentation, write_se
 from PartialSegLib.volume import read_volume, write_volume
 
 AXIAL = Series()
-FRAME = "1.2.3.4"
 ORIENTATIONS = {
     "axial": AXIAL,
     "stacked downwards": Series(step=(0, 0, -2.5)),
     "coronal": Series(step=(0, 2.5, 0), orientation=(1, 0, 0, 0, 0, -1)),
 }
-
-
-def write_study(folder: Path, series: Series = AXIAL, **values: Any) -> Path:
-    """A series with what every scanner writes; a value of None is left out."""
-    write_series(folder, series, prefix=series.uid)
-    values = {"FrameOfReferenceUID": FRAME, "PatientName": "Doe^Jane", "StudyDate": "20200102"} | values
-    for path in folder.glob(f"{series.uid}-*"):
-        image = pydicom.dcmread(path)
-        for name, value in values.items():
-            if value is not None:
-                setattr(image, name, value)
-        image.save_as(path)
-    return folder
 
 
 def segmentation_of(folder, **which):

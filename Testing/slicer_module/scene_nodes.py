@@ -9,7 +9,7 @@ from vtk.util.numpy_support import vtk_to_numpy
 
 slicer_scene.boot()
 
-from PartialSegSlicer.workerJobs import ReceivedSegment  # noqa: E402
+from PartialSegSlicer.worker.workerJobs import ReceivedSegment  # noqa: E402
 
 SHAPE = (10, 12, 14)
 PROVENANCE = {

@@ -34,9 +34,9 @@ from PartialSegLib.packages.installed import find_package
 
 scene = slicer_scene.boot()
 
-from PartialSegSlicer.mrml import LABELMAP, SURFACE, affineOfNode  # noqa: E402
+from PartialSegSlicer.scene.mrml import LABELMAP, SURFACE, affineOfNode  # noqa: E402
 from PartialSegSlicer.segmenter import Request, Segmenter  # noqa: E402
-from PartialSegSlicer.workerClient import WorkerClient, WorkerError  # noqa: E402
+from PartialSegSlicer.worker.workerClient import WorkerClient, WorkerError  # noqa: E402
 
 LAYOUT = ("Axial", "3D", "Coronal", "Sagittal")
 """As in Slicer's layout "Four-Up", row by row."""

@@ -9,7 +9,7 @@ import numpy as np
 import pydicom
 import pytest
 import slicer_scene
-from test_dicom_seg import write_study
+from dicom_folders import write_study
 from tiny_model import TASKS, write_tiny_model
 
 from PartialSegLib import InputError, Volume, read_segmentation, read_volume, write_volume
@@ -181,8 +181,8 @@ def test_a_worker_that_leaves_for_want_of_a_library_costs_its_case_only(runs, im
 
 
 def test_the_next_file_is_not_given_to_a_worker_that_is_leaving(scene, model, tmp_path, monkeypatch):
-    from PartialSegSlicer.workerClient import WorkerClient
-    from PartialSegSlicer.workerJobs import FileJob
+    from PartialSegSlicer.worker.workerClient import WorkerClient
+    from PartialSegSlicer.worker.workerJobs import FileJob
 
     break_library("torch", tmp_path, monkeypatch)
     client, errors = WorkerClient(), []

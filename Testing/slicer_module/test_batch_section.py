@@ -77,7 +77,7 @@ def test_without_a_structure_no_batch_begins(section, dialogs, tmp_path):
 
 
 def test_a_dropped_file_is_a_path(widget, tmp_path):
-    from PartialSegSlicer import batchSection  # there once the module is loaded
+    from PartialSegSlicer.widgets import batchSection  # there once the module is loaded
 
     path = tmp_path / "My CT é"
     assert Path(batchSection._unquoted(path.as_uri())) == path

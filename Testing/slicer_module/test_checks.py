@@ -24,8 +24,9 @@ from scene_nodes import (
 from PartialSegLib.manifest import WEIGHTS_FILE, FileEntry, Inference, Manifest, NetworkSpec, Preprocessing
 from PartialSegLib.task import Task
 
-from PartialSegSlicer import checks, memory, mrml
-from PartialSegSlicer.provenance import isEdited
+from PartialSegSlicer import checks, memory
+from PartialSegSlicer.scene import mrml
+from PartialSegSlicer.scene.provenance import isEdited
 
 MODEL = Manifest(
     name="fine",

@@ -16,12 +16,12 @@ from scene_nodes import ctNode
 
 from PartialSegLib.worker.scratch import ScratchFolder
 
-from PartialSegSlicer import workerClient, workerProcess
-from PartialSegSlicer.backgroundWork import BackgroundWork
-from PartialSegSlicer.childProcess import childOptions, killTree, lastWords, pythonProgram, wasKilled
-from PartialSegSlicer.temporaryFolder import removeLeftovers, startWorker, temporaryFolder
-from PartialSegSlicer.workerClient import FileJob, WorkerClient
-from PartialSegSlicer.workerProcess import WorkerProcess
+from PartialSegSlicer.worker import workerClient, workerProcess
+from PartialSegSlicer.worker.backgroundWork import BackgroundWork
+from PartialSegSlicer.worker.childProcess import childOptions, killTree, lastWords, pythonProgram, wasKilled
+from PartialSegSlicer.worker.temporaryFolder import removeLeftovers, startWorker, temporaryFolder
+from PartialSegSlicer.worker.workerClient import FileJob, WorkerClient
+from PartialSegSlicer.worker.workerProcess import WorkerProcess
 
 READER = [sys.executable, "-c", "import sys; sys.stdin.read()"]
 linux = pytest.mark.skipif(not Path("/proc").is_dir(), reason="processes are looked up in /proc")

@@ -25,7 +25,7 @@ from PartialSegLib.errors import InputError
 from PartialSegLib.images.affine import AXIS_LETTERS
 from PartialSegLib.volume import Volume, read_volume, reorient, write_volume
 
-from PartialSegSlicer import mrml
+from PartialSegSlicer.scene import mrml
 
 LIVER = found("liver", "liver", slice(2, 5), slice(3, 9), slice(1, 12))
 LIVER_ID = "PartialSeg_liver_liver"

@@ -212,7 +212,7 @@ def test_closing_the_module_or_slicer_ends_an_import(widget, dialogs, models, sc
 def test_a_long_installation_shows_how_far_it_is_and_can_be_cancelled(
     widget, dialogs, models, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("PartialSegSlicer.progressDialog.SHOWN_AFTER_MILLISECONDS", 0)
+    monkeypatch.setattr("PartialSegSlicer.widgets.progressDialog.SHOWN_AFTER_MILLISECONDS", 0)
     entry = {"sha256": "0" * 64, "bytes": 8 << 30}
     package = write_package(tmp_path / "large<b>", files={"weights.safetensors": entry})
     os.truncate(package / "weights.safetensors", entry["bytes"])

@@ -22,7 +22,7 @@ from vtk.util.numpy_support import vtk_to_numpy
 from PartialSegLib.errors import InputError
 from PartialSegLib.structures import load_structures, terminology_entry
 
-from PartialSegSlicer import mrml, provenance
+from PartialSegSlicer.scene import mrml, provenance
 
 BOX = np.s_[2:5, 3:9, 1:12]
 TUMOR_BOX = np.s_[3:6, 4:6, 5:14]

@@ -7,8 +7,8 @@ from panel_steps import itemNamed, nodeIds, picture, segmentationNode, waitForEn
 from scene_nodes import segmentIds
 from small_packages import write_package, zip_package
 
-from PartialSegSlicer import workerProcess
 from PartialSegSlicer.parameters import Parameters
+from PartialSegSlicer.worker import workerProcess
 
 
 def test_without_a_volume_the_tooltip_says_what_to_do(widget):
@@ -189,7 +189,7 @@ def test_the_software_is_checked_in_a_child_process(widget):
 
 
 def test_the_folder_of_models_is_remembered(dialogs, tmp_path, monkeypatch):
-    from PartialSegSlicer.modelMenu import FOLDER_SETTING
+    from PartialSegSlicer.widgets.modelMenu import FOLDER_SETTING
 
     monkeypatch.setenv("PARTIALSEG_MODEL_DIR", str(tmp_path / "elsewhere"))
     write_package(tmp_path / "mine" / "tiny")

@@ -14,7 +14,7 @@ from PartialSegLib.manifest import DecisionSpec, Preprocessing
 from PartialSegLib.model import save_decision
 from PartialSegLib.networks.decision_network import DecisionNetwork
 
-from PartialSegSlicer.provenance import provenanceOf
+from PartialSegSlicer.scene.provenance import provenanceOf
 
 FINE, COARSE, DECIDING = (f"Random weights ({name} 1.2.3)" for name in ("fine", "coarse", "deciding"))
 NONE, ALL = "None: look everywhere", "All: look at everything"

@@ -9,9 +9,10 @@ from PySide6.QtGui import QTextDocument
 from scene_nodes import nonLinearTransformNode, rigid, transformNode
 from small_packages import write_package
 
-from PartialSegSlicer import expectedTime, mrml
-from PartialSegSlicer.advancedSection import AdvancedSection
-from PartialSegSlicer.messages import showError
+from PartialSegSlicer import expectedTime
+from PartialSegSlicer.scene import mrml
+from PartialSegSlicer.widgets.advancedSection import AdvancedSection
+from PartialSegSlicer.widgets.messages import showError
 
 
 def test_apply_follows_the_region_and_the_transform(widget, volumeNode, dialogs):

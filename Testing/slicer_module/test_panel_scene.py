@@ -11,8 +11,8 @@ from tiny_model import write_tiny_model
 
 from PartialSegLib.manifest import Preprocessing, Task
 
-from PartialSegSlicer.parameterBinding import CHOICES, NODES, NUMBERS, SWITCHES
 from PartialSegSlicer.parameters import Parameters
+from PartialSegSlicer.widgets.parameterBinding import CHOICES, NODES, NUMBERS, SWITCHES
 
 
 def addRoi():

@@ -26,11 +26,12 @@ from tiny_model import TASKS, write_tiny_model
 from PartialSegLib import InferenceSession, InputError, Volume, load_model
 from PartialSegLib.manifest import Preprocessing
 
-from PartialSegSlicer import segmenter, workerClient
-from PartialSegSlicer.provenance import provenanceOf
+from PartialSegSlicer import segmenter
+from PartialSegSlicer.scene.provenance import provenanceOf
 from PartialSegSlicer.segmenter import Request, Segmenter
-from PartialSegSlicer.workerClient import WorkerClient
-from PartialSegSlicer.workerJobs import ReceivedSegment
+from PartialSegSlicer.worker import workerClient
+from PartialSegSlicer.worker.workerClient import WorkerClient
+from PartialSegSlicer.worker.workerJobs import ReceivedSegment
 
 TIMEOUT_SECONDS = 120
 PREPROCESSING = Preprocessing("SAR", (4, 4, 4), (-325, 325), divide=325)

@@ -20,8 +20,8 @@ from scene_nodes import (
 from PartialSegLib.segmentation import Segmentation
 from PartialSegLib.segmentation_files.formats import read_segmentation, write_segmentation
 
-from PartialSegSlicer import mrml
-from PartialSegSlicer.provenance import provenanceOf, tagOf
+from PartialSegSlicer.scene import mrml
+from PartialSegSlicer.scene.provenance import provenanceOf, tagOf
 
 SEGMENTS = [
     found("liver", "liver", *np.s_[2:5, 3:9, 1:12]),

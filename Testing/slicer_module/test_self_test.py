@@ -43,7 +43,7 @@ def test_the_self_test_notices_a_wrong_liver(dialogs, box, sentence):
 
     import PartialSeg
 
-    from PartialSegSlicer import mrml
+    from PartialSegSlicer.scene import mrml
 
     test, node = PartialSeg.PartialSegTest(), segmentationNode()
     test.volumeNode = addPhantomNode()

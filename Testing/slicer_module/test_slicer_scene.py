@@ -125,7 +125,7 @@ def test_texts_are_returned_as_they_are():
 def test_what_runs_in_slicers_process_loads_no_torch():
     code = (
         "import sys; sys.path.insert(0, 'Testing/slicer_module'); import slicer_scene; slicer_scene.boot(); "
-        "from PartialSegSlicer import checks, mrml; sys.exit('torch' in sys.modules)"
+        "from PartialSegSlicer.scene import mrml; sys.exit('torch' in sys.modules)"
     )
     command = [sys.executable, "-W", "error", "-c", code]
     assert subprocess.run(command, cwd=slicer_scene.MODULE_FOLDER.parent).returncode == 0

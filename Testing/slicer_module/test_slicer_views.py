@@ -12,7 +12,7 @@ from tiny_model import write_tiny_model
 from PartialSegLib import Volume, write_volume
 from PartialSegLib.manifest import Preprocessing, Task
 
-from PartialSegSlicer.mrml import addSegments
+from PartialSegSlicer.scene.mrml import addSegments
 
 SHAPE = (40, 60, 80)
 BOX = (slice(20, 34), slice(12, 42), slice(50, 74))

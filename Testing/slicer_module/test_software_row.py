@@ -21,12 +21,9 @@ from panel_steps import itemNamed
 
 slicer_scene.boot()
 
-from PartialSegSlicer import dependencies, expectedTime, pathLimit, softwareRow  # noqa: E402
-from PartialSegSlicer.dependencies import (  # noqa: E402
-    DependencyCheck,
-    DependencyError,
-    DependencyReport,
-)
+from PartialSegSlicer import dependencies, expectedTime, pathLimit  # noqa: E402
+from PartialSegSlicer.dependencies import DependencyCheck, DependencyError, DependencyReport  # noqa: E402
+from PartialSegSlicer.widgets import softwareRow  # noqa: E402
 
 SITE_PACKAGES = Path(importlib.metadata.distribution("torch").locate_file(""))
 INTERRUPTED = (SITE_PACKAGES / "torch" / "__init__.py").read_text(encoding="utf-8")

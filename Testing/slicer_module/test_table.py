@@ -9,7 +9,7 @@ from vtk.util.numpy_support import vtk_to_numpy
 
 from PartialSegLib.errors import InputError
 
-from PartialSegSlicer import mrml, table
+from PartialSegSlicer.scene import mrml, table
 
 VOXEL_ML = 2.5 * 0.9 * 0.8 / 1000
 

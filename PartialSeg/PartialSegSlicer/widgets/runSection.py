@@ -11,12 +11,12 @@ from slicer.i18n import tr as _
 
 from PartialSegLib.manifest import Manifest
 
-from . import expectedTime
+from .. import expectedTime
+from ..modelOptions import ModelOptions
+from ..parameters import Parameters
+from ..segmenter import Request, Result, Segmenter
+from ..worker.workerClient import WorkerError
 from .messages import showError
-from .modelOptions import ModelOptions
-from .parameters import Parameters
-from .segmenter import Request, Result, Segmenter
-from .workerClient import WorkerError
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-_LIBRARY_ROOT = Path(__file__).resolve().parents[1]
+_LIBRARY_ROOT = Path(__file__).resolve().parents[2]
 _NO_WINDOW = getattr(subprocess, "CREATE_NO_WINDOW", 0)
 _KILLED = (-9, 137)  # exit codes of a process that was killed from outside, on Linux for want of memory
 _CRASHED = re.compile(r"error: \[.*\] exit abnormally - Report the problem\.")  # the launcher's last words

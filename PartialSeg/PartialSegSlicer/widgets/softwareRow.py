@@ -8,7 +8,13 @@ from typing import Any
 import qt
 from slicer.i18n import tr as _
 
-from .dependencies import NOT_CHECKED, DependencyCheck, DependencyError, DependencyReport, installDependencies
+from ..dependencies import (
+    NOT_CHECKED,
+    DependencyCheck,
+    DependencyError,
+    DependencyReport,
+    installDependencies,
+)
 from .messages import confirm, showError
 
 

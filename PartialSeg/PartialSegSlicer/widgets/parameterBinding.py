@@ -8,8 +8,8 @@ from typing import Any
 
 import qt
 
+from ..parameters import Parameters
 from .messages import plain
-from .parameters import Parameters
 
 NODES = {"inputSelector": "inputVolume", "outputSelector": "segmentation", "roiSelector": "regionOfInterest"}
 CHOICES = {

@@ -18,11 +18,11 @@ from PartialSegLib.batch.running import Batch
 from PartialSegLib.errors import InputError
 from PartialSegLib.failures import is_fault_of_ours, sentence
 
-from .backgroundWork import HAND_OVER_SECONDS, BackgroundWork
-from .batchRun import BatchListener, BatchRun, makeBatch, summarySentence
+from ..batchRun import BatchListener, BatchRun, makeBatch, summarySentence
+from ..worker.backgroundWork import HAND_OVER_SECONDS, BackgroundWork
+from ..worker.temporaryFolder import startWorker
+from ..worker.workerClient import WorkerClient
 from .messages import showError
-from .temporaryFolder import startWorker
-from .workerClient import WorkerClient
 
 POLL_MILLISECONDS = 50
 _FIRST_WAIT_SECONDS = 0.3  # folders of this computer are read by then

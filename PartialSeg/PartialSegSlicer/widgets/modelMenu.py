@@ -20,9 +20,9 @@ from PartialSegLib.packages.installation import AlreadyInstalledError, delete_pa
 from PartialSegLib.packages.installed import model_folders
 from PartialSegLib.packages.nnunet_files import find_models
 
-from .backgroundWork import BackgroundWork
-from .childProcess import childOptions, killTree, lastWords, pythonProgram, wasKilled
-from .installedModels import FOLDER_SETTING, useStoredFolder
+from ..installedModels import FOLDER_SETTING, useStoredFolder
+from ..worker.backgroundWork import BackgroundWork
+from ..worker.childProcess import childOptions, killTree, lastWords, pythonProgram, wasKilled
 from .messages import confirm, showError
 from .nnunetChoice import NnunetChoice, hasToBeAsked
 from .progressDialog import ProgressDialog

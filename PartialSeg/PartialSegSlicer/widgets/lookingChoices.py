@@ -6,10 +6,10 @@ from typing import Any
 
 from slicer.i18n import tr as _
 
-from .installedModels import Models, titlesOf
+from ..installedModels import Models, titlesOf
+from ..parameters import Parameters
 from .messages import plain
 from .parameterBinding import ParameterBinding
-from .parameters import Parameters
 
 _WIDGETS = ("skipAirCheckBox", "coarseComboBox", "effortWidget")
 

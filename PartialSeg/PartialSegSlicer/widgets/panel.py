@@ -13,19 +13,20 @@ from PartialSegLib.errors import InputError
 from PartialSegLib.manifest import Manifest, Task
 from PartialSegLib.packages.model_facts import held_out, limits, training_data
 
-from . import checks, expectedTime, mrml
+from .. import checks, expectedTime
+from ..installedModels import Models, installedModels, titlesOf
+from ..modelOptions import ModelOptions
+from ..parameters import Parameters
+from ..scene import mrml
+from ..segmenter import Result, Segmenter
+from ..worker.temporaryFolder import temporaryFolder
 from .advancedSection import AdvancedSection
 from .batchSection import BatchChoice, BatchSection
-from .installedModels import Models, installedModels, titlesOf
 from .messages import confirm, plain, showError
 from .modelMenu import ModelMenu
-from .modelOptions import ModelOptions
 from .parameterBinding import ParameterBinding
-from .parameters import Parameters
 from .runSection import RunSection
-from .segmenter import Result, Segmenter
 from .taskTree import TaskTree
-from .temporaryFolder import temporaryFolder
 
 POLL_MILLISECONDS = 20
 

@@ -42,7 +42,7 @@ from .subjectHierarchy import placeBeside
 from .table import volumesTable
 
 if TYPE_CHECKING:
-    from .workerJobs import ReceivedSegment
+    from ..worker.workerJobs import ReceivedSegment
 
 __all__ = [
     "addSegment",

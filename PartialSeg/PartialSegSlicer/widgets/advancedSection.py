@@ -7,11 +7,11 @@ from typing import Any
 
 from slicer.i18n import tr as _
 
-from .dependencies import NOT_CHECKED, DependencyReport
-from .installedModels import Models
+from ..dependencies import NOT_CHECKED, DependencyReport
+from ..installedModels import Models
+from ..parameters import Parameters
 from .lookingChoices import LookingChoices
 from .parameterBinding import ParameterBinding
-from .parameters import Parameters
 from .softwareRow import SoftwareRow
 
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")

@@ -1,0 +1,1 @@
+"""What the user sees and clicks: the sections, rows, menus and dialogs of the panel."""
