@@ -116,7 +116,9 @@ def class_adaptive(predictions: Sequence[Prediction], options: Loss, across: Wor
     return across.size * entropy - _dice(across.summed_by_key(sums, _nothing(predictions)), predictions).sum()
 
 
-def softmax(predictions: Sequence[Prediction], options: Loss, across: Workers) -> Tensor:
+def softmax_dice_and_cross_entropy(
+    predictions: Sequence[Prediction], options: Loss, across: Workers
+) -> Tensor:
     """Cross-entropy minus mean Dice of the classes under a softmax (nnU-Net version 2, as in FLARE23).
 
     Channel 0 is the background; where targets overlap, the later channel wins. Classes that a case does not
@@ -199,14 +201,22 @@ def _nothing(predictions: Sequence[Prediction]) -> Tensor:
     return predictions[0].logits.sum() * 0
 
 
-LOSSES: dict[str, Callable[[Sequence[Prediction], Loss, Workers], Tensor]] = {
-    "dice and cross-entropy": dice_and_cross_entropy,
-    "class-adaptive": class_adaptive,
-    "softmax": softmax,
+class LossKind(NamedTuple):
+    """A loss, and what a training step has to know of it.
+
+    Attributes:
+        compute: from the predictions of a batch, the options, and the processes that share the batch.
+        is_summed: over the cases of a batch, not averaged.
+        can_join_dice: whether Dice may be that of all cases of a batch together (`joint_dice`).
+    """
+
+    compute: Callable[[Sequence[Prediction], Loss, Workers], Tensor]
+    is_summed: bool = False
+    can_join_dice: bool = False
+
+
+LOSSES = {
+    "dice and cross-entropy": LossKind(dice_and_cross_entropy),
+    "class-adaptive": LossKind(class_adaptive, is_summed=True, can_join_dice=True),
+    "softmax": LossKind(softmax_dice_and_cross_entropy, can_join_dice=True),
 }
-
-SUMMED = ("class-adaptive",)
-"""Losses that are summed, not averaged, over the cases of a batch."""
-
-JOINT = ("class-adaptive", "softmax")
-"""Losses whose Dice may be that of all cases of a batch together (`joint_dice`)."""

@@ -49,7 +49,7 @@ from .loop.steps import (
     run_steps,
 )
 from .loop.workers import ALONE, Workers, joined_workers
-from .losses import JOINT
+from .losses import LOSSES
 from .provenance import license_text, training_record
 from .run import Run
 from .run_report import write_report
@@ -98,7 +98,7 @@ def _check_parts(config: TrainingConfig) -> None:
 
 
 def _has_joint_dice(config: TrainingConfig) -> bool:
-    return config.loss.joint_dice and config.loss.kind in JOINT
+    return config.loss.joint_dice and LOSSES[config.loss.kind].can_join_dice
 
 
 def _advice(config: TrainingConfig, at_a_time: int) -> str:

@@ -15,7 +15,7 @@ from .cases import Cases
 from .config import TrainingConfig
 from .loop.phased_run import mixed_precision
 from .loop.workers import Workers
-from .losses import LOSSES, SUMMED, Prediction
+from .losses import LOSSES, Prediction
 from .tissue_head import TissueHead
 
 
@@ -60,7 +60,7 @@ class TrainingStep(nn.Module):
             loss = tissue.weight / parts * self._tissue_loss(levels[0], batch)
         if tissue is None or step >= tissue.iterations:
             supervised = self._supervised_loss(levels, batch)
-            loss = loss + (supervised if self.config.loss.kind in SUMMED else supervised / parts)
+            loss = loss + (supervised if LOSSES[self.config.loss.kind].is_summed else supervised / parts)
         return loss
 
     def _finest_level(self, images: Tensor) -> list[Any]:
@@ -105,7 +105,7 @@ class TrainingStep(nn.Module):
             for i, cases in enumerate(batch)
             for number in range(len(cases.tasks))
         ]
-        return LOSSES[self.config.loss.kind](predictions, self.config.loss, self.workers)
+        return LOSSES[self.config.loss.kind].compute(predictions, self.config.loss, self.workers)
 
     def _prediction(self, features: Any, cases: Cases, number: int, level: int) -> Prediction:
         """Logits and labels of one case of an image; labels are brought to the level's size."""

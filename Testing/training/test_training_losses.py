@@ -12,7 +12,13 @@ from torch import Tensor
 
 from PartialSegLib.training.config import Loss
 from PartialSegLib.training.loop.workers import ALONE, Workers
-from PartialSegLib.training.losses import LOSSES, Prediction, class_adaptive, dice_and_cross_entropy, softmax
+from PartialSegLib.training.losses import (
+    LOSSES,
+    Prediction,
+    class_adaptive,
+    dice_and_cross_entropy,
+    softmax_dice_and_cross_entropy,
+)
 
 
 def prediction(
@@ -34,7 +40,7 @@ def test_unannotated_channels_change_neither_loss_nor_gradient(kind: str) -> Non
     annotated = [kind != "softmax", True, False]
     other = target.clone()
     other[2] = ~other[2]
-    costs = [LOSSES[kind]([prediction(logits, t, annotated)], Loss(), ALONE) for t in (target, other)]
+    costs = [LOSSES[kind].compute([prediction(logits, t, annotated)], Loss(), ALONE) for t in (target, other)]
     assert torch.equal(*costs)
     (gradient,) = torch.autograd.grad(costs[0], logits)
     assert gradient[1].any()
@@ -47,9 +53,9 @@ def test_voxels_that_nobody_labelled_change_nothing(kind: str) -> None:
     logits, target = torch.randn(3, 64, requires_grad=True), torch.rand(3, 64) > 0.5
     known = torch.arange(64) < 40
     annotated = [kind != "softmax", True, True]
-    loss = LOSSES[kind]([prediction(logits, target, annotated, known=known)], Loss(), ALONE)
+    loss = LOSSES[kind].compute([prediction(logits, target, annotated, known=known)], Loss(), ALONE)
     part = prediction(logits[:, :40], target[:, :40], annotated)
-    assert loss.item() == pytest.approx(LOSSES[kind]([part], Loss(), ALONE).item(), abs=1e-6)
+    assert loss.item() == pytest.approx(LOSSES[kind].compute([part], Loss(), ALONE).item(), abs=1e-6)
     (gradient,) = torch.autograd.grad(loss, logits)
     assert not gradient[:, 40:].any()
 
@@ -57,7 +63,7 @@ def test_voxels_that_nobody_labelled_change_nothing(kind: str) -> None:
 @pytest.mark.parametrize("kind", ["dice and cross-entropy", "class-adaptive"])
 def test_nothing_annotated_costs_nothing(kind: str) -> None:
     logits = torch.randn(2, 8, requires_grad=True)
-    loss = LOSSES[kind]([prediction(logits, torch.zeros(2, 8), [False, False])], Loss(), ALONE)
+    loss = LOSSES[kind].compute([prediction(logits, torch.zeros(2, 8), [False, False])], Loss(), ALONE)
     loss.backward()
     assert loss == 0
     assert not logits.grad.any()  # type: ignore[union-attr]
@@ -141,7 +147,7 @@ def test_class_adaptive_loss_is_summed_over_classes_and_joint_over_the_batch() -
 def test_softmax_loss_of_a_hand_computed_case() -> None:
     case = prediction([[0.0, 0.0], [0.0, 0.0]], [[False, False], [True, False]], [False, True])
     dice = (2 * 0.5 + 1e-5) / (1 + 1 + 1e-5)
-    assert softmax([case], Loss(), ALONE).item() == pytest.approx(math.log(2) - dice)
+    assert softmax_dice_and_cross_entropy([case], Loss(), ALONE).item() == pytest.approx(math.log(2) - dice)
 
 
 def test_unannotated_classes_of_a_softmax_count_as_background() -> None:
@@ -149,7 +155,7 @@ def test_unannotated_classes_of_a_softmax_count_as_background() -> None:
     case = prediction(logits, [[False], [False], [True]], [False, True, False])
     weights = math.e**0, math.e**0, math.e**5
     expected = -math.log((weights[0] + weights[2]) / sum(weights))
-    merged = softmax([case], Loss(), ALONE).item()
+    merged = softmax_dice_and_cross_entropy([case], Loss(), ALONE).item()
     dice_of_class_1 = 1e-5 / (weights[1] / sum(weights) + 1e-5)
     assert merged == pytest.approx(expected - dice_of_class_1, rel=1e-5)
 
@@ -160,14 +166,16 @@ def test_a_tumor_wins_over_the_organ_that_includes_it() -> None:
     logits = torch.tensor(sure_of_tumor)
     logits[0] = -40.0
     case = prediction(logits, target, [False, True, True])
-    assert softmax([case], Loss(), ALONE).item() == pytest.approx(-1, abs=1e-4)
+    assert softmax_dice_and_cross_entropy([case], Loss(), ALONE).item() == pytest.approx(-1, abs=1e-4)
 
 
 def test_the_joint_dice_of_a_softmax_is_of_the_cases_that_annotate_a_class() -> None:
     case = prediction([[0.0, 0.0], [0.0, 0.0]], [[False, False], [True, False]], [False, True])
     other = prediction([[0.0, 0.0], [0.0, 0.0]], [[False, False], [False, False]], [False, False])
     dice = (2 * 0.5 + 1e-5) / (1 + 1 + 1e-5)
-    assert softmax([case, other], Loss(), ALONE).item() == pytest.approx(math.log(2) / 2 - dice)
+    assert softmax_dice_and_cross_entropy([case, other], Loss(), ALONE).item() == pytest.approx(
+        math.log(2) / 2 - dice
+    )
 
 
 @pytest.mark.parametrize("kind", LOSSES)
@@ -175,7 +183,7 @@ def test_a_patch_of_which_nothing_is_labelled_costs_no_nan(kind: str) -> None:
     logits = torch.randn(2, 8, requires_grad=True)
     nothing = torch.zeros(8, dtype=torch.bool)
     case = prediction(logits, torch.zeros(2, 8) > 0, [kind != "softmax", True], known=nothing)
-    (gradient,) = torch.autograd.grad(LOSSES[kind]([case], Loss(), ALONE), logits)
+    (gradient,) = torch.autograd.grad(LOSSES[kind].compute([case], Loss(), ALONE), logits)
     assert not gradient.any()
 
 
