@@ -22,6 +22,9 @@ IMAGE_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
 _WRITABLE_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha")
 _FILE_TYPES = {"bool": "uint8", "float16": "float32", "longdouble": "float64", "float128": "float64"}
 _AIR_BELOW = -200
+_PADDING_BELOW = -1200  # what a scanner puts around its field of view
+_UNSCALED_TISSUE = (700, 1400)  # soft tissue where 1024 was never subtracted
+_SMALLEST_UNSCALED_FRACTION = 0.05  # of what is no padding
 _SOFT_TISSUE = (-200, 300)
 _SMALLEST_SOFT_TISSUE_FRACTION = 0.01
 _PLAUSIBLE_EXTENT_MM = (20, 3000)
@@ -276,11 +279,30 @@ def check_hounsfield(volume: Volume) -> str | None:
             f"The values lie between {lowest:g} and {highest:g} without any air (near -1000 HU), "
             "as in an MR or in a CT that was not rescaled to HU"
         )
+    if lowest < _PADDING_BELOW and (lowest_inside := _lowest_if_unscaled(volume)) is not None:
+        return (
+            f"But for a padding of {lowest:g} the values lie between {lowest_inside:g} and {highest:g} "
+            "without any air (near -1000 HU), as in a CT that was not rescaled to HU"
+        )
     low, high = _SOFT_TISSUE
     soft = sum(int(np.count_nonzero((plane > low) & (plane < high))) for plane in volume.array)
     if soft < _SMALLEST_SOFT_TISSUE_FRACTION * volume.array.size:
         return f"Less than 1 % of the voxels lie between {low} and {high} HU, where the body's soft tissue is"
     return None
+
+
+def _lowest_if_unscaled(volume: Volume) -> float | None:
+    """The lowest value that is no padding, where there is no air and much where unscaled tissue would be."""
+    low, high = _UNSCALED_TISSUE
+    lowest, inside, tissue = np.inf, 0, 0
+    for plane in volume.array:
+        values = plane[plane > _PADDING_BELOW]
+        if values.size:
+            lowest = min(lowest, float(values.min()))
+        inside += values.size
+        tissue += int(np.count_nonzero((values > low) & (values < high)))
+    is_unscaled = lowest > _AIR_BELOW and tissue > _SMALLEST_UNSCALED_FRACTION * inside
+    return lowest if is_unscaled else None
 
 
 def check_extent(volume: Volume) -> str | None:

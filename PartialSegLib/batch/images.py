@@ -13,7 +13,7 @@ from pathlib import Path
 from ..errors import InputError
 from ..files.file_names import folded
 from ..images.dicom_series import CT_CLASSES, SECONDARY_CAPTURE, is_dicom, storage_class
-from ..segmentation_files.label_tables import table_path
+from ..segmentation_files.label_tables import is_table, table_path
 from ..segmentation_files.mask_folders import FOLDER_TABLE
 from ..sentences import first_few
 from ..volume import IMAGE_SUFFIXES, image_stem, image_suffix
@@ -52,7 +52,7 @@ def find_images(inputs: Iterable[str | Path], any_modality: bool = False) -> lis
     images: dict[Path, None] = {}
     passed_over: list[Path] = []
     for given in inputs:
-        path = Path(given).expanduser().absolute()
+        path = Path(os.path.abspath(Path(given).expanduser()))  # names of cases hold no ".."
         try:
             images |= dict.fromkeys(_images_at(path, any_modality, passed_over))
         except OSError as error:
@@ -76,9 +76,12 @@ def _images_at(path: Path, any_modality: bool, passed_over: list[Path]) -> list[
             return [path]
         logger.warning("%s is the result of a batch and left out.", path)
         return []
-    found = list(_images_in(path, any_modality, passed_over))
+    deeper: list[Path] = []
+    found = list(_images_in(path, any_modality, passed_over, deeper))
     if not found:
-        raise InputError(f"{path} holds no images{_listed_others(passed_over)}; {_advice(path)}.")
+        raise InputError(f"{path} holds no images{_listed_others(passed_over)}; {_advice(path, deeper)}.")
+    if deeper:
+        logger.warning("%d image files in subfolders are left out: %s.", len(deeper), _advice(path, deeper))
     return found
 
 
@@ -88,31 +91,24 @@ def _listed_others(folders: list[Path]) -> str:
     return f" (no CT in {len(folders)} of the DICOM folders: {first_few(folders, _NUM_LISTED)})"
 
 
-def _advice(folder: Path) -> str:
-    """What to give instead of a folder without images: what lies one level deeper, where there is such."""
-    files = [
-        file
-        for file in sorted(folder.glob("*/*"))
-        if _is_image(file.name)
-        and file.is_file()
-        and not file.parent.name.startswith("labels")
-        and not (file.parent / FOLDER_TABLE).exists()
-    ]
+def _advice(folder: Path, files: list[Path]) -> str:
+    """What to give besides or instead of a folder, below which these image files lie."""
     if not files:
         return f"give a folder with DICOM series, or with files of the types {', '.join(IMAGE_SUFFIXES)}"
     counts, folders = Counter(file.name for file in files), {file.parent for file in files}
     most = max(counts.values())
     largest = max((file for file in files if counts[file.name] == most), key=lambda file: file.stat().st_size)
     is_shared = most > len(folders) / 2 and (most > 1 or len(files) == 1)
-    deeper = folder / "*" / largest.name if is_shared else f"folders such as {files[0].parent}"
-    return f"below its first level only DICOM is looked for: give {deeper}"
+    levels = ["*"] * len(largest.parent.relative_to(folder).parts)
+    deeper = folder.joinpath(*levels, largest.name) if is_shared else f"folders such as {files[0].parent}"
+    return f"below its first level only DICOM is looked for; give {deeper}"
 
 
-def _images_in(folder: Path, any_modality: bool, passed_over: list[Path]) -> Iterator[Path]:
-    results = results_in(folder)
-    for path in sorted(folder.iterdir()):
-        if path.is_file() and _is_image(path.name) and path.name not in results and not is_label_map(path):
-            yield path
+def _images_in(
+    folder: Path, any_modality: bool, passed_over: list[Path], deeper: list[Path]
+) -> Iterator[Path]:
+    """The images of a folder; notes DICOM folders without any, and image files below the first level."""
+    yield from _image_files(folder, os.listdir(folder))
     seen: set[Path] = set()
     for parent, folders, files in os.walk(folder, onerror=_warn_of_unreadable, followlinks=True):
         if (real := Path(parent).resolve()) in seen:
@@ -120,6 +116,9 @@ def _images_in(folder: Path, any_modality: bool, passed_over: list[Path]) -> Ite
             continue
         seen.add(real)
         folders.sort()
+        is_of_labels = Path(parent).name.startswith("labels") or is_table(Path(parent, FOLDER_TABLE))
+        if parent != str(folder) and not is_of_labels:
+            deeper += _image_files(Path(parent), files)
         dicom = _dicom_files(Path(parent), files)
         if (first := next(dicom, None)) is None:
             continue
@@ -127,6 +126,13 @@ def _images_in(folder: Path, any_modality: bool, passed_over: list[Path]) -> Ite
             yield Path(parent)
         else:
             passed_over.append(Path(parent))
+
+
+def _image_files(folder: Path, names: Iterable[str]) -> list[Path]:
+    """Those of some files that are images, and neither results of a batch nor label maps."""
+    results = results_in(folder)
+    paths = [folder / name for name in sorted(names) if _is_image(name) and name not in results]
+    return [path for path in paths if path.is_file() and not is_label_map(path)]
 
 
 def _warn_of_unreadable(error: OSError) -> None:
@@ -152,7 +158,7 @@ def is_label_map(path: Path) -> bool:
     if image_suffix(path) not in (".nii", ".nii.gz"):
         return False
     twin = path.with_suffix("") if path.suffix == ".gz" else path.with_name(f"{path.name}.gz")
-    return table_path(path).exists() and not twin.exists()
+    return is_table(table_path(path)) and not twin.exists()
 
 
 def _dicom_files(folder: Path, files: list[str]) -> Iterator[Path]:

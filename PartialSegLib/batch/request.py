@@ -57,7 +57,7 @@ class BatchRequest:
     @property
     def keys(self) -> list[Key]:
         """(task, structure) of everything that is looked for, in the order of the model."""
-        requests = request_tasks(self.manifest, self.tasks, self.structures)
+        requests = sorted(request_tasks(self.manifest, self.tasks, self.structures))
         return [(request.task.name, structure) for request in requests for structure in request.structures]
 
     def to_json(self) -> dict[str, Any]:
@@ -81,7 +81,7 @@ class BatchRequest:
     def _comparable(self, request: dict[str, Any]) -> dict[str, Any]:
         """All fields and settings side by side, each as it takes effect."""
         settings = request.pop("settings", {})
-        fields = request | settings
+        fields = request | settings | {"segments": sorted(map(tuple, request.get("segments", ())))}
         fields["effort"] = (fields.get("region_from") or {}).pop("effort", 1.0)
         if fields.get("overlap") is None:
             fields["overlap"] = self.manifest.inference.overlap

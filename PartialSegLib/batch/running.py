@@ -18,6 +18,7 @@ from pathlib import Path
 from ..errors import InputError
 from ..files.file_names import folded
 from ..files.output_files import explained_writing_errors, locked, replacing
+from ..segmentation_files.label_tables import is_table, table_path
 from ..sentences import first_few
 from .cases import BatchCase, Outcome, make_cases
 from .images import SUMMARY_FILE, find_images
@@ -90,6 +91,7 @@ class Batch:
             self._refuse_taken_names({case.name: str(case.image) for case in self.cases})
             self._refuse_files_of_others()
         self.left = [case for case in self.cases if not self._is_done(case)]
+        self._warn_of_newer_images()
 
     @property
     def summary(self) -> Path:
@@ -197,6 +199,16 @@ class Batch:
             self._forgotten = None
             self._unwritten.clear()
 
+    def _warn_of_newer_images(self) -> None:
+        """Name images that have changed since they were segmented; nobody knows whether that matters."""
+        newer = [case.name for case in self.done if _is_newer(case.image, case.output)]
+        if newer:
+            logger.warning(
+                "Newer than their segmentations, which stay all the same, are the images of %s; remove those "
+                "segmentations that are to be made anew.",
+                first_few(newer, NUM_LISTED),
+            )  # fmt: skip
+
     def _warn_of_old_results(self) -> None:
         """Name results that lie where those of failed or unfinished cases should."""
         old = [case.output.name for case in self.left if not self._is_done(case) and is_there(case.output)]
@@ -212,6 +224,9 @@ class Batch:
         known = set(map(folded, self._rows))
         unknown = [case.output for case in self.cases if folded(case.name) not in known]
         refuse_files_of_others([output for output in unknown if output.name not in self._earlier])
+        if self.request.output_format == ".nii.gz":
+            tables = [table_path(output) for output in unknown]
+            refuse_files_of_others([table for table in tables if table.exists() and not is_table(table)])
 
     def _warn_of_earlier_results(self) -> None:
         names = sorted(self._earlier - {case.output.name for case in self.cases})
@@ -298,6 +313,15 @@ class Batch:
             contents[EARLIER_RESULTS] = sorted(self._earlier)
         with replacing(self.folder / REQUEST_FILE) as path:
             path.write_text(json.dumps(contents, indent=2) + "\n", encoding="utf-8")
+
+
+def _is_newer(image: Path, output: Path) -> bool:
+    """Whether an image was written after its segmentation; a DICOM folder counts by the files in it."""
+    try:
+        files = image.iterdir() if image.is_dir() else [image]
+        return max(file.stat().st_mtime for file in files) > output.stat().st_mtime
+    except (OSError, ValueError):
+        return False
 
 
 def _is_other_image(earlier: str, image: str) -> bool:

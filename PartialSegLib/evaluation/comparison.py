@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 
@@ -127,21 +127,25 @@ class Comparison:
         self._lacking_ml: dict[str, dict[str, float]] = {}
         self._predicted: dict[Key, None] = {}
         self._expected: set[str] = set()
+        self._available: set[str] = set()
+        self._without: dict[str, list[str]] = {}
         self._unscored: dict[str, list[str]] = {}
 
     def add(self, case: str, prediction: Segmentation, reference: Segmentation) -> None:
         """Score a case.
 
         Raises:
-            InputError: different grids, or the reference lacks a structure that shall be compared.
+            InputError: different grids.
         """
         prediction, reference = comparable_masks(prediction, reference, self._structures)
         if self._absent_is_empty:
             found = {structure for _, structure in prediction}
             _add_empty(reference, found if self._structures is None else self._structures)
         volumes = {key[1]: _scored_ml(reference, key) for key in reference}
-        wanted = set(volumes) if self._structures is None else self._structures
-        _check_has("reference", wanted, set(volumes))
+        wanted = set(volumes) if self._structures is None else self._structures & set(volumes)
+        self._available |= set(volumes)
+        for name in (self._structures or set()) - set(volumes):
+            self._without.setdefault(name, []).append(case)
         common = wanted & {structure for _, structure in prediction}
         measured = _scores(prediction, reference, common, self._tolerance_mm, case) if common else []
         self._scores[case] = measured
@@ -161,13 +165,19 @@ class Comparison:
         predicted = {structure for _, structure in self._predicted}
         if missing := (self._structures or set()) - predicted:
             raise InputError(f"No prediction has {_listed(missing)}; there is {_listed(predicted)}.")
+        if missing := (self._structures or set()) - self._available:
+            raise InputError(f"No reference has {_listed(missing)}; there is {_listed(self._available)}.")
         if not predicted & self._expected:
             raise _nothing_to_compare(predicted, self._expected)
         unknown = {name for lacking in self._lacking_ml.values() for name in lacking if lacking[name]}
         if unknown := unknown - predicted:
             logger.warning("No prediction has %s; left out.", _listed(unknown))
         if self._unscored:
-            logger.warning("Predicted but not in the reference, so not scored: %s.", self._listed_unscored())
+            logger.warning(
+                "Predicted but not in the reference, so not scored: %s.", _by_cases(self._unscored)
+            )
+        if self._without:
+            logger.warning("Not in every reference, and not scored there: %s.", _by_cases(self._without))
         return [score for case, scores in self._scores.items() for score in (*scores, *self._missed(case))]
 
     def _missed(self, case: str) -> Iterator[Score]:
@@ -190,13 +200,15 @@ class Comparison:
                         tolerance_mm=self._tolerance_mm,
                     )
 
-    def _listed_unscored(self) -> str:
-        return ", ".join(
-            f"{name} ({len(cases)} {'case' if len(cases) == 1 else 'cases'}, first: {cases[0]})"
-            if cases[0]
-            else name
-            for name, cases in sorted(self._unscored.items())
-        )
+
+def _by_cases(cases_of: Mapping[str, list[str]]) -> str:
+    """Structures, in how many cases each is concerned, and the first of these."""
+    return ", ".join(
+        f"{name} ({len(cases)} {'case' if len(cases) == 1 else 'cases'}, first: {cases[0]})"
+        if cases[0]
+        else name
+        for name, cases in sorted(cases_of.items())
+    )
 
 
 def _wanted(structures: Iterable[str] | None) -> set[str] | None:

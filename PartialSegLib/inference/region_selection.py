@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from math import ceil
 from numbers import Real
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from ..errors import InputError
 from ..manifest import Preprocessing
 from ..masks.body import BODY_THRESHOLD_HU, body_margins, largest_object
 from ..masks.boxes import placed_in, widened
-from ..model import Model
+from ..model import Model, as_model
 from ..processing.preprocessing import PreparedImage
 from ..pytorch.tensor_arrays import array_of
 from ..segmentation import Key, Segmentation
@@ -24,12 +25,12 @@ from ..structures import structure_or_tissue
 _ALL_NEIGHBORS = np.ones((3, 3, 3), bool)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, init=False)
 class CoarsePass:
     """A coarse model that looks first.
 
     Args:
-        model: segments the image with all its tasks.
+        model: segments the image with all its tasks; from `load_model`, or what that loads.
         margin_mm: by which the boxes around what it finds are widened on every side.
         trust_nothing: visit nothing for a task of which it finds nothing; else such a task sees everything.
         effort: from 0, fast, to 1, thorough. With 1 the fine model visits all patches that touch the regions.
@@ -39,19 +40,27 @@ class CoarsePass:
             or that has a structure which the coarse model does not yield.
 
     Raises:
-        InputError: the margin is below 0, or the effort not in [0, 1].
+        InputError: unknown model, the margin is below 0, or the effort not in [0, 1].
     """
 
     model: Model
-    margin_mm: float = 20.0
-    trust_nothing: bool = False
-    effort: float = 1.0
+    margin_mm: float
+    trust_nothing: bool
+    effort: float
 
-    def __post_init__(self) -> None:
-        """Refuse a margin or an effort that means nothing."""
-        if not self.margin_mm >= 0:
-            raise InputError(f"The margin is a distance of 0 mm or more, not {self.margin_mm}.")
-        check_effort(self.effort)
+    def __init__(
+        self,
+        model: Model | str | Path,
+        margin_mm: float = 20.0,
+        trust_nothing: bool = False,
+        effort: float = 1.0,
+    ) -> None:
+        if not is_number(margin_mm) or not margin_mm >= 0:
+            raise InputError(f"The margin is a distance of 0 mm or more, not {margin_mm!r}.")
+        check_effort(effort)
+        given = {"margin_mm": margin_mm, "trust_nothing": trust_nothing, "effort": effort}
+        for name, value in {"model": as_model(model), **given}.items():
+            object.__setattr__(self, name, value)
 
     def describe(self) -> dict[str, Any]:
         """What ends in the provenance."""

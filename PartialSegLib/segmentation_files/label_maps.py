@@ -19,7 +19,14 @@ from ..segmentation import Key, Segmentation, writing_order
 from ..structures import load_structures
 from ..volume import Volume, read_volume
 from .label_names import comparable_set
-from .label_tables import Values, read_dataset_labels, table_path, values_of_table, write_table
+from .label_tables import (
+    Values,
+    read_dataset_labels,
+    refuse_file_of_others,
+    table_path,
+    values_of_table,
+    write_table,
+)
 from .mask_folders import as_mask, key_of_name
 from .overwritten_labels import given_back
 
@@ -66,11 +73,12 @@ def write_label_map(path: Path, segmentation: Segmentation) -> None:
 
 
 def check_table_is_free(path: Path) -> None:
-    """Refuse a new label map NAME.nii beside NAME.nii.gz, or the other way round, whose table it would take.
+    """Refuse a label map whose table would replace that of NAME.nii beside NAME.nii.gz, or a file of others.
 
     Raises:
-        InputError: When there is that other one, and its table.
+        InputError: When there is one.
     """
+    refuse_file_of_others(table_path(path))
     twin = path.with_suffix("") if path.suffix == ".gz" else path.with_name(f"{path.name}.gz")
     if twin.exists() and table_path(path).exists() and not path.exists():
         raise InputError(
@@ -83,7 +91,7 @@ def _written_values(segmentation: Segmentation) -> dict[Key, int]:
     """The label of each mask, in the order in which they are written."""
     keys, given = writing_order(segmentation), segmentation.label_values
     if all(1 <= given.get(key, 0) <= _LARGEST_LABEL for key in keys):
-        return {key: given[key] for key in keys}
+        return {key: given[key] for key in writing_order(sorted(keys, key=given.__getitem__))}
     return {key: label for label, key in enumerate(keys, start=1)}
 
 
@@ -124,9 +132,10 @@ def read_label_map(path: Path, labels: Mapping[str, tuple[int, ...]] | None = No
             segmentation.ignored = PackedMask(box, mask)
         else:
             segmentation.add(*key, box, mask)
-    if source and (unnamed := sorted(counts.keys() - named - {0})):
+    if unnamed := sorted(counts.keys() - named - {0}):
         left_out = ", ".join(f"{value:g}" for value in unnamed[:10])
-        logger.warning("%s: labels that %s does not name were left out: %s.", path, source.name, left_out)
+        which = f"{source.name} does not name" if source else "are not named"
+        logger.warning("%s: labels that %s were left out: %s.", path, which, left_out)
     return segmentation
 
 

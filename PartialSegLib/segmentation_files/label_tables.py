@@ -15,12 +15,37 @@ from ..volume import image_stem
 
 Values = dict[Key, tuple[int, ...]]
 """Which labels of a map make a mask."""
+_LONGEST_HEADER = 10_000  # bytes
+_DELIMITERS = str.maketrans(";\t", ",,")  # of Excel
 _COLUMNS = ("label", "task", "structure", "name", "volume_ml", "color", "snomed_type", "snomed_region")
 
 
 def table_path(path: Path) -> Path:
     """Return where the table of a label map lies: NAME.labels.csv beside it."""
     return path.with_name(f"{image_stem(path)}.labels.csv")
+
+
+def is_table(path: Path) -> bool:
+    """Whether a file is a table of ours, by its columns, and not one that somebody gave the same name."""
+    try:
+        with path.open("rb") as file:
+            header = file.readline(_LONGEST_HEADER).decode("utf-8-sig", errors="replace")
+    except OSError:
+        return False
+    columns = {column.strip().strip('"') for column in header.translate(_DELIMITERS).split(",")}
+    return {"label", "task", "structure"} <= columns
+
+
+def refuse_file_of_others(path: Path) -> None:
+    """Refuse to replace what has the name of a table and is none of ours.
+
+    Raises:
+        InputError: When there is such a file.
+    """
+    if path.is_file() and not is_table(path):
+        raise InputError(
+            f"{path} is no table of labels and would be replaced by one; move it, or choose another name."
+        )
 
 
 def write_table(path: Path, segmentation: Segmentation, labels: dict[Key, str]) -> None:

@@ -17,7 +17,7 @@ from ..sentences import first_few
 from ..structures import load_structures
 from ..volume import Volume, image_stem, image_suffix, read_volume
 from .label_names import comparable_set
-from .label_tables import read_table, write_table
+from .label_tables import read_table, refuse_file_of_others, write_table
 
 FOLDER_TABLE = "labels.csv"
 """What marks a folder as one segmentation."""
@@ -94,10 +94,11 @@ def check_mask_folder(folder: Path, names: Iterable[str] = ()) -> None:
             hold no mask named after a structure either; other images may lie in it.
 
     Raises:
-        InputError: When there are such masks.
+        InputError: When there are such masks, or a labels.csv that is no table of ours.
     """
     if not folder.is_dir():
         return
+    refuse_file_of_others(folder / FOLDER_TABLE)
     wanted = set(map(folded, names)) - set(map(folded, listed_masks(folder)))
     is_ours = (folder / FOLDER_TABLE).exists()
     masks = [

@@ -17,6 +17,8 @@ from PartialSegLib.batch.running import LOCK_FILE, REQUEST_FILE, Batch
 from PartialSegLib.errors import InputError
 from PartialSegLib.manifest import read_manifest
 
+TABLE = b"label,task,structure\n"
+
 
 @pytest.fixture(scope="module")
 def manifest(tmp_path_factory):
@@ -98,7 +100,7 @@ def test_results_in_the_folder_of_the_images_are_no_images(images, manifest, cap
     request = BatchRequest(manifest, output_format=".nii.gz")
     record(Batch([images], images, request), "a", "c")
     for name in ("alone.nii.gz", "alone.labels.csv", "both.nii", "both.nii.gz", "both.labels.csv"):
-        (images / name).touch()
+        (images / name).write_text("label,task,structure\n" if "labels" in name else "")
     names = ["a.nrrd", "both.nii", "both.nii.gz", "c.mha"]
     assert [path.name for path in find_images([images])] == names
     assert [case.name for case in Batch([images / "a.nrrd", images / "c.nii.gz"], images, request).cases] == [
@@ -112,15 +114,72 @@ def test_results_in_the_folder_of_the_images_are_no_images(images, manifest, cap
     [
         (("a/ct.nii.gz", "a/aorta.nii.gz", "b/ct.nii.gz", "b/c.json", "c/d/x.mha"), "give {}/*/ct.nii.gz."),
         (("imagesTr/1.nii.gz", "imagesTr/2.nii.gz", "labelsTr/1.nii.gz"), "such as {}/imagesTr."),
-        (("a/labels.csv", "a/liver.nii.gz", "b/c/ct.nii.gz"), "give a folder with DICOM series, or"),
+        (("a/labels.csv", "a/liver.nii.gz", "b/x.nrrd.txt"), "give a folder with DICOM series, or"),
+        (("a/labels.csv", "a/liver.nii.gz", "b/c/ct.nii.gz"), "give {}/*/*/ct.nii.gz"),
     ],
 )
 def test_images_one_level_deeper_are_pointed_out(tmp_path, files, advice):
     for name in files:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_bytes(bytes(9 if "ct" in name else 1))
+        (tmp_path / name).write_bytes(TABLE if name.endswith(".csv") else bytes(9 if "ct" in name else 1))
     with pytest.raises(InputError, match=re.escape(advice.format(tmp_path))):
         find_images([tmp_path])
+
+
+def test_images_in_subfolders_that_are_left_out_are_told_of(tmp_path, caplog):
+    for name in ("a.nii.gz", "more/b.nii.gz", "more/c.nii.gz", "labels/a.nii.gz", "found/liver.nii.gz"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "found" / "labels.csv").write_bytes(TABLE)
+    assert [path.name for path in find_images([tmp_path])] == ["a.nii.gz"]
+    (message,) = caplog.messages
+    assert message.startswith("2 image files in subfolders are left out: ")
+    assert message.endswith(f"give folders such as {tmp_path / 'more'}.")
+
+
+def test_an_image_beside_a_table_of_something_else_is_an_image(tmp_path):
+    (tmp_path / "P1.nii.gz").touch()
+    (tmp_path / "P1.labels.csv").write_text("patient,label\nP1,benign\n")
+    assert [path.name for path in find_images([tmp_path])] == ["P1.nii.gz"]
+
+
+def test_a_batch_does_not_replace_a_table_of_something_else(images, manifest, tmp_path):
+    table = tmp_path / "out" / "a.labels.csv"
+    table.parent.mkdir()
+    table.write_text("patient,label\n")
+    request = BatchRequest(manifest, output_format=".nii.gz")
+    with pytest.raises(InputError, match=r"no batch has written.*a\.labels\.csv"):
+        Batch([images], table.parent, request)
+    table.write_bytes(TABLE)
+    assert Batch([images], table.parent, request).left
+
+
+def test_names_of_cases_hold_no_dots_for_the_folder_above(images, monkeypatch, manifest, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    given = f"../{images.relative_to(tmp_path)}/a.nrrd"
+    (case,) = Batch([given, images / "a.nrrd"], tmp_path / "out", BatchRequest(manifest)).cases
+    assert (case.name, case.image) == ("a", images / "a.nrrd")
+
+
+def test_images_that_have_changed_since_are_named(images, manifest, tmp_path, caplog):
+    record(Batch([images], tmp_path / "out", BatchRequest(manifest)), "a", "b")
+    written = (tmp_path / "out" / "a.seg.nrrd").stat().st_mtime
+    os.utime(images / "a.nrrd", (written + 9, written + 9))
+    left = Batch([images], tmp_path / "out", BatchRequest(manifest)).left
+    assert "a" not in [case.name for case in left]
+    (message,) = caplog.messages
+    assert message.startswith("Newer than their segmentations, which stay all the same, are the images of a;")
+
+
+def test_the_order_of_tasks_makes_no_other_batch(manifest, tmp_path, images):
+    names = [task.name for task in manifest.tasks]
+    assert len(names) > 1
+    there, back = (BatchRequest(manifest, tuple(order)) for order in (names, names[::-1]))
+    assert there.keys == back.keys
+    assert not there.differences(back.to_json())
+    older = {**there.to_json(), "segments": there.to_json()["segments"][::-1]}
+    assert not there.differences(older)
 
 
 def test_an_image_given_twice_is_one_case(images):

@@ -167,6 +167,14 @@ def test_it_can_be_cancelled_while_the_coarse_model_looks(fine, volume):
 def test_a_margin_is_a_distance():
     with pytest.raises(InputError, match="distance of 0 mm or more, not -3"):
         CoarsePass(bright_model(), margin_mm=-3)
+    with pytest.raises(InputError, match="distance of 0 mm or more, not 'x'"):
+        CoarsePass(bright_model(), margin_mm="x")
+
+
+def test_a_coarse_pass_takes_the_name_of_a_model():
+    assert CoarsePass("trunk-7tasks", effort=0.5).describe()["model"] == "trunk-7tasks"
+    with pytest.raises(InputError, match="Unknown model 'nowhere'"):
+        CoarsePass("nowhere")
 
 
 def test_structures_are_matched_by_name_and_by_the_organ_they_are_in():

@@ -338,18 +338,28 @@ class TestComparison:
     def test_what_a_reference_lacks_is_not_scored_or_empty(self, caplog, structures, absent_is_empty):
         comparison = Comparison(structures, absent_is_empty=absent_is_empty)
         liver = segmentation_of({("", "liver"): LEFT})
-        if structures and not absent_is_empty:
-            with pytest.raises(InputError, match="The reference lacks liver_tumor"):
-                comparison.add("healthy", segmentation_of(WHOLE), liver)
-            return
         for case, predicted in {"healthy": WHOLE, "more": WHOLE, "none": {("liver", "liver"): LEFT}}.items():
             comparison.add(case, segmentation_of(predicted), liver)
+        if structures and not absent_is_empty:
+            with pytest.raises(InputError, match="No reference has liver_tumor; there is liver"):
+                comparison.scores()
+            return
         scores = {(s.case, s.structure): s.dice for s in comparison.scores()}
         tumors = {("healthy", "liver_tumor"): 0, ("more", "liver_tumor"): 0, ("none", "liver_tumor"): 1}
         livers = {(case, "liver"): 1 for case in ("healthy", "more", "none")}
         assert scores == livers | (tumors if absent_is_empty else {})
         warning = "Predicted but not in the reference, so not scored: liver_tumor (2 cases, first: healthy)."
         assert caplog.messages == ([] if absent_is_empty else [warning])
+
+    @pytest.mark.parametrize("structures", [None, ["spleen", "liver"], ["liver"]])
+    def test_references_that_are_labelled_for_different_structures(self, structures, caplog):
+        both = {("", "liver"): LEFT, ("", "spleen"): RIGHT}
+        comparison = Comparison(structures)
+        comparison.add("a", segmentation_of(both), segmentation_of({("", "liver"): LEFT}))
+        comparison.add("b", segmentation_of(both), segmentation_of({("", "spleen"): RIGHT}))
+        expected = [("a", "liver", 1), ("b", "spleen", 1)][: 1 if structures == ["liver"] else 2]
+        assert [(s.case, s.structure, s.dice) for s in comparison.scores()] == expected
+        assert ("not scored there: liver (1 case, first: b)" in caplog.text) == bool(structures)
 
     def test_what_one_prediction_lacks_and_another_has_is_a_miss(self, caplog):
         reference = segmentation_of({**WHOLE, ("", "spleen"): RIGHT})

@@ -151,6 +151,9 @@ def test_labels_that_the_table_lacks_are_told(tmp_path, caplog):
     (tmp_path / "map.labels.csv").write_text("label,task,structure\n1,,liver\n")
     assert read_segmentation(tmp_path / "map.nii.gz").keys() == [("", "liver")]
     assert "labels that map.labels.csv does not name were left out: 7." in caplog.text
+    (tmp_path / "map.labels.csv").unlink()
+    assert read_segmentation(tmp_path / "map.nii.gz", {"liver": (1,)}).keys() == [("", "liver")]
+    assert "labels that are not named were left out: 7." in caplog.text
 
 
 @pytest.mark.parametrize(("kind", "left_out"), [(np.int16, []), (np.float32, ["0.5."])])

@@ -143,6 +143,19 @@ def test_labels_above_255_are_written_as_they_are(tmp_path: Path) -> None:
     assert np.array_equal(read_segmentation(tmp_path / "two.nii.gz")["liver"], segmentation["liver"])
 
 
+def test_where_organs_overlap_the_larger_label_wins_whatever_came_first(tmp_path: Path) -> None:
+    written = []
+    for name, order in (("a", 1), ("b", -1)):
+        segmentation = found(*[("", "spleen", 3), ("", "liver", 2)][::order])
+        assert (segmentation["liver"] & segmentation["spleen"]).any()
+        segmentation.label_values = {("", "spleen"): 9, ("", "liver"): 4}
+        write_segmentation(tmp_path / f"{name}.nii.gz", segmentation)
+        written.append(read_volume(tmp_path / f"{name}.nii.gz").array)
+
+    assert np.array_equal(*written)
+    assert np.count_nonzero(written[0] == 9) == segmentation.voxel_count("spleen")
+
+
 @pytest.mark.parametrize("largest", [None, 0, 32768])
 def test_without_all_values_or_with_too_large_ones_masks_are_numbered(
     tmp_path: Path, largest: int | None

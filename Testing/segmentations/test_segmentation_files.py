@@ -298,6 +298,19 @@ def test_a_folder_holds_one_segmentation_and_what_is_not_ours(tmp_path, caplog):
     assert "masks of the earlier segmentation were removed: liver.nii.gz." in caplog.text
 
 
+@pytest.mark.parametrize("name", ["", "two.nii.gz"])
+def test_tables_of_something_else_are_not_replaced(tmp_path, name):
+    table = tmp_path / ("two.labels.csv" if name else "labels.csv")
+    for text in ("patient,label\nP1,benign\n", ""):
+        table.write_text(text)
+        with pytest.raises(InputError, match=rf"{table.name} is no table of labels .*choose another name"):
+            write_segmentation(tmp_path / name, disjoint())
+        assert table.read_text() == text
+        assert list(tmp_path.iterdir()) == [table]
+    table.write_text('\ufeff"label";"task";"structure"\n', encoding="utf-8")
+    write_segmentation(tmp_path / name, disjoint())
+
+
 def test_masks_of_other_origin_are_neither_replaced_nor_hidden(tmp_path):
     image, aorta = tmp_path / "ct.nii.gz", tmp_path / "aorta.nii.gz"
     image.touch()
