@@ -17,7 +17,7 @@ from ..sentences import first_few, suggestion
 from ..structures import load_structures
 from ..training import read_config
 from ..training.collection import Case, Collection, DataSet, read_collection, write_collection
-from ..training.collection.case_check import NO_FOREGROUND, SPACING_RANGE_MM, Fault, check_cases, fault_rows
+from ..training.collection.case_check import NO_HOUNSFIELD, SPACING_RANGE_MM, Fault, check_cases, fault_rows
 from ..training.data import prepare
 from ..training.data_sets import LAYOUTS, MOTS, MULTITALENT
 from ..training.data_sets.dataset_json import FILE, channels_of, data_set_of, read_dataset_json
@@ -143,12 +143,15 @@ def check(options: Namespace) -> None:
     collection = read_collection(options.collection)
     with progress_bar("case") as show:
         faults = check_cases(collection, show, _workers(options))
-    if any(fault.kind != NO_FOREGROUND for fault in faults):
+    if not all(fault.is_taken for fault in faults):
         _refuse(faults, len(collection.cases), go_on=False)
     if faults:
         write_table(*fault_rows(faults))
-    without = f"; {len(faults)} without foreground, which training takes" if faults else ""
-    write_line(f"{len(collection.cases)} cases, no faults{without}.")
+    doubtful = sum(fault.kind == NO_HOUNSFIELD for fault in faults)
+    without = f"; {len(faults) - doubtful} without foreground, which training takes"
+    hardly = f"; {doubtful} with values that are hardly HU: training takes them, the model will not fit CTs"
+    notes = (without if len(faults) > doubtful else "") + (hardly if doubtful else "")
+    write_line(f"{len(collection.cases)} cases, no faults{notes}.")
 
 
 def prepare_cases(options: Namespace) -> None:
@@ -314,7 +317,7 @@ def _refuse(faults: list[Fault], cases: int, go_on: bool) -> None:
     """Write the table of faults, and stop unless the user wants to go on."""
     write_table(*fault_rows(faults))
     if not go_on:
-        wrong = [fault.case for fault in faults if fault.kind != NO_FOREGROUND]
+        wrong = [fault.case for fault in faults if not fault.is_taken]
         raise InputError(
             f"{len(wrong)} faults in {len(set(wrong))} of {cases} cases; repair these files, or make the "
             "collection again without these cases (`partialseg data … --exclude NAME`)."

@@ -17,9 +17,10 @@ from torch.utils.data import Dataset
 
 from ..errors import InputError
 from ..manifest import Manifest, Preprocessing
+from ..sentences import first_few
 from .cases import Cases, SyntheticCases
 from .collection import Collection, DataSet, read_collection, tasks_of
-from .collection.case_check import NO_FOREGROUND, check_cases, fault_rows
+from .collection.case_check import NO_HOUNSFIELD, check_cases, fault_rows
 from .config import CollectionData, TrainingConfig
 from .loop.data_workers import loaded
 from .loop.workers import Workers
@@ -168,7 +169,13 @@ def _refuse_faults(
     """Refuse cases that no run can use, all in one table."""
     with progress_bar("case checked") as on_progress:
         faults = check_cases(collection, on_progress, processes, prepared)
-    faults = [fault for fault in faults if fault.kind != NO_FOREGROUND]  # a patient without tumour is one
+    if doubtful := [fault.case for fault in faults if fault.kind == NO_HOUNSFIELD]:
+        logger.warning(
+            "The values of %d CTs are hardly HU, and a model trained on them will not fit others: %s; "
+            "`partialseg data check` says why.",
+            len(doubtful), first_few(doubtful, 3),
+        )  # fmt: skip
+    faults = [fault for fault in faults if not fault.is_taken]
     if faults:
         rows = "\n".join("  ".join(row) for row in fault_rows(faults)[1])
         raise InputError(

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from dataclasses import replace
 
 import data_set_folders as folders
@@ -171,6 +172,37 @@ def test_a_label_map_without_foreground_alone_does_not_fail_the_check(data, tmp_
     assert (code, err) == (0, "")
     assert out.splitlines()[1].startswith("lits-1")
     assert out.endswith("3 cases, no faults; 1 without foreground, which training takes.\n")
+
+
+def test_cts_that_are_hardly_hu_are_listed_and_taken(data, tmp_path):
+    folder, output = folders.lits(tmp_path), tmp_path / "c.json"
+    image = folders.bright_spot(folders.TO_RIGHT_FRONT) + 1024
+    folders.save(folder / "batch2/volume-28.nii", image, folders.TO_RIGHT_FRONT)
+    data("lits", folder, "-o", output)
+    code, out, err = data("check", output)
+    assert (code, err) == (0, "")
+    assert out.splitlines()[1].split()[:4] == ["lits-28", "lits", "hardly", "HU"]
+    end = "no faults; 1 with values that are hardly HU: training takes them, the model will not fit CTs."
+    assert out.splitlines()[-1].endswith(end)
+
+
+@pytest.mark.parametrize(
+    ("more", "sentence"),
+    [
+        ("images/c0.nrrd", r"c0\.nii\.gz and .*c0\.nrrd are of one case"),
+        ("labels/c0.nrrd", r"c0\.nii\.gz and .*c0\.nrrd are of one case"),
+        ("labels/c1.seg.nrrd", r"c1\.seg\.nrrd is a segmentation of Slicer.*export it there as a label map"),
+        ("images/c1.seg.nrrd", ""),
+    ],
+)
+def test_files_that_no_case_can_be_made_of_are_refused(data, tmp_path, more, sentence):
+    folder, affine = tmp_path / "pair", folders.TO_LEFT_BACK
+    folders.save_pair(folder / "images/c0.nii.gz", folder / "labels/c0.nii.gz", affine)
+    (folder / more).touch()
+    given = "pair", folder, "-o", tmp_path / "c.json", "--task", "spleen", "--label", "spleen=1"
+    code, _, err = data(*given)
+    assert code == (2 if sentence else 0)
+    assert re.search(sentence, err)
 
 
 def test_nothing_but_an_earlier_collection_is_replaced(data, tmp_path):

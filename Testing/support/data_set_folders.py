@@ -40,7 +40,7 @@ def distances(affine: np.ndarray, shape: tuple[int, int, int] = SHAPE) -> np.nda
 
 def bright_spot(affine: np.ndarray) -> np.ndarray:
     """A CT of air with a soft bright spot at the marker, (i, j, k)."""
-    return np.rint(-1000 + 1300 * np.exp(-((distances(affine) / 6) ** 2) / 2)).astype(np.int16)
+    return np.rint(-1000 + 1700 * np.exp(-((distances(affine) / 6) ** 2) / 2)).astype(np.int16)
 
 
 def spot_label(affine: np.ndarray, value: int = 1) -> np.ndarray:

@@ -77,6 +77,13 @@ def test_label_maps_that_do_not_fit_are_found(case, tmp_path, change, kind, text
     assert faults[0].text.startswith(text)
 
 
+def test_a_ct_that_is_hardly_hu_is_told_of_and_taken(case, tmp_path):
+    folders.save(tmp_path / "ct.nii.gz", folders.bright_spot(AFFINE) + 1024, AFFINE)
+    (fault,) = faults_of(tmp_path, case)
+    assert (fault.kind, fault.is_taken) == ("hardly HU", True)
+    assert "not rescaled to HU" in fault.text
+
+
 def test_ignored_voxels_are_no_fault(case, tmp_path):
     relabel(tmp_path, lambda label: np.where(label == 0, 9, label))
     assert kinds(tmp_path, case) == []

@@ -159,6 +159,27 @@ def test_a_task_of_the_decathlon_has_declared_rules(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("folder", "licence", "name", "kept"),
+    [
+        ("Task03_Liver", None, "msd-liver", "CC BY-SA 4.0"),
+        ("Task03_Liver", "CC-BY-SA 4.0", "msd-liver", "CC BY-SA 4.0"),
+        ("Dataset003_Liver", "CC-BY-SA 4.0", "msd-liver", "CC BY-SA 4.0"),
+        ("Dataset003_Liver", None, "liver", ""),
+        ("Dataset003_Liver", "Proprietary, Hospital X", "liver", "Proprietary, Hospital X"),
+        ("Task03_Liver", "Proprietary, Hospital X", "liver", "Proprietary, Hospital X"),
+    ],
+)
+def test_only_the_decathlon_has_its_name_and_licence(folder, licence, name, kept):
+    """Structures are those of the task for all that look like it: an organ includes its tumour."""
+    contents = {"modality": {"0": "CT"}, "labels": {"0": "background", "1": "liver", "2": "cancer"}}
+    contents |= {} if licence is None else {"licence": licence}
+    data_set = data_set_of(Path(folder), contents)
+    assert (data_set.name, data_set.license) == (name, kept)
+    assert ("decathlon" in data_set.source) == (name == "msd-liver")
+    assert (data_set.task, data_set.structures) == ("liver", {"liver": (1, 2), "liver_tumor": (2,)})
+
+
+@pytest.mark.parametrize(
     ("name", "labels", "structures"),
     [
         ("Lung", {"lung": 1}, {"lung": (1,)}),

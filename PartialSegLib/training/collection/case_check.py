@@ -9,7 +9,7 @@ from types import MappingProxyType
 import numpy as np
 
 from ...errors import InputError
-from ...volume import Volume, read_volume
+from ...volume import Volume, check_hounsfield, read_volume
 from ..loop.threads import mapped
 from .case_images import case_image, image_content, on_one_grid, placement, product
 from .collection import Case, Collection, DataSet
@@ -17,8 +17,9 @@ from .collection import Case, Collection, DataSet
 SPACING_RANGE_MM = (0.2, 10.0)
 """Distances of voxels that CTs of public data sets have; what lies outside is a header in other units."""
 SHOWN_VALUES = 8
-NO_FOREGROUND = "no foreground"
-"""Kind of fault of a label map without any annotated structure, which a patient without tumour may have."""
+NO_FOREGROUND, NO_HOUNSFIELD = "no foreground", "hardly HU"
+"""Kinds that training takes: a patient without tumour has a label map without any annotated structure, and an
+image that is cut to an organ has no air."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,11 @@ class Fault:
     kind: str
     text: str
 
+    @property
+    def is_taken(self) -> bool:
+        """Whether training takes the case all the same."""
+        return self.kind in (NO_FOREGROUND, NO_HOUNSFIELD)
+
 
 def check_cases(
     collection: Collection,
@@ -49,8 +55,9 @@ def check_cases(
     Found are: files that cannot be read, more or fewer channels than the data set names, channels on
     different grids or without contents, spacings outside `SPACING_RANGE_MM`, label maps of another shape or
     place than their image, values that are not whole numbers or that no rule of the data set knows, label
-    maps without any annotated structure, and images that occur in two splits, whatever their file,
-    orientation or compression. One image for two data sets of the same split is no fault.
+    maps without any annotated structure, CTs whose values are hardly HU, and images that occur in two splits,
+    whatever their file, orientation or compression. One image for two data sets of the same split is no
+    fault.
 
     Args:
         collection: cases without a label map are checked for their image alone.
@@ -92,7 +99,7 @@ def _check_case(collection: Collection, case: Case) -> tuple[list[Fault], str]:
     except InputError as error:
         return [Fault(case.name, case.data_set, "image unreadable", str(error))], ""
     found = [*image.faults(channels), *_spacing_faults(channels[0])]
-    found += _empty_faults(channels, image.channels)
+    found += _value_faults_of_images(channels, image.channels)
     if case.label is not None:
         try:
             label = read_volume(collection.path(case.label), any_modality=True)
@@ -108,12 +115,14 @@ def label_faults(image: Volume, label: Volume, data_set: DataSet) -> list[tuple[
     return [*_grid_faults(image, label), *_value_faults(label, data_set)]
 
 
-def _empty_faults(channels: Sequence[Volume], names: Sequence[str]) -> Iterator[tuple[str, str]]:
+def _value_faults_of_images(channels: Sequence[Volume], names: Sequence[str]) -> Iterator[tuple[str, str]]:
     for number, channel in enumerate(channels):
         lowest, highest = channel.array.min(), channel.array.max()
         if lowest == highest:
             which = f"{names[number]}: " if len(channels) == len(names) > 1 else ""
             yield "image empty", f"{which}every voxel is {lowest:g}"
+        elif len(channels) == len(names) and names[number] == "CT" and (doubt := check_hounsfield(channel)):
+            yield NO_HOUNSFIELD, doubt
 
 
 def _spacing_faults(image: Volume) -> Iterator[tuple[str, str]]:

@@ -28,11 +28,37 @@ def existing_folder(folder: Path) -> Path:
 
 
 def images_in(folder: Path) -> dict[str, Path]:
-    """Image files directly in a folder, by stem and sorted, without hidden ones such as ._liver_0.nii.gz."""
-    if not folder.is_dir():
-        return {}
-    files = [path for path in folder.iterdir() if image_suffix(path) and not path.name.startswith(".")]
-    return {image_stem(path): path for path in sorted(files)}
+    """Image files directly in a folder, by stem and sorted, without hidden ones such as ._liver_0.nii.gz.
+
+    Raises:
+        InputError: two files differ in their suffix alone.
+    """
+    files = [path for path in _image_files(folder) if not _is_segmentation(path)]
+    return files_by_name((image_stem(path), path) for path in files)
+
+
+def label_maps_in(folder: Path) -> dict[str, Path]:
+    """The same for label maps.
+
+    Raises:
+        InputError: two files differ in their suffix alone, or one is a segmentation as Slicer saves it.
+    """
+    if segmentations := [path for path in _image_files(folder) if _is_segmentation(path)]:
+        raise InputError(
+            f"{segmentations[0]} is a segmentation of Slicer, whose segments may overlap, and no label map; "
+            "export it there as a label map (Segmentations, Export to files, NIfTI), or convert it with "
+            '`write_segmentation("NAME.nii.gz", read_segmentation("NAME.seg.nrrd"))`.'
+        )
+    return images_in(folder)
+
+
+def _image_files(folder: Path) -> list[Path]:
+    files = folder.iterdir() if folder.is_dir() else ()
+    return sorted(path for path in files if image_suffix(path) and not path.name.startswith("."))
+
+
+def _is_segmentation(path: Path) -> bool:
+    return path.name.lower().endswith(".seg.nrrd")
 
 
 def files_by_name(named: Iterable[tuple[str, Path]]) -> dict[str, Path]:

@@ -74,9 +74,10 @@ def channels_of(contents: dict[str, Any], path: Path) -> tuple[str, ...]:
 def data_set_of(folder: Path, contents: dict[str, Any], name: str | None = None) -> DataSet:
     """The data set that a dataset.json describes.
 
-    A task of the Decathlon, recognised by its name, its values and what its labels are called, has the rules
-    of `protocols`; the labels of any other data set are known by their names (`label_rules`). nnU-Net's
-    "ignore" label stays unlabelled.
+    A data set with the name, the values and the labels of a task of the Decathlon has the rules of
+    `protocols`; where its licence, too, is the Decathlon's, or none is stated in a folder TaskNN_Name, it is
+    that task. The labels of any other data set are known by their names (`label_rules`). nnU-Net's "ignore"
+    label stays unlabelled.
 
     Args:
         folder: that of the data set; Task03_Liver, Dataset501_Mine.
@@ -89,18 +90,27 @@ def data_set_of(folder: Path, contents: dict[str, Any], name: str | None = None)
     title = re.sub(r"^(Task|Dataset)\d+_", "", folder.name)
     labels, channels = labels_of(contents, folder / FILE), channels_of(contents, folder / FILE)
     ignore = labels.pop(IGNORE_LABEL, ())
+    licence = str(contents.get("licence", contents.get("license", "")))
     protocol = PROTOCOLS.get(f"msd-{_dashed(title)}")
+    task, structures = title.replace("_", " "), None
     if protocol is not None and not ignore and _has_rules_of(protocol, labels):
-        return replace(protocol, name=name or protocol.name, channels=channels)
+        is_stated = _plain(licence) == _plain(protocol.license)
+        if is_stated or (not licence and re.match(r"Task\d+_", folder.name)):
+            return replace(protocol, name=name or protocol.name, channels=channels)
+        task, structures = protocol.task, protocol.structures
     return DataSet(
         name or _dashed(title),
-        title.replace("_", " "),
-        structures_of_values(labels),
+        task,
+        structures_of_values(labels) if structures is None else structures,
         ignore,
         str(contents.get("reference", "")),
-        str(contents.get("licence", contents.get("license", ""))),
+        licence,
         channels,
     )
+
+
+def _plain(licence: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", licence.lower())
 
 
 def _has_rules_of(protocol: DataSet, labels: dict[str, tuple[int, ...]]) -> bool:

@@ -10,17 +10,17 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..collection import Case
-from .case_files import cases_of_pairs, existing_folder, images_in, make_case, require_cases
+from .case_files import cases_of_pairs, existing_folder, images_in, label_maps_in, make_case, require_cases
 
 
 def decathlon_cases(folder: Path, data_set: str) -> tuple[Case, ...]:
     """Cases of one task.
 
     Raises:
-        InputError: there is none.
+        InputError: there is none, or a file cannot be told from another.
     """
     folder = existing_folder(folder)
-    images, labels = images_in(folder / "imagesTr"), images_in(folder / "labelsTr")
+    images, labels = images_in(folder / "imagesTr"), label_maps_in(folder / "labelsTr")
     labelled = cases_of_pairs(data_set, images, labels, folder / "imagesTr")
     unlabelled = (
         make_case(data_set, name, path, None) for name, path in images_in(folder / "imagesTs").items()

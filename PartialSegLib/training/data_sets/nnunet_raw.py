@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ...volume import image_suffix
 from ..collection import Case
-from .case_files import cases_of_pairs, existing_folder, images_in, require_cases
+from .case_files import cases_of_pairs, existing_folder, images_in, label_maps_in, require_cases
 
 CHANNEL = "_0000"
 
@@ -23,14 +23,14 @@ def nnunet_cases(folder: Path, data_set: str) -> tuple[Case, ...]:
     """Cases of one raw data set, with the channels whose files are there.
 
     Raises:
-        InputError: there is none.
+        InputError: there is none, or a file cannot be told from another.
     """
     folder = existing_folder(folder)
     training = _pairs(folder, data_set, "Tr")
     test = _pairs(folder, data_set, "Ts")
     tested = (dataclasses.replace(case, split="test") if case.label else case for case in test)
     expected = f"imagesTr/NAME{CHANNEL}.nii.gz with labelsTr/NAME.nii.gz"
-    plain = images_in(folder / "imagesTr").keys() & images_in(folder / "labelsTr").keys()
+    plain = images_in(folder / "imagesTr").keys() & label_maps_in(folder / "labelsTr").keys()
     return require_cases((*training, *tested), folder, expected, "decathlon" if plain else "")
 
 
@@ -42,7 +42,7 @@ def _pairs(folder: Path, data_set: str, suffix: str) -> tuple[Case, ...]:
             images[name.removesuffix(CHANNEL)] = path
         elif re.fullmatch(r".+_\d{4}", name):
             others[name[: -len(CHANNEL)]].append(str(path))
-    labels = images_in(folder / f"labels{suffix}")
+    labels = label_maps_in(folder / f"labels{suffix}")
     cases = cases_of_pairs(data_set, images, labels, folder / f"images{suffix}")
     first = {str(path) for path in images.values()}
     named = (case if case.image in first else _with_channel(case) for case in cases)
