@@ -9,6 +9,7 @@ from argparse import Namespace
 from collections import Counter
 from collections.abc import Iterable, Sequence, Set
 from difflib import get_close_matches
+from itertools import chain
 from pathlib import Path
 from typing import get_args
 
@@ -36,6 +37,7 @@ from ..training.data_sets.splits import (
 )
 from ..training.data_sets.totalsegmentator import (
     mask_names,
+    parse_mask_rules,
     totalsegmentator_cases,
     totalsegmentator_data_set,
 )
@@ -84,13 +86,17 @@ def collect_totalsegmentator(options: Namespace) -> None:
     found = totalsegmentator_cases(options.folder, name)
     excluded = named_cases(found, options.exclude)
     cases = tuple(case for case in found if case.name not in excluded)
-    masks = mask_names(cases, tuple(options.mask or ()))
+    rules = parse_mask_rules(options.label or ())
+    named = (*(options.mask or ()), *chain.from_iterable(rules.values()))
+    masks = mask_names(cases, tuple(dict.fromkeys(named)))
     folder = options.output.expanduser().absolute().with_name(f"{options.output.stem}-labels")
     with progress_bar("case") as show:
         merged, faults = merge_cases(cases, masks, folder, show, _workers(options))
     if faults:
         _refuse(faults, len(cases), options.incomplete)
-    data_set = totalsegmentator_data_set(name, options.task or name, masks)
+    data_set = totalsegmentator_data_set(name, options.task or name, masks, rules)
+    if rules:
+        _warn_of_unknown(data_set.structures)
     labels = {case.name: case.label for case in merged}
     everything = tuple(
         dataclasses.replace(case, label=labels.get(case.name, str(folder / case.name))) for case in found

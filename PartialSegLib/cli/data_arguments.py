@@ -76,6 +76,8 @@ def _totalsegmentator_arguments(command: ArgumentParser) -> None:
     command.add_argument("folder", type=Path, metavar="FOLDER", help="with the folders sNNNN in it")
     text = "merge only these masks; where two overlap, the one named later wins (all, alphabetically)"
     command.add_argument("--mask", action="append", metavar="NAME", help=text)
+    text = "a structure made of masks, such as kidney=kidney_left,kidney_right; repeat for each (each mask)"
+    command.add_argument("--label", action="append", metavar="NAME=MASK[,MASK]", help=text)
     command.add_argument(
         "--incomplete", action="store_true", help="leave out cases whose masks cannot be merged"
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -178,7 +178,10 @@ class Comparison:
             )
         if self._without:
             logger.warning("Not in every reference, and not scored there: %s.", _by_cases(self._without))
-        return [score for case, scores in self._scores.items() for score in (*scores, *self._missed(case))]
+        scores = [score for case, found in self._scores.items() for score in (*found, *self._missed(case))]
+        if not self._absent_is_empty and (empty := _never_in_reference(scores)):
+            logger.warning("No reference holds anything of %s; look what its labels mean.", _listed(empty))
+        return scores
 
     def _missed(self, case: str) -> Iterator[Score]:
         """Scores of the empty masks that stand for what a prediction lacks."""
@@ -199,6 +202,12 @@ class Comparison:
                         reference_ml=volume_ml,
                         tolerance_mm=self._tolerance_mm,
                     )
+
+
+def _never_in_reference(scores: Sequence[Score]) -> set[str]:
+    """Structures that predictions hold, and of which no reference holds a voxel."""
+    predicted = {score.structure for score in scores if score.prediction_ml}
+    return predicted - {score.structure for score in scores if score.reference_ml}
 
 
 def _by_cases(cases_of: Mapping[str, list[str]]) -> str:

@@ -254,16 +254,18 @@ def _log_left_out(whole: Collection, part: Collection, config: TrainingConfig) -
 
 
 def _task_advice(data_set: DataSet, config: TrainingConfig) -> str:
-    """The task that has most of the structures of a data set; all tasks if none has any."""
+    """How to train a data set: the task that has most of its structures, or a task of one's own."""
     shared = {
         task["name"]: len(data_set.structures.keys() & task["structures"].keys())
         for task in config.package["tasks"]
     }
     name = max(shared, key=shared.__getitem__)
-    again = "make the collection again with `--task"
     if not shared[name]:
-        return f"; to train one of {', '.join(shared)} on it, {again} NAME`"
-    return f"; to train {name} on it, {again} {json.dumps(name)}`"
+        return (
+            ", nor any of its structures; give the configuration a task that has them (`package.tasks`, see "
+            "docs/training.md), or name them as the model does when the collection is made (`--label`)"
+        )
+    return f"; to train {name} on it, make the collection again with `--task {json.dumps(name)}`"
 
 
 def _log_untrained(collection: Collection, manifest: Manifest) -> None:

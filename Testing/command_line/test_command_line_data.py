@@ -242,6 +242,19 @@ def test_totalsegmentator_is_merged_beside_the_collection(data, tmp_path):
     assert data("check", output)[0] == 0
 
 
+def test_masks_of_totalsegmentator_can_make_one_structure(data, tmp_path):
+    folder, output = folders.totalsegmentator(tmp_path, "s0000"), tmp_path / "ts.json"
+    given = "totalsegmentator", folder, "-o", output, "--task", "liver", "--label"
+    assert data(*given, "Liver=liver,a_tumor", "--label", "kidney=kidney_left")[0] == 0
+    (data_set,) = read_collection(output).data_sets.values()
+    assert data_set.task == "liver"
+    assert data_set.structures == {"liver": (1, 2), "kidney": (3,)}
+    assert data("check", output)[0] == 0
+    for wrong, sentence in {"liver=": "no rule for masks", "liver=lver": "No case has a mask lver"}.items():
+        code, _, err = data(*given, wrong)
+        assert (code, sentence in err) == (2, True)
+
+
 def test_cases_whose_masks_cannot_be_merged_are_left_out_on_request(data, tmp_path):
     folder, output = folders.totalsegmentator(tmp_path, "s0000", "s0001"), tmp_path / "ts.json"
     (folder / "s0001/segmentations/liver.nii.gz").unlink()

@@ -14,6 +14,8 @@ import SimpleITK
 from PartialSegLib import read_segmentation, read_volume, write_volume
 from PartialSegLib.__main__ import build_parser
 from PartialSegLib.phantom import make_phantom
+from PartialSegLib.training import read_config
+from PartialSegLib.training.train import make_manifest
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -58,3 +60,13 @@ def test_commands_are_understood() -> None:
     for command in commands:
         options, others = build_parser().parse_known_args(shlex.split(command, comments=True)[1:])
         assert not others or hasattr(options, "change"), command
+
+
+def test_configurations_can_be_read(tmp_path: Path) -> None:
+    (example,) = blocks(ROOT / "docs" / "training.md", "json")
+    (tmp_path / "aorta-config.json").write_text(example, "utf-8")
+    config = read_config(tmp_path / "aorta-config.json")
+    manifest = make_manifest(config)
+    assert [(task.name, dict(task.structures)) for task in manifest.tasks] == [("aorta", {"aorta": 0})]
+    assert manifest.preprocessing.spacing == (4.0, 3.5, 3.5)
+    assert manifest.training["recipe"] == "aorta-config.json"

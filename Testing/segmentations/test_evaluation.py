@@ -361,6 +361,16 @@ class TestComparison:
         assert [(s.case, s.structure, s.dice) for s in comparison.scores()] == expected
         assert ("not scored there: liver (1 case, first: b)" in caplog.text) == bool(structures)
 
+    @pytest.mark.parametrize("absent_is_empty", [False, True])
+    def test_a_label_that_no_reference_has_is_told_of(self, caplog, absent_is_empty):
+        comparison = Comparison(absent_is_empty=absent_is_empty)
+        for case in ("a", "b"):
+            reference = segmentation_of({("", "liver"): np.zeros_like(LEFT), ("", "spleen"): RIGHT})
+            comparison.add(case, segmentation_of({("", "liver"): LEFT, ("", "spleen"): RIGHT}), reference)
+        assert len(comparison.scores()) == 4
+        warning = "No reference holds anything of liver; look what its labels mean."
+        assert caplog.messages == ([] if absent_is_empty else [warning])
+
     def test_what_one_prediction_lacks_and_another_has_is_a_miss(self, caplog):
         reference = segmentation_of({**WHOLE, ("", "spleen"): RIGHT})
         comparison = Comparison()

@@ -7,6 +7,7 @@ Artificial Intelligence 2023. The masks of a case are merged into one label map 
 from __future__ import annotations
 
 import csv
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -57,10 +58,40 @@ def mask_names(cases: tuple[Case, ...], wanted: tuple[str, ...] = ()) -> tuple[s
     return wanted or tuple(known)
 
 
-def totalsegmentator_data_set(name: str, task: str, masks: tuple[str, ...]) -> DataSet:
-    """The data set whose label maps count masks from 1 in their order."""
-    ids = structures_of_labels(masks)
-    structures: dict[str, tuple[int, ...]] = {ids[mask]: (value,) for value, mask in enumerate(masks, 1)}
+def parse_mask_rules(rules: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Rules typed by a user, NAME=MASK[,MASK...]: which masks make a structure.
+
+    Raises:
+        InputError: a rule has no name or no masks.
+    """
+    structures: dict[str, tuple[str, ...]] = {}
+    for rule in rules:
+        name, _, given = rule.partition("=")
+        masks = tuple(part.strip() for part in given.split(","))
+        if not name.strip() or not all(masks):
+            raise InputError(
+                f"'{rule}' is no rule for masks; give NAME=MASK[,MASK...], as in "
+                "kidney=kidney_left,kidney_right."
+            )
+        structures[name.strip()] = (*structures.get(name.strip(), ()), *masks)
+    return structures
+
+
+def totalsegmentator_data_set(
+    name: str, task: str, masks: tuple[str, ...], rules: Mapping[str, tuple[str, ...]] | None = None
+) -> DataSet:
+    """The data set whose label maps count masks from 1 in their order.
+
+    Args:
+        name: of the data set.
+        task: that it trains.
+        masks: that were merged.
+        rules: which of them make a structure; None or empty makes each one of its own.
+    """
+    values = {mask: value for value, mask in enumerate(masks, 1)}
+    meant = rules or {mask: (mask,) for mask in masks}
+    ids = structures_of_labels(meant)
+    structures = {ids[label]: tuple(values[part] for part in parts) for label, parts in meant.items()}
     return DataSet(name, task, structures, source=SOURCE, license="CC BY 4.0")
 
 
