@@ -22,7 +22,7 @@ from . import __version__
 from .cli.data_arguments import add_data_arguments
 from .cli.training_arguments import add_training_arguments
 from .errors import Cancelled, DeviceError, InputError
-from .sentences import RESEARCH_USE, suggestion
+from .sentences import RESEARCH_USE, suggestion, without_control
 
 REPEATED = ("--task", "--structure", "--data-set", "--mask", "--fold")
 WRONG_INPUT, NO_DEVICE, INTERRUPTED = 2, 3, 130
@@ -311,7 +311,7 @@ def _suffix(text: str) -> str:
 
 
 def _fail(code: int, sentence: str) -> int:
-    sys.stderr.write(f"{sentence}\n")
+    sys.stderr.write(f"{without_control(sentence)}\n")
     return code
 
 

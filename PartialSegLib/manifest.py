@@ -31,6 +31,7 @@ __all__ = [
     "Preprocessing",
     "Task",
     "is_inside",
+    "is_model_name",
     "manifest_from_json",
     "manifest_to_json",
     "parse_manifest",
@@ -249,7 +250,7 @@ class Manifest:
 
     def _check_names(self) -> None:
         require(
-            re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.name) is not None,
+            is_model_name(self.name),
             f"name: expected letters, digits, '.', '_' and '-' only, got {self.name!r}",
         )
         require(bool(self.tasks), "tasks: expected at least one task, got none")
@@ -303,11 +304,17 @@ class Manifest:
         return self.files[WEIGHTS_FILE].sha256
 
 
+def is_model_name(name: str) -> bool:
+    """Whether a model can be called so, and a folder as the model, on every operating system."""
+    return re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) is not None
+
+
 def is_inside(path: str) -> bool:
     """Whether a path from a manifest or an archive stays in the package, on every operating system."""
     windows = PureWindowsPath(path)
     rooted = PurePosixPath(path).is_absolute() or bool(windows.drive or windows.root)
-    return bool(path) and not rooted and "\\" not in path and ".." not in PurePosixPath(path).parts
+    is_plain = path.isprintable() and "\\" not in path  # what is no text cannot be printed either
+    return bool(path) and is_plain and not rooted and ".." not in PurePosixPath(path).parts
 
 
 def manifest_to_json(manifest: Manifest) -> dict[str, Any]:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
+import operator
+import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import safetensors
 import safetensors.torch
@@ -25,15 +28,19 @@ from .manifest import (
     FileEntry,
     Manifest,
     NetworkSpec,
+    manifest_from_json,
     manifest_to_json,
     read_manifest,
 )
 from .networks import NETWORKS, PartialLabelNetwork
 from .networks.decision_network import DecisionNetwork
 from .packages.installed import find_package
-from .packages.package_files import check_file, refuse_to_overwrite
+from .packages.package_files import check_file, file_sha256, refuse_to_overwrite
 from .sentences import suggestion
 
+MOST_OF_A_KIND = 10_000  # layers or channels; more would only keep the computer busy
+Contents = dict[str, bytes | dict[str, Tensor]]
+"""Of the files of a package, by name; weights become a safetensors file."""
 _UNBUILDABLE = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 """What the constructor of a network may raise when a manifest gives it arguments that make no sense."""
 
@@ -90,15 +97,28 @@ def build_network(spec: NetworkSpec) -> PartialLabelNetwork:
     if spec.architecture not in NETWORKS:
         advice = suggestion(spec.architecture, NETWORKS)
         raise InputError(f"network.architecture: unknown network {spec.architecture!r}; {advice}")
+    if (number := _largest_number(spec.arguments)) > MOST_OF_A_KIND:
+        raise InputError(f"network.arguments: {number} is more than any network has; check them.")
     try:
         with torch.device("meta"):
-            return NETWORKS[spec.architecture](**spec.arguments)
+            network = NETWORKS[spec.architecture](**spec.arguments)
+        for step in network.patch_multiple:
+            operator.index(step)  # strides of any kind may have made it
+        return network
     except ImportError as error:
         raise InputError(f"network.architecture: {error}.") from None
     except _UNBUILDABLE as error:
         raise InputError(
             f"network.arguments: {spec.architecture} cannot be built with them ({error})"
         ) from None
+
+
+def _largest_number(value: Any) -> float:
+    """The largest of the numbers in plain JSON values."""
+    if isinstance(value, dict | list | tuple):
+        parts = value.values() if isinstance(value, dict) else value
+        return max(map(_largest_number, parts), default=0)
+    return value if isinstance(value, int | float) else 0
 
 
 def build_decision_network(spec: DecisionSpec) -> nn.Module:
@@ -216,11 +236,11 @@ def save_model(
     network = build_network(manifest.network)
     check_weights_fit(network, state_dict)
     check_tasks_served(network, manifest)
-    contents = {WEIGHTS_FILE: _weights_file(state_dict, dtype), LICENSE_FILE: license_text.encode()}
+    contents: Contents = {WEIGHTS_FILE: _stored(state_dict, dtype), LICENSE_FILE: license_text.encode()}
     if decision is None:
         manifest = dataclasses.replace(manifest, decision=None)
     else:
-        contents[DECISION_FILE] = _decision_file(manifest.decision, decision)
+        contents[DECISION_FILE] = _decision_weights(manifest.decision, decision)
     return _write_package(folder, dataclasses.replace(manifest, files={}), contents)
 
 
@@ -241,7 +261,7 @@ def save_decision(folder: str | Path, spec: DecisionSpec, weights: Mapping[str, 
     """
     folder = Path(folder).expanduser()
     manifest = read_manifest(folder)
-    contents = {DECISION_FILE: _decision_file(spec, weights)}
+    contents: Contents = {DECISION_FILE: _decision_weights(spec, weights)}
     try:
         manifest = dataclasses.replace(manifest, decision=spec)
     except InputError as error:
@@ -249,37 +269,63 @@ def save_decision(folder: str | Path, spec: DecisionSpec, weights: Mapping[str, 
     return _write_package(folder, manifest, contents)
 
 
-def _write_package(folder: Path, manifest: Manifest, contents: dict[str, bytes]) -> Manifest:
+def _write_package(folder: Path, manifest: Manifest, contents: Contents) -> Manifest:
     """Write files and the manifest, which gets their checksums beside those that it has; return it."""
-    files = {name: FileEntry(hashlib.sha256(data).hexdigest(), len(data)) for name, data in contents.items()}
-    manifest = dataclasses.replace(manifest, files={**manifest.files, **files})
-    text = json.dumps(manifest_to_json(manifest), indent=2, ensure_ascii=False)
+    manifest_from_json(json.loads(json.dumps(manifest_to_json(manifest))))  # refuses what could not be read
+    files = dict(manifest.files)
     with replacing(folder) as temporary:
         temporary.mkdir()
-        for name, data in {**contents, MANIFEST_FILE: f"{text}\n".encode()}.items():
-            (temporary / name).write_bytes(data)
+        for name, data in contents.items():
+            file = temporary / name
+            if isinstance(data, bytes):
+                file.write_bytes(data)
+            else:
+                _save_weights(data, file)
+            files[name] = FileEntry(file_sha256(file), file.stat().st_size)
+        manifest = dataclasses.replace(manifest, files=files)
+        text = json.dumps(manifest_to_json(manifest), indent=2, ensure_ascii=False)
+        (temporary / MANIFEST_FILE).write_text(f"{text}\n", encoding="utf-8", newline="\n")
     return manifest
 
 
-def _decision_file(spec: DecisionSpec | None, weights: Mapping[str, Tensor]) -> bytes:
-    """Contents of `decision.safetensors`."""
+def _save_weights(weights: dict[str, Tensor], path: Path) -> None:
+    try:
+        safetensors.torch.save_file(weights, path)
+    except safetensors.SafetensorError as error:  # what the system refuses comes as a text
+        number = re.search(r"os error (\d+)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from None
+
+
+def _decision_weights(spec: DecisionSpec | None, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What `decision.safetensors` shall hold."""
     if spec is None:
         raise InputError("There are weights of a decision network, but the manifest has no field decision.")
     check_weights_fit(build_decision_network(spec), weights)
-    return _weights_file(weights, torch.float16)
+    return _stored(weights, torch.float16)
 
 
-def _weights_file(state_dict: Mapping[str, Tensor], dtype: torch.dtype | None) -> bytes:
-    """Contents of `weights.safetensors`; floating-point weights are stored as dtype where one is given."""
-    weights = {}
+def _stored(state_dict: Mapping[str, Tensor], dtype: torch.dtype | None) -> dict[str, Tensor]:
+    """Weights as safetensors takes them; floating-point ones as dtype where one is given.
+
+    What shares its memory with others, or lies in a larger one, is copied; the rest is not.
+    """
+    weights: dict[str, Tensor] = {}
+    taken: set[int] = set()
     for name, tensor in state_dict.items():
         stored = tensor.to(dtype) if dtype and tensor.is_floating_point() else tensor
         if not stored.isfinite().all():
             raise InputError(
                 f"The weights {name} are not finite as {stored.dtype}; use an earlier checkpoint."
             )
-        weights[name] = stored.detach().cpu().contiguous().clone()  # safetensors refuses shared storage
-    return safetensors.torch.save(weights)
+        stored = stored.detach().cpu().contiguous()
+        memory = stored.untyped_storage()
+        if memory.data_ptr() in taken or memory.nbytes() != stored.nbytes:
+            stored = stored.clone()
+        taken.add(stored.untyped_storage().data_ptr())
+        weights[name] = stored
+    return weights
 
 
 def check_tasks_served(network: PartialLabelNetwork, manifest: Manifest) -> None:

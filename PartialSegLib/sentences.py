@@ -8,6 +8,15 @@ from difflib import get_close_matches
 RESEARCH_USE = "Research use only. Not a medical device; not for diagnosis or treatment."
 
 
+_CONTROL = [code for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"]
+_WITHOUT_CONTROL = dict.fromkeys(_CONTROL, "\N{REPLACEMENT CHARACTER}")
+
+
+def without_control(text: str) -> str:
+    """A text without what would move a terminal's cursor or change its colours; lines and tabs stay."""
+    return text.translate(_WITHOUT_CONTROL)
+
+
 def first_few(names: Sequence[object], most: int) -> str:
     """The first names, and "…" where there are more, as in "a, b, c, …"."""
     return ", ".join([*map(str, names[:most]), *(["…"] if len(names) > most else [])])

@@ -201,7 +201,10 @@ def _network_facts(manifest: Manifest) -> dict[str, str]:
     network = build_network(manifest.network)
     check_tasks_served(network, manifest)
     in_channels = manifest.network.arguments.get("in_channels", 1)
-    flops = count_patch_flops(network, manifest.inference.patch_size, len(manifest.tasks), in_channels)
+    try:
+        flops = count_patch_flops(network, manifest.inference.patch_size, len(manifest.tasks), in_channels)
+    except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise InputError(f"network.arguments: the network cannot take a patch ({error}).") from None
     return {
         "parameters": f"{sum(parameter.numel() for parameter in network.parameters()):,}",
         "GFLOPs per patch": _flops_shares(flops),

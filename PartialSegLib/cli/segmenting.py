@@ -22,7 +22,7 @@ from ..errors import InputError
 from ..evaluation import dice
 from ..masks.boxes import EMPTY_BOX
 from ..overview.picture import check_drawing, write_overview
-from ..packages.installed import BUNDLED_MODELS, installed_packages
+from ..packages.installed import BUNDLED_MODELS, manifests_in
 from ..report import build_report, write_report
 from ..segmentation import Key, Segmentation
 from ..segmentation_files.dicom_seg import check_dicom_seg
@@ -163,9 +163,8 @@ def bundled_model() -> Path:
     Raises:
         InputError: there is none.
     """
-    for folder, _ in installed_packages():
-        if folder.parent == BUNDLED_MODELS:
-            return folder
+    for manifest in manifests_in(BUNDLED_MODELS):
+        return manifest.parent
     raise InputError("This copy of PartialSeg has no bundled model; name one with --model.")
 
 

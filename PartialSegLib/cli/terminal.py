@@ -6,6 +6,8 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
+from ..sentences import without_control
+
 
 def write_table(header: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> None:
     """Write aligned columns to standard output.
@@ -27,7 +29,7 @@ def write_table(header: Sequence[str], rows: Sequence[Sequence[str]], right: Seq
 
 def write_line(text: str = "") -> None:
     """Write one line to standard output at once, also where that is a file or a pipe."""
-    sys.stdout.write(f"{text}\n")
+    sys.stdout.write(f"{without_control(text)}\n")
     sys.stdout.flush()
 
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
 from ..errors import InputError
-from ..manifest import Manifest
+from ..manifest import Manifest, is_model_name, read_manifest
 from ..model import save_model
-from ..packages.installed import model_folders
+from ..packages.installed import BUNDLED_MODELS, manifests_in, model_folders
 from ..packages.nnunet_files import Choice
 from ..sentences import suggestion
 from .checkpoint import ImportedModel
@@ -65,8 +66,9 @@ def import_checkpoint(
         InputError: unknown importer, a file that is no checkpoint of this network or asks for code to be run,
             an archive that means harm, a choice that is not there, or a place that cannot be written to.
     """
-    path = Path(checkpoint).expanduser().absolute()  # the folders above it describe the model
-    output = Path(output_folder).expanduser().absolute()
+    path = Path(os.path.abspath(Path(checkpoint).expanduser()))  # the folders above it describe the model
+    output = Path(os.path.abspath(Path(output_folder).expanduser()))
+    _check_name(output)
     if name not in ("auto", *IMPORTERS):
         raise InputError(f"Unknown importer {name!r}; {suggestion(name, ['auto', *IMPORTERS])}.")
     choice = Choice(tuple(fold.removeprefix("fold_") for fold in folds), configuration)
@@ -80,10 +82,30 @@ def import_checkpoint(
         return save_model(output, manifest, imported.state_dict, imported.license_text)
 
 
+def _check_name(folder: Path) -> None:
+    """Refuse a folder whose name can be that of no installed model, before anything is read.
+
+    Raises:
+        InputError: it lies among the installed models, where its name becomes that of the model.
+    """
+    if not _is_among_installed(folder):
+        return
+    if not is_model_name(folder.name):
+        raise InputError(
+            f"Among installed models the folder's name becomes that of the model, and {folder.name!r} has "
+            "more than letters, digits, '.', '_' and '-'; choose another one."
+        )
+    if folder.name in {read_manifest(path.parent).name for path in manifests_in(BUNDLED_MODELS)}:
+        raise InputError(f"{folder.name} is the name of a model that is part of PartialSeg; choose another.")
+
+
 def _named_after(folder: Path, manifest: Manifest) -> Manifest:
     """An installed model goes by the name of its folder, so that a checkpoint can be there several times."""
-    installed = {place.resolve() for place in model_folders()}
-    return replace(manifest, name=folder.name) if folder.resolve().parent in installed else manifest
+    return replace(manifest, name=folder.name) if _is_among_installed(folder) else manifest
+
+
+def _is_among_installed(folder: Path) -> bool:
+    return folder.resolve().parent in {place.resolve() for place in model_folders()}
 
 
 def _checkpoints(name: str, path: Path, choice: Choice) -> AbstractContextManager[tuple[Path, ...]]:

@@ -120,7 +120,7 @@ def import_multitalent(path: Path) -> ImportedModel:
     try:
         source = {"url": SOURCE_URL, "checkpoint": path.name, "sha256": file_sha256(path)}
         return ImportedModel(multitalent_manifest(source, network, described), state_dict, LICENSE_TEXT)
-    except (InputError, KeyError, IndexError, TypeError, ValueError) as error:
+    except (ArithmeticError, InputError, KeyError, IndexError, TypeError, ValueError) as error:
         reason = error if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
         raise InputError(f"{plans_path} does not hold MultiTalent's plans ({reason}).") from None
 

@@ -103,7 +103,7 @@ def planned_manifest(found: TrainedModel, network: NetworkSpec, citation: str, u
     several = f"folds {', '.join(fold.removeprefix('fold_') for fold in folds)}"
     taken = folds[0] if len(folds) == 1 else several
     preprocessing = plan.preprocessing()
-    if not found.mirror_axes and not plan.reorients:
+    if set(found.mirror_axes) != {0, 1, 2} and not plan.reorients:
         logger.warning(
             "orientation assumed: %s (z, y, x); check left and right in the first result.",
             preprocessing.orientation,

@@ -9,11 +9,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from ..errors import InputError
-from .checkpoint import named_weights, read_checkpoint, refuse_unknown_keys, without_parallel_prefix
+from .checkpoint import (
+    is_stored,
+    named_weights,
+    read_checkpoint,
+    refuse_unknown_keys,
+    without_parallel_prefix,
+)
 from .nnunet_plans import Plan
+from .plan_fields import printable
 
 CONTAINER_KEYS = {
     *("network_weights", "optimizer_state", "grad_scaler_state", "logging", "_best_ema", "current_epoch"),
@@ -92,7 +97,7 @@ def _read_fold(checkpoint: Path) -> TrainedModel:
         folder = checkpoint.parent.parent
         plans = _json_beside(folder / "plans.json", arguments.get("plans"))
         dataset = _json_beside(folder / "dataset.json", arguments.get("dataset_json"))
-        configuration = str(arguments.get("configuration", "3d_fullres"))
+        configuration = printable(arguments.get("configuration", "3d_fullres"))
         weights = without_parallel_prefix(
             named_weights(contents["network_weights"], " under 'network_weights'")
         )
@@ -100,7 +105,7 @@ def _read_fold(checkpoint: Path) -> TrainedModel:
         return TrainedModel(
             Plan(plans, dataset, configuration),
             (without_duplicates(weights),),
-            str(contents.get("trainer_name", "nnUNetTrainer")),
+            printable(contents.get("trainer_name", "nnUNetTrainer")),
             _mirror_axes(contents.get("inference_allowed_mirroring_axes")),
             (checkpoint,),
         )
@@ -156,4 +161,4 @@ def without_duplicates(weights: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _equal(one: Any, other: Any) -> bool:
-    return isinstance(one, Tensor) and isinstance(other, Tensor) and one.equal(other)
+    return is_stored(one) and is_stored(other) and one.equal(other)

@@ -18,7 +18,7 @@ from ..segmentation_files.label_names import structures_of_labels
 from ..structures import load_structures
 from .nnunet_network import planned_network
 from .nnunet_resampling import planned_resampling
-from .plan_fields import member, triple
+from .plan_fields import member, printable, triple
 
 AXES = "SPL"  # array axes (z, y, x) of an axial DICOM series as SimpleITK, nnU-Net's reader, gives them
 REORIENTED_AXES = "SAR"  # of files in RAS
@@ -43,7 +43,7 @@ class Plan:
     @property
     def name(self) -> str:
         """The data set's name, such as Dataset003_Liver."""
-        return str(self.plans.get("dataset_name", "nnunet"))
+        return printable(self.plans.get("dataset_name", "nnunet"))
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -79,6 +79,7 @@ class Plan:
             InputError: more than one channel, not CT, or a reader or way of resampling that is not known.
         """
         settings = self.settings
+        self._refuse_other_classes(settings)
         channels = "channel_names" if "channel_names" in self.dataset else "modality"
         if len(member(self.dataset, channels, dict)) != 1:
             raise InputError("the model needs several image channels; only CT alone is supported.")
@@ -184,6 +185,15 @@ class Plan:
         """
         return planned_network(self.settings, self.num_channels)
 
+    def _refuse_other_classes(self, settings: Mapping[str, Any]) -> None:
+        """Refuse a preprocessor or label manager that is not nnU-Net's own; names lead to classes there."""
+        for name, known in (("preprocessor_name", "DefaultPreprocessor"), ("label_manager", "LabelManager")):
+            given = settings.get(name, self.plans.get(name))
+            if given not in (None, known):
+                raise InputError(
+                    f"its {name} is {given!r}, not nnU-Net's own {known}; what it does is not known."
+                )
+
     def _axes(self) -> str:
         """What the axes (z, y, x) of a training image are.
 
@@ -236,6 +246,6 @@ def intensity_range(properties: Any, deviation_name: str = "std") -> dict[str, A
 def _single(value: Any, label: str) -> int:
     if isinstance(value, list) and len(value) == 1:
         value = value[0]
-    if not isinstance(value, int):
+    if not isinstance(value, int) or isinstance(value, bool):
         raise InputError(f"the label {label!r} has the value {value!r}, not a whole number.")
     return value

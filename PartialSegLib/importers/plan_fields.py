@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -37,7 +38,7 @@ def triple(settings: Mapping[str, Any], name: str, kind: type) -> Any:
     """
     values = member(settings, name, list)
     try:
-        numbers = tuple(kind(value) for value in values if isinstance(value, int | float))
+        numbers = tuple(kind(value) for value in values if _is_finite(value))
     except (OverflowError, ValueError):  # infinite, no number, or too large for one
         numbers = ()
     if len(numbers) != len(values) or len(values) != 3:
@@ -68,6 +69,15 @@ def per_stage(arguments: Mapping[str, Any], name: str, stages: int) -> list[int]
     if not isinstance(numbers, list) or len(numbers) != stages or not all(map(_is_count, numbers)):
         raise InputError(f"{name} is {value}, not {stages} whole numbers.")
     return numbers
+
+
+def printable(value: Any) -> str:
+    """A text as people and files can take it, whatever was stored."""
+    return "".join(letter if letter.isprintable() else "?" for letter in str(value))
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _is_count(value: Any) -> bool:

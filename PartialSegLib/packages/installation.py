@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ..errors import InputError
-from ..files.output_files import remove_leftovers, replace_patiently
+from ..files.output_files import locked, remove_leftovers, replace_patiently
 from ..manifest import MANIFEST_FILE, Manifest, parse_manifest, read_manifest
 from ..sentences import suggestion
 from .installed import BUNDLED_MODELS, MODEL_DIR_VARIABLE, manifests_in, model_folders
@@ -22,6 +22,9 @@ __all__ = ["AlreadyInstalledError", "Progress", "delete_package", "install_packa
 
 MAX_MANIFEST_BYTES = 4 << 20
 _PARTIAL = ".partial-"
+_LOCK_FILE = ".packages.lock"
+_REPLACED = "replaced"
+"""In a working folder: what `old` holds has been replaced and is not put back."""
 _STALE_SECONDS = 6 * 3600  # whoever installs writes all the time, perhaps on another computer
 
 Package = PackageArchive | PackageFolder
@@ -69,14 +72,17 @@ def install_package(
         contents = _read_manifest_bytes(package)
         manifest = parse_manifest(contents, package.place / MANIFEST_FILE)
         with _explained(f"Cannot install {manifest.name} in {place}"):
-            _tidy_up(place)
-            target = _target(place, manifest, replace)
+            with _alone(place):
+                _tidy_up(place)
+                _target(place, manifest, replace)
             with _working_folder(place) as work:
                 new = work / "new"
                 new.mkdir()
                 (new / MANIFEST_FILE).write_bytes(contents)
                 _copy_files(package, manifest, new, on_progress)
-                _swap(new, target, work / "old" / target.name)
+                with _alone(place):  # others may have installed meanwhile
+                    target = _target(place, manifest, replace)
+                    _swap(new, target, work / "old" / target.name)
     return target
 
 
@@ -97,9 +103,11 @@ def delete_package(name: str, folder: str | Path | None = None) -> None:
             if name in _packages_in(BUNDLED_MODELS):
                 raise InputError(f"The model {name} is part of PartialSeg and cannot be deleted.")
             raise InputError(f"There is no model {name!r} in {place}: {suggestion(name, packages)}.")
-        _refuse_bundled(packages[name])
-        with _working_folder(place) as work:
-            _discard(packages[name], work)
+        package = packages[name]
+        _refuse_bundled(package)
+        with _working_folder(place) as work, _alone(place):
+            _discard(package, work)
+            _forget_older(package)
 
 
 def _place(folder: str | Path | None) -> Path:
@@ -176,11 +184,22 @@ def _explained(failure: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def _alone(place: Path) -> Iterator[None]:
+    """Let one process at a time look at what is there and change it; that takes a blink of an eye."""
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(locked(place / _LOCK_FILE))
+        except InputError as error:
+            raise error.__cause__ or error from None
+        yield
+
+
+@contextlib.contextmanager
 def _working_folder(place: Path) -> Iterator[Path]:
     """A hidden folder beside the packages, one level too deep to be taken for one; removed in the end.
 
     In it `new` is being written, `old` holds whole packages under the names of their folders, and `discarded`
-    is being removed.
+    is being removed. A file `replaced` says that what `old` holds is not to be put back.
     """
     place.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=_PARTIAL, dir=place))
@@ -194,9 +213,10 @@ def _remove_working_folder(work: Path) -> None:
     for name in ("new", "discarded"):
         shutil.rmtree(work / name, ignore_errors=True)
     with contextlib.suppress(OSError):  # an old package that could not be put back is kept
-        for folder in (work / "old", work):
-            if folder.exists():
-                folder.rmdir()
+        if (work / "old").exists():
+            (work / "old").rmdir()
+        (work / _REPLACED).unlink(missing_ok=True)
+        work.rmdir()
 
 
 def _tidy_up(place: Path) -> None:
@@ -204,13 +224,14 @@ def _tidy_up(place: Path) -> None:
     remove_leftovers(place)  # of imports
     for work in place.glob(f"{_PARTIAL}*"):
         with contextlib.suppress(OSError):  # another process was quicker
+            is_replaced = (work / _REPLACED).exists()
             for old in (work / "old").glob("*"):
-                if not (place / old.name).exists():
+                if not is_replaced and not (place / old.name).exists():
                     replace_patiently(old, place / old.name)
             newest = max(path.lstat().st_mtime for path in (work, *work.rglob("*")))
             if time.time() - newest > _STALE_SECONDS:
                 for old in (work / "old").glob("*"):
-                    if (place / old.name / MANIFEST_FILE).exists():
+                    if is_replaced or (place / old.name / MANIFEST_FILE).exists():
                         _discard(old, work)
                 _remove_working_folder(work)
 
@@ -255,8 +276,22 @@ def _swap(new: Path, target: Path, old: Path) -> None:
     except BaseException:
         _put_back(old, target)
         raise
-    with contextlib.suppress(OSError):  # in use somewhere: a later installation removes it
-        _discard(old, new.parent)
+    _forget(old)
+
+
+def _forget(old: Path) -> None:
+    """Remove a package that has been replaced; one in use somewhere is removed by a later installation."""
+    work = old.parent.parent
+    (work / _REPLACED).touch()
+    with contextlib.suppress(OSError):
+        _discard(old, work)
+
+
+def _forget_older(package: Path) -> None:
+    """Do the same with older versions of a package that is deleted, which would else be put back."""
+    for old in package.parent.glob(f"{_PARTIAL}*/old/{package.name}"):
+        with contextlib.suppress(OSError):
+            _forget(old)
 
 
 def _put_back(old: Path, target: Path) -> None:

@@ -6,6 +6,7 @@ plans.json and dataset.json beside the folds. The name between is that of traine
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
@@ -72,7 +73,7 @@ def find_models(path: Path) -> list[FoundModel]:
     Raises:
         InputError: the archive is damaged or means harm, or models cannot be told apart.
     """
-    path = path.expanduser().absolute()  # "." has no name
+    path = Path(os.path.abspath(path.expanduser()))  # "." and ".." have no name
     files: Iterable[str] = ()
     if path.is_dir():
         files = _checkpoint_names(path)

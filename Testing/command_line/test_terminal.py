@@ -3,7 +3,7 @@
 import io
 import sys
 
-from PartialSegLib.cli.terminal import announced
+from PartialSegLib.cli.terminal import announced, write_table
 
 
 class Terminal(io.StringIO):
@@ -25,3 +25,8 @@ def test_a_pipe_hears_nothing(monkeypatch):
     with announced("Importing model.pth"):
         pass
     assert pipe.getvalue() == ""
+
+
+def test_what_strangers_have_written_does_not_steer_the_terminal(capsys):
+    write_table(["NAME", "LICENCE"], [["Léber 肝臓", "\x1b[2J\x9b31mowned\r\x07"]])
+    assert capsys.readouterr().out == "NAME      LICENCE\nLéber 肝臓  \ufffd[2J\ufffd31mowned\ufffd\ufffd\n"

@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from PartialSegLib.errors import InputError
 from PartialSegLib.importers import import_checkpoint
-from PartialSegLib.importers.checkpoint import read_checkpoint
+from PartialSegLib.importers.checkpoint import read_checkpoint, renamed_weights
 from PartialSegLib.importers.restricted_pickle import read_plain_pickle
 from PartialSegLib.training.loop import checkpoint_file
 from PartialSegLib.training.loop.checkpoint_file import check_collection, check_settings, write_config
@@ -230,6 +231,37 @@ def test_files_that_are_no_checkpoints_are_refused(tmp_path: Path, contents: byt
         import_checkpoint("dodnet", tmp_path / "file.pth", tmp_path / "package")
     assert "\n" not in str(raised.value)
     assert [path.name for path in tmp_path.iterdir()] == ["file.pth"]
+
+
+def saved_weights(path: Path) -> bytes:
+    torch.save({"conv1.weight": torch.arange(5000.0)}, path)
+    return path.read_bytes()
+
+
+def test_a_bit_that_has_changed_on_the_way_is_noticed(tmp_path: Path):
+    contents = bytearray(saved_weights(tmp_path / "file.pth"))
+    contents[len(contents) // 2] ^= 64
+    (tmp_path / "file.pth").write_bytes(contents)
+    with pytest.raises(InputError, match=r"file\.pth is damaged, its checksums do not fit; copy or download"):
+        read_checkpoint(tmp_path / "file.pth")
+
+
+def test_checkpoints_without_checksums_are_read(tmp_path: Path):
+    torch.serialization.set_crc32_options(False)
+    try:
+        saved_weights(tmp_path / "file.pth")
+    finally:
+        torch.serialization.set_crc32_options(True)
+    assert read_checkpoint(tmp_path / "file.pth")["conv1.weight"][-1] == 4999
+
+
+@pytest.mark.parametrize("kind", ["sparse", "meta"])
+def test_tensors_without_values_of_their_own_are_no_weights(kind: str):
+    network = nn.Conv3d(1, 1, 1)
+    given = {name: value.detach() for name, value in network.state_dict().items()}
+    weights = {name: one.to_sparse() if kind == "sparse" else one.to(kind) for name, one in given.items()}
+    with pytest.raises(InputError, match="the key 'weight' is not a tensor of weights"):
+        renamed_weights(weights, network, {})
 
 
 @pytest.mark.parametrize("read", [read_checkpoint, checkpoint_file.read_checkpoint])

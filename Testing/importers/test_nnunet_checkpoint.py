@@ -12,13 +12,14 @@ from parity_data import official_weights
 
 from PartialSegLib.errors import InputError
 from PartialSegLib.importers import import_checkpoint
+from PartialSegLib.packages.nnunet_files import find_models
 
 
 @pytest.mark.parametrize(
     ("stored", "axes"), [((0, 1, 2), (0, 1, 2)), ((1, 2), (1, 2)), (None, ()), ((), ()), ([0], (0,))]
 )
 def test_mirroring_is_offered_along_the_axes_of_training(
-    tmp_path: Path, stored: Any, axes: tuple[int, ...]
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, stored: Any, axes: tuple[int, ...]
 ) -> None:
     """None is what nnUNetTrainerNoMirroring leaves; axes are those of the network, after transposing."""
     weights = official_weights("nnunet_v2_plain")
@@ -26,6 +27,7 @@ def test_mirroring_is_offered_along_the_axes_of_training(
     write_model_folder(tmp_path / "model", plans_of("nnunet_v2_plain"), weights, **changes)
     manifest = import_checkpoint("auto", tmp_path / "model", tmp_path / "package")
     assert manifest.inference.mirror_axes == axes
+    assert ("orientation assumed" in caplog.text) == (axes != (0, 1, 2))  # else left and right were mixed
 
 
 @pytest.mark.parametrize(
@@ -54,6 +56,18 @@ def test_without_init_args_it_is_3d_fullres_of_the_files_beside_it(tmp_path: Pat
     write_model_folder(tmp_path / "model", plans_of("nnunet_v2_plain"), weights, init_args=None)
     manifest = import_checkpoint("nnunet", tmp_path / "model", tmp_path / "package")
     assert manifest.name == "dataset003_liver-3d_fullres"
+
+
+def test_paths_may_go_up_and_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "Dataset003_Liver/nnUNetTrainer__nnUNetPlans__3d_fullres"
+    weights = official_weights("nnunet_v2_plain")
+    checkpoint = write_model_folder(tmp_path / name, plans_of("nnunet_v2_plain"), weights)
+    (checkpoint.parent / "validation").mkdir()
+    monkeypatch.chdir(checkpoint.parent / "validation")
+    title = import_checkpoint("auto", f"../{checkpoint.name}", tmp_path / "package").title
+    assert title.endswith("fold_0")
+    assert [found.title for found in find_models(Path("../.."))] == ["3d_fullres"]
+    import_checkpoint("auto", "../..", tmp_path / "package", configuration="3d_fullres")
 
 
 def test_folders_and_files_that_are_no_model(tmp_path: Path) -> None:

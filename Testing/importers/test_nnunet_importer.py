@@ -18,7 +18,7 @@ from PartialSegLib.errors import InputError
 from PartialSegLib.importers import import_checkpoint, stunet
 from PartialSegLib.importers.nnunet_plans import Plan
 from PartialSegLib.model import load_model
-from PartialSegLib.packages.installed import find_package, model_folders
+from PartialSegLib.packages.installed import BUNDLED_MODELS, find_package, model_folders
 from PartialSegLib.segmentation_files.formats import read_segmentation, write_segmentation
 from PartialSegLib.segmentation_files.label_names import comparable_names, structures_of_labels
 from PartialSegLib.session import InferenceSession
@@ -63,6 +63,11 @@ def test_an_installed_model_goes_by_the_name_of_its_folder(tmp_path: Path) -> No
         folder = model_folders()[0] / name
         assert import_checkpoint("nnunet", tmp_path / "model", folder).name == name
         assert find_package(name) == folder
+    (bundled,) = BUNDLED_MODELS.iterdir()
+    refused = {"mein modell": "name becomes that of the model", bundled.name: "is part of PartialSeg"}
+    for name, sentence in refused.items():
+        with pytest.raises(InputError, match=sentence):
+            import_checkpoint("nnunet", tmp_path / "nowhere", model_folders()[0] / name)
 
 
 def test_plans_before_2_4_and_a_moved_checkpoint(tmp_path: Path) -> None:
@@ -180,6 +185,10 @@ def edited(path: str, value: Any) -> dict[str, Any]:
         ("/transpose_forward", [0, 0, 1], "transpose_forward is"),
         ("/transpose_forward", [0, "x", [1]], "transpose_forward is"),
         ("/configurations", {}, "'3d_fullres' is missing"),
+        ("spacing", [1.0, 2.0, float("nan")], "spacing is"),
+        ("patch_size", [True, 32, 32], "patch_size is"),
+        ("preprocessor_name", "MyPreprocessor", "its preprocessor_name is 'MyPreprocessor', not"),
+        ("/label_manager", "MyLabels", "its label_manager is 'MyLabels', not nnU-Net's own LabelManager"),
         ("/foreground_intensity_properties_per_channel", {"0": {}}, "the intensities lack"),
         ("/foreground_intensity_properties_per_channel/0/mean", float("nan"), "is not finite"),
     ],

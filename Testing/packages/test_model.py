@@ -167,6 +167,8 @@ def test_weights_that_do_not_fit_the_network_are_refused(
         ("DodNet", {}, "network.architecture: unknown network 'DodNet'; perhaps you meant DoDNet"),
         ("DoDNet", {"depth": 1}, "network.arguments: DoDNet cannot be built"),
         ("DoDNet", {"groups": 5}, "network.arguments: DoDNet cannot be built"),
+        ("DoDNet", {"depths": [10**9, 1]}, "network.arguments: 1000000000 is more than any network has"),
+        ("UNet", {"strides": [["a", 1, 1]]}, "network.arguments: UNet cannot be built"),
         ("DoDNet", {"widths": []}, "network.arguments: DoDNet cannot be built"),
         pytest.param(
             "UNet",
@@ -305,3 +307,22 @@ def test_the_file_of_the_weights_is_not_held(tmp_path):
     model = load_model(package)
     assert next(iter(model.network.parameters())).dtype == torch.float32
     assert str(package) not in Path("/proc/self/maps").read_text()
+
+
+def test_what_could_not_be_read_again_is_not_written(tmp_path):
+    manifest = tiny_manifest()
+    wrong = dataclasses.replace(manifest.preprocessing, pad_value=float("nan"))
+    with pytest.raises(InputError, match=r"preprocessing\.pad_value: expected a number, got NaN"):
+        save_model(tmp_path / "tiny", dataclasses.replace(manifest, preprocessing=wrong), tiny_weights(), "")
+    assert not (tmp_path / "tiny").exists()
+
+
+def test_weights_that_share_memory_are_written_whole(tmp_path):
+    weights = {name: value.expand(2, *value.shape)[0] for name, value in tiny_weights().items()}
+    first = next(name for name, value in weights.items() if value.ndim == 1)
+    for name, value in weights.items():
+        if value.shape == weights[first].shape:
+            weights[name] = weights[first]
+    save_model(tmp_path / "tiny", tiny_manifest(), weights, "")
+    written = load_model(tmp_path / "tiny").network.state_dict()
+    assert all(torch.equal(written[name], value.float()) for name, value in weights.items())

@@ -7,6 +7,8 @@ import re
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +17,11 @@ from full_disk import full_disk
 from small_packages import WEIGHTS, assert_refused, assert_sound, write_package, zip_package
 from unprivileged import run_unprivileged
 
+from PartialSegLib.cli.segmenting import bundled_model
 from PartialSegLib.errors import Cancelled, InputError
 from PartialSegLib.manifest import read_manifest
-from PartialSegLib.packages.installation import delete_package, install_package
+from PartialSegLib.packages import installation
+from PartialSegLib.packages.installation import AlreadyInstalledError, delete_package, install_package
 from PartialSegLib.packages.installed import BUNDLED_MODELS, find_package, installed_packages
 
 BUNDLED = "trunk-7tasks"
@@ -159,12 +163,13 @@ def test_a_package_that_cannot_be_put_back_is_kept_and_comes_back(
 
 @pytest.mark.parametrize("killed_after", [0, 1, 2])
 def test_what_a_killed_replacement_leaves_is_put_right_by_the_next_installation(
-    package: Path, models: Path, killed_after: int
+    package: Path, models: Path, killed_after: int, monkeypatch: pytest.MonkeyPatch
 ):
+    monkeypatch.setattr("PartialSegLib.files.output_files._STALE_SECONDS", 0.2)  # the dead hold the lock
     install_package(package).rename(models / "folder of mine")
     newer = write_package(package, "2.0.0")
     run_killed(killed_after, "install", str(newer), "--replace")
-    (left,) = models.glob(".*")
+    (left,) = models.glob(".partial-*")
     other = write_package(models.parent / "other", name="other")
 
     install_package(other)  # while whoever installs might still live
@@ -179,7 +184,64 @@ def test_what_a_killed_replacement_leaves_is_put_right_by_the_next_installation(
     assert sorted(path.name for path in models.iterdir()) == ["folder of mine", "other"]
 
 
-def test_what_a_killed_deletion_leaves_does_not_come_back(package: Path, models: Path):
+def in_use(package: Path, work: Path) -> None:
+    raise PermissionError(13, "The file is in use")
+
+
+def test_a_deleted_package_does_not_come_back_as_the_one_before(
+    package: Path, models: Path, monkeypatch: pytest.MonkeyPatch
+):
+    install_package(package)
+    with monkeypatch.context() as patch:
+        patch.setattr(installation, "_discard", in_use)
+        install_package(write_package(package, "2.0.0"), replace=True)
+    (older,) = models.glob(".partial-*/old/tiny")
+    assert_sound(older, "1.0.0")
+    delete_package("tiny")
+    install_package(write_package(models.parent / "other", name="other"))
+    assert [path.name for path in models.glob("[!.]*")] == ["other"]
+
+
+@pytest.mark.parametrize("replace", [False, True])
+def test_of_two_installations_of_one_name_the_second_is_told(package: Path, models: Path, replace: bool):
+    first = write_package(models.parent / "first", "2.0.0", name="tiny")
+
+    def install_meanwhile(done: int, total: int) -> None:
+        if not (models / "tiny").exists():
+            install_package(first)
+
+    with nullcontext() if replace else pytest.raises(AlreadyInstalledError, match="installed already"):
+        install_package(package, replace=replace, on_progress=install_meanwhile)
+    assert_sound(models / "tiny", "1.0.0" if replace else "2.0.0")
+    assert [path.name for path in models.iterdir()] == ["tiny"]
+
+
+def test_a_replacement_in_progress_is_not_undone(
+    package: Path, models: Path, monkeypatch: pytest.MonkeyPatch
+):
+    install_package(package)
+    rename, waiting = os.replace, []
+
+    def rename_slowly(source: Any, target: Any) -> None:
+        rename(source, target)
+        if "old" in Path(target).parts and not waiting:  # nothing is in place now
+            waiting.append(
+                executor.submit(install_package, write_package(models.parent / "other", name="other"))
+            )
+            time.sleep(0.2)
+
+    monkeypatch.setattr(os, "replace", rename_slowly)
+    with ThreadPoolExecutor(1) as executor:
+        install_package(write_package(package, "2.0.0"), replace=True)
+        waiting[0].result()
+    assert_sound(models / "tiny", "2.0.0")
+    assert sorted(path.name for path in models.iterdir()) == ["other", "tiny"]
+
+
+def test_what_a_killed_deletion_leaves_does_not_come_back(
+    package: Path, models: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("PartialSegLib.files.output_files._STALE_SECONDS", 0.2)
     install_package(package)
     run_killed(1, "", "tiny")
     assert list(models.glob("[!.]*")) == []
@@ -222,6 +284,7 @@ def test_a_bundled_name_needs_to_be_replaced_and_hides_the_bundled_package(model
         install_package(BUNDLED_MODELS / BUNDLED)
     assert install_package(BUNDLED_MODELS / BUNDLED, replace=True) == find_package(BUNDLED)
     assert find_package(BUNDLED) == models / BUNDLED
+    assert bundled_model() == BUNDLED_MODELS / BUNDLED  # what is segmented with where no model is named
     delete_package(BUNDLED)
     assert find_package(BUNDLED) == BUNDLED_MODELS / BUNDLED
 
