@@ -30,6 +30,7 @@ FIRST_NAMES = {
     r"^decoder\.encoder\.": "encoder.",  # the decoder holds the encoder
     r"\.all_modules\.0\.": ".conv.",  # version 2 keeps each layer of a unit twice
     r"\.all_modules\.1\.": ".norm.",
+    r"\.all_modules\.2\.": ".norm.",  # behind a dropout, if the plan has one
     r"\.all\.0\.": ".conv.",  # so does version 1, with a dropout between the two
     r"\.all\.2\.": ".norm.",
 }

@@ -308,6 +308,16 @@ def test_labels_that_do_not_fit(tmp_path: Path, labels: dict[str, Any], sentence
     assert not (tmp_path / "package").exists()
 
 
+def test_a_dropout_moves_what_comes_behind_it(tmp_path: Path) -> None:
+    weights = official_weights("nnunet_v2_plain")
+    moved = {key.replace("all_modules.1.", "all_modules.2."): value for key, value in weights.items()}
+    assert moved.keys() != weights.keys()
+    plans = edited("architecture/arch_kwargs/dropout_op", "torch.nn.modules.dropout.Dropout3d")
+    write_model_folder(tmp_path / "model", plans, moved)
+    import_checkpoint("nnunet", tmp_path / "model", tmp_path / "package")
+    assert_equals_vectors(tmp_path / "package", "nnunet_v2_plain")
+
+
 def test_weights_that_do_not_fit(tmp_path: Path) -> None:
     weights = official_weights("nnunet_v2_plain")
     extra = {**weights, "decoder.extra": torch.zeros(1)}
