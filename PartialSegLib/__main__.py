@@ -169,6 +169,8 @@ def _segment_arguments(command: Parser) -> None:
         "--roi", type=float, nargs=6, metavar=("X0", "X1", "Y0", "Y1", "Z0", "Z1"), help=text
     )
     command.add_argument("--report", type=_path, metavar="FILE.json", help="also write volumes and times")
+    text = "also draw cuts, surfaces and a legend, to look at"
+    command.add_argument("--picture", type=_path, metavar="FILE.png", help=text)
     _session_arguments(command)
 
 
@@ -191,6 +193,8 @@ def _batch_arguments(command: Parser) -> None:
     command.add_argument("--format", type=_suffix, default=".seg.nrrd", metavar="F", help=text)
     command.add_argument("--task", action="append", metavar="T", help=TASK)
     command.add_argument("--structure", action="append", metavar="S", help=KEEP)
+    text = "also draw CASE.png of each: cuts, surfaces and a legend, to look through"
+    command.add_argument("--pictures", action="store_true", help=text)
     command.add_argument("--overwrite", action="store_true", help="begin anew")
     _session_arguments(command)
 

@@ -54,6 +54,7 @@ class Batch:
         overwrite: forget what the folder holds and begin anew; results of the earlier batch that are not
             replaced stay, and the log says so.
         any_modality: whether DICOM folders with other images than CT are cases, too.
+        pictures: whether there shall be a picture of each case beside its segmentation.
 
     Attributes:
         cases: all of them.
@@ -73,7 +74,9 @@ class Batch:
         request: BatchRequest,
         overwrite: bool = False,
         any_modality: bool = False,
+        pictures: bool = False,
     ) -> None:
+        self._has_pictures = pictures
         self.folder = Path(folder).expanduser().absolute()
         self.request = request
         self.cases = make_cases(find_images(inputs, any_modality), self.folder, request.output_format)
@@ -108,6 +111,10 @@ class Batch:
         """Why cases failed, by name."""
         rows = {case.name: self._rows[case.name] for case in self.cases if case.name in self._rows}
         return {name: row["message"] for name, row in rows.items() if row["status"] == FAILED}
+
+    def picture(self, case: BatchCase) -> Path:
+        """Where the picture of a case goes: CASE.png."""
+        return self.folder / f"{case.name}.png"
 
     def target(self, case: BatchCase) -> str:
         """Where `write_segmentation` shall put a case; a folder ends with "/", whatever its name."""
@@ -222,7 +229,10 @@ class Batch:
     def _refuse_files_of_others(self) -> None:
         """Refuse to replace what no batch has written down."""
         known = set(map(folded, self._rows))
-        unknown = [case.output for case in self.cases if folded(case.name) not in known]
+        cases = [case for case in self.cases if folded(case.name) not in known]
+        unknown = [case.output for case in cases]
+        if self._has_pictures:
+            refuse_files_of_others(self.picture(case) for case in cases)
         refuse_files_of_others([output for output in unknown if output.name not in self._earlier])
         if self.request.output_format == ".nii.gz":
             tables = [table_path(output) for output in unknown]

@@ -14,6 +14,7 @@ from ..batch.running import Batch
 from ..errors import InputError
 from ..failures import is_fault_of_ours, sentence
 from ..manifest import read_manifest
+from ..overview.picture import check_drawing, write_overview
 from ..packages.installed import find_package
 from ..segmentation import Segmentation
 from ..segmentation_files.formats import write_segmentation
@@ -26,6 +27,7 @@ from .segmenting import (
     check_session_options,
     given_names,
     open_session,
+    picture_title,
 )
 from .terminal import progress_bar, write_line
 
@@ -49,7 +51,10 @@ def batch(options: Namespace) -> None:
     folder = find_package(options.model or bundled_model())
     names = given_names(options.task), given_names(options.structure)
     request = BatchRequest(read_manifest(folder), *names, options.format, settings_of(vars(options)))
-    todo = Batch(options.input, options.output, request, options.overwrite, options.force)
+    if options.pictures:
+        check_drawing()
+    given = options.input, options.output, request, options.overwrite, options.force, options.pictures
+    todo = Batch(*given)
     if earlier := len(todo.cases) - len(todo.left):
         write_line(f"{earlier} of {len(todo.cases)} cases were done before.")
     if todo.left:
@@ -69,17 +74,21 @@ def _run(todo: Batch, session: InferenceSession, options: Namespace) -> None:
     def read(case: BatchCase) -> Volume:
         return read_ct(case.image, is_forced=options.force, advice=FORCE_ADVICE)
 
-    def compute(case: BatchCase, volume: Volume) -> Segmentation:
+    def compute(case: BatchCase, volume: Volume) -> tuple[Segmentation, Volume | None]:
         try:
             session.set_image(volume, check=False)
             with progress_bar() as show:
-                return session.predict(options.task, show, structures=options.structure)
+                found = session.predict(options.task, show, structures=options.structure)
+            return found, volume if options.pictures else None
         finally:
             session.reset_image()
 
-    def write(case: BatchCase, found: Segmentation) -> dict[tuple[str, str], float]:
+    def write(case: BatchCase, result: tuple[Segmentation, Volume | None]) -> dict[tuple[str, str], float]:
+        found, volume = result
         todo.begin(case)
         write_segmentation(todo.target(case), found, case.image, any_modality=options.force)
+        if volume is not None:
+            write_overview(todo.picture(case), volume, found, picture_title(case.image, session))
         return {key: found.volume_ml(key) for key in found}
 
     def finish(case: BatchCase, attempt: Attempt) -> None:

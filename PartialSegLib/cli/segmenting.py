@@ -49,8 +49,8 @@ Seconds = dict[str, float]
 
 
 def segment(options: Namespace) -> None:
-    """Segment a file or a DICOM folder; write the result, and a report when asked for."""
-    _check_outputs(options.input, options.output, options.report)
+    """Segment a file or a DICOM folder; write the result, and a report and a picture when asked for."""
+    _check_outputs(options)
     check_session_options(options)
     seconds: Seconds = {}
     with _timed(seconds, "read"):
@@ -60,11 +60,15 @@ def segment(options: Namespace) -> None:
     with _timed(seconds, "estimate_memory"):
         memory = MemoryCheck(session, volume, options)
     session.set_image(volume, check=False)
+    drawn = volume if options.picture else None
     del volume  # the session needs its voxels no more
     segmentation = _predict(session, options, seconds)
     with _timed(seconds, "write"):
         given = {"any_modality": options.force, "series": options.series}
         write_segmentation(options.output, segmentation, options.input, **given)
+    if drawn:
+        with _timed(seconds, "draw"):
+            write_overview(options.picture, drawn, segmentation, picture_title(options.input, session))
     if options.report:
         report = build_report(segmentation, seconds, str(options.input), memory.figures())
         write_report(options.report, report)
@@ -96,7 +100,7 @@ def demo(options: Namespace) -> None:
         if reference:
             write_volume(folder / "phantom.nii.gz", volume)
     with _timed(seconds, "draw"):
-        write_overview(folder / "overview.png", volume, segmentation, _title(source, session))
+        write_overview(folder / "overview.png", volume, segmentation, picture_title(source, session))
     write_report(folder / "report.json", build_report(segmentation, seconds, source, memory.figures()))
     _write_summary(segmentation, reference)
     write_line(
@@ -213,7 +217,8 @@ def _make_phantom(seconds: Seconds) -> tuple[Volume, Segmentation]:
     return phantom.volume, reference
 
 
-def _title(source: str, session: InferenceSession) -> str:
+def picture_title(source: str | Path, session: InferenceSession) -> str:
+    """What stands above a picture: the image, and the model that has segmented it."""
     manifest = session.model.manifest
     return f"{Path(source).name}   ·   {manifest.name} {manifest.version}"
 
@@ -237,8 +242,11 @@ def _agreement(segmentation: Segmentation, key: Key, reference: Segmentation) ->
     return [f"{reference.volume_ml(key[1]):.1f}", f"{overlap:.2f}"]
 
 
-def _check_outputs(image: Path, output: Path, report: Path | None) -> None:
+def _check_outputs(options: Namespace) -> None:
     """Refuse outputs before the work that would be lost; what happens later is caught when writing."""
+    image, output = options.input, options.output
+    if options.picture:
+        check_drawing()
     suffix = segmentation_suffix(output)
     check_folder(output.parent if suffix else output)
     files = {"the input": image, "the segmentation": output}
@@ -252,11 +260,12 @@ def _check_outputs(image: Path, output: Path, report: Path | None) -> None:
     for what, file in files.items() if suffix else ():
         if file is not image and file.is_dir():
             raise InputError(f"{file}: A folder has this name; choose another name for {what}.")
-    if report:
-        if report.suffix.lower() != ".json" or report.is_dir():
-            raise InputError(f"{report}: a report is written as a .json file; choose such a name.")
-        check_folder(report.parent)
-        files["the report"] = report
+    for what, file, kind in (("report", options.report, ".json"), ("picture", options.picture, ".png")):
+        if file:
+            if file.suffix.lower() != kind or file.is_dir():
+                raise InputError(f"{file}: a {what} is written as a {kind} file; choose such a name.")
+            check_folder(file.parent)
+            files[f"the {what}"] = file
     for (first, one), (second, other) in combinations(files.items(), 2):
         if one.resolve() == other.resolve() or (one.exists() and other.exists() and one.samefile(other)):
             raise InputError(f"{other}: {second} would replace {first}; choose another name.")

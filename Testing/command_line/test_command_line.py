@@ -97,6 +97,15 @@ def test_segment_writes_segments_on_the_grid_of_the_input_and_a_report(tmp_path,
     assert sorted(path.name for path in out.parent.iterdir()) == ["out.seg.nrrd", "report.json"]
 
 
+def test_a_picture_is_drawn_when_asked_for(tmp_path, package, ct, run):
+    out, picture = tmp_path / "out.nii.gz", tmp_path / "pictures" / "out.png"
+    report = tmp_path / "out.json"
+    given = "segment", ct, "-o", out, "--model", package, "--task", "spleen", "--report", report
+    assert run(*given, "--picture", picture).returncode == 0
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert json.loads(report.read_text())["seconds"]["draw"] > 0
+
+
 def test_two_runs_give_identical_files(tmp_path, package, ct, run):
     for name in ("one.seg.nrrd", "two.seg.nrrd"):
         assert run("segment", ct, "-o", tmp_path / name, "--model", package).returncode == 0
@@ -205,7 +214,7 @@ def test_outputs_never_replace_the_input_or_each_other(tmp_path, package, ct, ru
     shutil.copy(ct, tmp_path / "liver.nii.gz")
     (tmp_path / "dicom").mkdir()
     (tmp_path / "slice").touch()
-    for folder in ("y.seg.nrrd", "y.nii.gz", "z.labels.csv"):
+    for folder in ("y.seg.nrrd", "y.nii.gz", "z.labels.csv", "y.png"):
         (tmp_path / folder).mkdir()
     before = sorted(tmp_path.rglob("*"))
     for image, options, message in (
@@ -223,6 +232,8 @@ def test_outputs_never_replace_the_input_or_each_other(tmp_path, package, ct, ru
         ("ct.nii.gz", ["-o", tmp_path / "x.nii.gz", "--report", tmp_path / "ct.nii.gz"], "a .json file"),
         ("ct.nii.gz", ["-o", tmp_path / "x.nii.gz", "--report", tmp_path / "x.labels.csv"], "a .json file"),
         ("ct.nii.gz", ["-o", tmp_path / "x.nii.gz", "--report", tmp_path / "dicom"], "a .json file"),
+        ("ct.nii.gz", ["-o", tmp_path / "x.nii.gz", "--picture", tmp_path / "x.jpg"], "a .png file"),
+        ("ct.nii.gz", ["-o", tmp_path / "x.nii.gz", "--picture", tmp_path / "y.png"], "a .png file"),
     ):
         assert_one_sentence(
             run("segment", tmp_path / image, "--model", package, *options), 2, f"(?i){message}"

@@ -65,6 +65,23 @@ def test_all_images_are_segmented_and_a_second_call_has_nothing_to_do(package, i
     assert (code, out.splitlines()[0]) == (0, "3 of 3 cases were done before.")
 
 
+def test_pictures_lie_beside_the_segmentations(package, images, tmp_path, capsys):
+    out = tmp_path / "out"
+    arguments = (images, "-o", out, "--model", package, "--task", "liver", "--pictures")
+    out.mkdir()
+    (out / "b.png").write_bytes(b"somebody's")
+    code, _, err = batch(capsys, *arguments)
+    assert (code, list(out.iterdir())) == (2, [out / "b.png"])
+    assert "no batch has written" in err
+    (out / "b.png").unlink()
+    assert batch(capsys, images / "a.nii.gz", *arguments[1:-1])[0] == 0
+    assert batch(capsys, *arguments)[0] == 0  # those that were done before have none
+    assert sorted(path.name for path in out.glob("*.png")) == ["b.png", "c.png"]
+    assert (out / "b.png").read_bytes().startswith(b"\x89PNG")
+    (out / "b.seg.nrrd").unlink()
+    assert batch(capsys, *arguments)[0] == 0
+
+
 def test_what_may_be_left_out_is_part_of_the_batch(package, coarse, images, tmp_path, capsys):
     arguments = (images / "a.nii.gz", "-o", tmp_path / "out", "--model", package, "--region-from", coarse)
     arguments += ("--skip-air", "--overlap", 0.75, "--mirror", "--effort", 0.25, "--engine", "torch")
