@@ -34,6 +34,8 @@ class Segmentation:
         affine: (4, 4) from array index order (k, j, i, 1) to RAS mm, as in `Volume`.
         provenance: Where the masks come from (model, versions, settings), as plain JSON; travels into files.
         ignored: Where a label map says nothing, by nnU-Net's label "ignore"; None for nowhere. Not written.
+        is_part: Whether the grid is a part of the image's, outside of which nothing was found, as that of a
+            DICOM segmentation.
         label_values: The value that masks get in a label map, see `label_values`; without that of every mask
             they are numbered.
 
@@ -46,6 +48,7 @@ class Segmentation:
     provenance: dict[str, Any] = field(default_factory=dict)
     ignored: PackedMask | None = None
     label_values: Mapping[Key, int] = field(default_factory=dict, repr=False)
+    is_part: bool = False
     _masks: dict[Key, PackedMask] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:

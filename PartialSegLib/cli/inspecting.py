@@ -15,7 +15,9 @@ from ..manifest import MANIFEST_FILE, Manifest, Preprocessing, read_manifest
 from ..packages.installation import AlreadyInstalledError, install_package
 from ..packages.installed import find_package, installed_packages
 from ..packages.model_facts import HeldOut, held_out
+from ..segmentation_files.dicom_seg_reading import holds_dicom_seg
 from ..segmentation_files.formats import read_segmentation
+from ..segmentation_files.label_tables import is_table
 from ..segmentation_files.mask_folders import FOLDER_TABLE
 from ..sentences import suggestion
 from ..volume import Volume, check_extent, check_hounsfield, read_volume
@@ -52,7 +54,7 @@ def info(options: Namespace) -> None:
 
 def _is_segmentation(path: Path) -> bool:
     is_slicers = path.name.lower().endswith((".seg.nrrd", ".seg.nhdr"))
-    return is_slicers or (path / FOLDER_TABLE).exists() or is_label_map(path)
+    return is_slicers or is_table(path / FOLDER_TABLE) or is_label_map(path) or holds_dicom_seg(path)
 
 
 def import_model(options: Namespace) -> None:

@@ -17,7 +17,7 @@ from ..volume import IMAGE_SUFFIXES, image_stem, image_suffix
 
 LABELS_AND_IMAGES = (("segmentation-", "volume-"), ("label", "img"))
 """How the names of label maps and of their images begin in LiTS and BTCV."""
-_SUFFIXES = (".seg.nrrd", ".seg.nhdr", *IMAGE_SUFFIXES)
+_SUFFIXES = (".seg.nrrd", ".seg.nhdr", ".dcm", *IMAGE_SUFFIXES)
 _NUM_LISTED = 10
 
 logger = logging.getLogger(__name__)

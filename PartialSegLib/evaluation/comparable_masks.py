@@ -54,7 +54,32 @@ def reoriented(segmentation: Segmentation, orientation: str) -> Segmentation:
     Raises:
         InputError: the orientation is not one of the 48 codes.
     """
-    grid = reorient(grid_of(segmentation), orientation)
+    return _moved(segmentation, reorient(grid_of(segmentation), orientation))
+
+
+def placed_on(segmentation: Segmentation, grid: Volume) -> Segmentation | None:
+    """The same masks on a grid that is theirs with axes turned, or of which theirs is a part.
+
+    Args:
+        segmentation: on a grid of its own; a smaller one will do where nothing lies outside it (`is_part`).
+        grid: only its shape and affine are looked at.
+
+    Returns:
+        Masks, cropped as they are; None where the grids do not fit.
+    """
+    turned = reorient(grid_of(segmentation), grid.orientation)
+    first = np.rint(np.linalg.solve(grid.affine, turned.affine[:, 3])[:3]).astype(int)
+    affine = grid.affine.copy()
+    affine[:3, 3] += affine[:3, :3] @ first
+    is_aligned = turned.same_geometry(Volume(turned.array, affine))
+    is_inside = min(first) >= 0 and bool((first + turned.shape <= grid.shape).all())
+    if not (is_aligned and is_inside and (turned.shape == grid.shape or segmentation.is_part)):
+        return None
+    return _moved(segmentation, grid)
+
+
+def _moved(segmentation: Segmentation, grid: Volume) -> Segmentation:
+    """The masks on another grid, whose voxels are the same where both have any."""
     values = segmentation.label_values
     result = Segmentation(grid.shape, grid.affine, segmentation.provenance, label_values=values)
     for key in segmentation:
@@ -111,7 +136,9 @@ def _sides(organ: str) -> set[str]:
 
 def _joined(segmentation: Segmentation, masks: dict[Key, list[Key]]) -> Segmentation:
     """The masks by their new keys, each the union of its parts; an organ with the tumour besides."""
-    result = Segmentation(segmentation.shape, segmentation.affine, ignored=segmentation.ignored)
+    result = Segmentation(
+        segmentation.shape, segmentation.affine, ignored=segmentation.ignored, is_part=segmentation.is_part
+    )
     for (task, name), own in masks.items():
         keys = own + (masks.get((task, f"{name}_tumor"), []) if name in ORGANS_WITH_TUMOR else [])
         parts = [segmentation.packed(key) for key in keys]

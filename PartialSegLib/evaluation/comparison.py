@@ -16,8 +16,7 @@ from ..errors import InputError
 from ..masks.boxes import EMPTY_BOX, box_around
 from ..segmentation import Key, Segmentation
 from ..segmentation_files.label_names import comparable_set
-from ..volume import reorient
-from .comparable_masks import comparable_masks, grid_of, mask_within, not_compared, reoriented
+from .comparable_masks import comparable_masks, grid_of, mask_within, not_compared, placed_on
 from .metrics import TOLERANCE_MM, dice
 from .scores import Score
 from .surface_distance import surface_distances
@@ -67,12 +66,13 @@ def _scores(
     """What `evaluate` returns, of segmentations that are comparable."""
     grid, other = grid_of(prediction), grid_of(reference)
     if not grid.same_geometry(other):
-        if not grid.same_geometry(reorient(other, grid.orientation)):
+        placed = placed_on(reference, grid)
+        if placed is None:
             raise InputError(
                 f"{case or 'The prediction'} and its reference lie on different grids ({prediction.shape} "
                 f"and {reference.shape} voxels, or another affine); evaluate on the grid of the image."
             )
-        reference = reoriented(reference, grid.orientation)
+        reference = placed
     is_scored = None if reference.ignored is None else ~reference.ignored.filled(reference.shape)
     voxel_ml = grid.voxel_volume / 1000
     scores = []

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 SEGMENTATION_CLASS = "1.2.840.10008.5.1.4.1.1.66.4"
 """Segmentation storage (DICOM PS3.4, B.5)."""
-_MANUFACTURER = "PartialSeg"
+MANUFACTURER = "PartialSeg"
 _LONGEST_TEXT = 64  # of DICOM's value representation LO
 _SERIES_NUMBERS_BEHIND = 1000
 _GRID_TOLERANCE_MM = 0.01
@@ -53,14 +53,14 @@ def check_dicom_seg(path: Path, source: str | Path | None) -> Path:
 
 
 def check_highdicom() -> None:
-    """Check that DICOM segmentations can be written.
+    """Check that DICOM segmentations can be written and read.
 
     Raises:
         InputError: When highdicom is not installed.
     """
     if find_spec("highdicom") is None:
         raise InputError(
-            "Writing DICOM segmentations needs highdicom, which is not installed; run: pip install highdicom"
+            "DICOM segmentations need highdicom, which is not installed; run: pip install highdicom"
         )
 
 
@@ -107,7 +107,8 @@ def write_dicom_seg(
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # highdicom finds fault with values of the source that it repeats
-            written = _dicom_object(files[slices], masks, segmentation)
+            distance = float(np.linalg.norm(affine[:3, 0]))
+            written = _dicom_object(files[slices], distance, masks, segmentation)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(
             f"The series in {folder} lacks what a DICOM segmentation has to repeat ({error}); write "
@@ -126,15 +127,16 @@ def _slices_with_masks(segmentation: Segmentation) -> slice:
     return slice(min(planes.start for planes in found), max(planes.stop for planes in found))
 
 
-def _dicom_object(files: list[Path], masks: np.ndarray, segmentation: Segmentation) -> Any:
-    """The object with the masks (z, y, x, structure) of these slices."""
+def _dicom_object(files: list[Path], distance: float, masks: np.ndarray, segmentation: Segmentation) -> Any:
+    """The object with the masks (z, y, x, structure) of these slices, so many mm apart."""
     import highdicom
     from pydicom import dcmread
 
     images = [dcmread(file, stop_before_pixels=True, force=True) for file in files]
-    images[
-        0
-    ].decode()  # whose texts are repeated: in UTF-8, since highdicom knows not all ways to name others
+    for image in images:  # which is repeated, too, and often wrong
+        image.SpacingBetweenSlices = f"{distance:.10g}"
+    # texts of the first are repeated: in UTF-8, since highdicom knows not all ways to name other alphabets
+    images[0].decode()
     images[0].SpecificCharacterSet = "ISO_IR 192"
     made_by = segmentation.provenance
     model = f"{made_by.get('model', '')} {made_by.get('model_version', '')}".strip() or "unknown model"
@@ -152,11 +154,11 @@ def _dicom_object(files: list[Path], masks: np.ndarray, segmentation: Segmentati
         series_number=int(images[0].get("SeriesNumber") or 0) + _SERIES_NUMBERS_BEHIND,
         sop_instance_uid=highdicom.UID(),
         instance_number=1,
-        manufacturer=_MANUFACTURER,
+        manufacturer=MANUFACTURER,
         manufacturer_model_name=model[:_LONGEST_TEXT],
-        software_versions=str(made_by.get("software", _MANUFACTURER))[:_LONGEST_TEXT],
+        software_versions=str(made_by.get("software", MANUFACTURER))[:_LONGEST_TEXT],
         device_serial_number=str(made_by.get("weights_sha256", "unknown"))[:_LONGEST_TEXT],
-        series_description=f"{_MANUFACTURER} {model}"[:_LONGEST_TEXT],
+        series_description=f"{MANUFACTURER} {model}"[:_LONGEST_TEXT],
         content_label="SEGMENTATION",
         content_description="Research use only",
     )
@@ -178,7 +180,7 @@ def _description(number: int, label: str, key: Key, made_by: dict[str, Any]) -> 
         segmented_property_type=_concept(structure.type),
         algorithm_type="AUTOMATIC",
         algorithm_identification=highdicom.AlgorithmIdentificationSequence(
-            name=f"{_MANUFACTURER} {made_by.get('model', '')}".strip()[:_LONGEST_TEXT],
+            name=f"{MANUFACTURER} {made_by.get('model', '')}".strip()[:_LONGEST_TEXT],
             family=codes.DCM.ArtificialIntelligence,
             version=str(made_by.get("model_version", "unknown")),
         ),

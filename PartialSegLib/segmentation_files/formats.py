@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..errors import InputError
 from ..segmentation import Segmentation
-from . import dicom_seg, label_maps, mask_folders, seg_nrrd
+from . import dicom_seg, dicom_seg_reading, label_maps, mask_folders, seg_nrrd
 
 SEGMENTATION_SUFFIXES = (".seg.nrrd", ".nii.gz", ".nii", ".dcm")
 """Of the files that `write_segmentation` writes; every other name is that of a folder."""
@@ -83,9 +83,9 @@ def read_segmentation(path: str | Path, labels: Mapping[str, tuple[int, ...]] | 
     """Read what `write_segmentation` writes, also after it was edited in Slicer, or a label map of nnU-Net.
 
     Args:
-        path: A .seg.nrrd file, a label map with its NAME.labels.csv, a mask named STRUCTURE.nii.gz, or a
-            folder of such masks. Segments from elsewhere get the task "" and their name, in lower case with
-            "_", as structure.
+        path: A .seg.nrrd file, a DICOM segmentation (.dcm, or a folder with nothing else in it; needs
+            highdicom, see `dicom_seg_reading`), a label map with its NAME.labels.csv, a mask named STRUCTURE.nii.gz, or a folder of such masks. Segments
+            from elsewhere get the task "" and their name, in lower case with "_", as structure.
         labels: The values of each structure, for a label map without table; None takes them from the
             dataset.json of nnU-Net or the Decathlon, if there is one.
 
@@ -94,10 +94,9 @@ def read_segmentation(path: str | Path, labels: Mapping[str, tuple[int, ...]] | 
     """
     path = Path(path).expanduser()
     if path.suffix.lower() == ".dcm":
-        raise InputError(
-            f"{path}: DICOM segmentations are written, not read; load it in Slicer (extension "
-            "QuantitativeReporting) and save it as .seg.nrrd."
-        )
+        return dicom_seg_reading.read_dicom_seg(path)
+    if path.is_dir() and (alone := dicom_seg_reading.only_dicom_seg(path)):
+        return dicom_seg_reading.read_dicom_seg(alone)
     if path.name.lower().endswith((".seg.nrrd", ".seg.nhdr")):
         return seg_nrrd.read_seg_nrrd(path)
     return mask_folders.read_mask_folder(path) if path.is_dir() else label_maps.read_label_map(path, labels)

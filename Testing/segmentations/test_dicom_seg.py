@@ -1,4 +1,7 @@
-"""DICOM segmentations, read back by highdicom, and what is refused before anything is written."""
+"""DICOM segmentations: read back by highdicom and by us, those of others, and what is refused."""
+
+import re
+from dataclasses import replace
 
 import highdicom
 import numpy as np
@@ -9,6 +12,7 @@ from tiny_model import TASKS, write_tiny_model
 
 from PartialSegLib.__main__ import main
 from PartialSegLib.errors import InputError
+from PartialSegLib.evaluation import evaluate
 from PartialSegLib.manifest import Preprocessing
 from PartialSegLib.segmentation import Segmentation
 from PartialSegLib.segmentation_files import dicom_seg
@@ -151,8 +155,6 @@ def test_what_cannot_be_written_is_said_in_one_sentence(tmp_path, monkeypatch):
     monkeypatch.setattr(dicom_seg, "find_spec", lambda name: None)
     with pytest.raises(InputError, match="pip install highdicom"):
         write_segmentation(out, found, folder)
-    with pytest.raises(InputError, match="are written, not read"):
-        read_segmentation(out)
     assert not out.exists()
 
 
@@ -198,3 +200,103 @@ def test_a_batch_writes_one_for_each_folder_and_refuses_files(tmp_path, capsys):
     capsys.readouterr()
     assert main(["batch", str(tmp_path / "ct.nii.gz"), "--format", ".dcm", *arguments]) == 2
     assert "for folders with DICOM images" in capsys.readouterr().err
+
+
+def written_part(tmp_path, series=AXIAL):
+    """A segmentation of two slices of a series, and the file that was written."""
+    folder = write_study(tmp_path / "ct", series)
+    volume = read_volume(folder)
+    found = Segmentation(volume.shape, volume.affine, {"model": "tiny"})
+    masks = np.zeros((3, *SHAPE), bool)
+    masks[0, 1:3, 2:5, 1:6], masks[1, 2, 3:5, 2:4] = True, True
+    for key, mask in zip((("liver", "liver"), ("liver", "liver_tumor"), ("a/b", "mine")), masks, strict=True):
+        found.add(*key, None, mask)
+    write_segmentation(tmp_path / "out.dcm", found, folder)
+    return found, tmp_path / "out.dcm"
+
+
+@pytest.mark.parametrize("series", ORIENTATIONS.values(), ids=ORIENTATIONS)
+def test_what_was_written_is_read_again_and_scored_where_it_lies(series, tmp_path):
+    found, file = written_part(tmp_path, series)
+    again = read_segmentation(file)
+    assert again.keys() == found.keys()
+    assert again.is_part
+    assert again.shape == (2, *SHAPE[1:])
+    assert [again.voxel_count(key) for key in again] == [found.voxel_count(key) for key in found]
+    for one, other in ((found, again), (again, again)):
+        scores = {score.structure: score.dice for score in evaluate(one, other)}
+        assert scores == {"liver": 1, "liver_tumor": 1, "mine": 1}
+    moved = found.affine.copy()
+    moved[:3, 3] += 0.4
+    apart = replace(found, affine=moved)
+    for key in found:
+        apart.add(*key, None, found[key])
+    with pytest.raises(InputError, match="lie on different grids"):
+        evaluate(apart, again)
+
+
+def test_a_wrong_distance_of_slices_is_neither_repeated_nor_believed(tmp_path):
+    folder = write_study(tmp_path / "ct", SpacingBetweenSlices="1")
+    volume = read_volume(folder)
+    found = Segmentation(volume.shape, volume.affine)
+    found.add("liver", "liver", None, np.ones(SHAPE, bool))
+    write_segmentation(tmp_path / "out.dcm", found, folder)
+    stored = pydicom.dcmread(tmp_path / "out.dcm")
+    measures = stored.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
+    assert measures.SpacingBetweenSlices == 2.5
+    measures.SpacingBetweenSlices = 1
+    stored.save_as(tmp_path / "out.dcm")
+    (score,) = evaluate(found, read_segmentation(tmp_path / "out.dcm"))
+    assert score.dice == 1
+
+
+def test_segments_of_others_are_known_by_code_and_by_label(tmp_path):
+    """Two tumours of the liver are one structure; what has no code of ours goes by its label."""
+    _, file = written_part(tmp_path)
+    stored = pydicom.dcmread(file)
+    for number, (segment, label) in enumerate(
+        zip(stored.SegmentSequence, ("Leber", "Tumor_2", "Left Kidney"), strict=True)
+    ):
+        segment.SegmentLabel = label
+        segment.SegmentationAlgorithmIdentificationSequence[0].AlgorithmName = "by hand"
+        if number == 0:  # another tumour
+            tumor = stored.SegmentSequence[1]
+            segment.SegmentedPropertyTypeCodeSequence = tumor.SegmentedPropertyTypeCodeSequence
+            segment.AnatomicRegionSequence = tumor.AnatomicRegionSequence
+    stored.save_as(file)
+    again = read_segmentation(file)
+    assert again.keys() == [("", "liver_tumor"), ("", "left_kidney")]
+    assert again.voxel_count("liver_tumor") == 2 * 3 * 5
+
+
+def test_references_in_dicom_are_scored_and_described(tmp_path, capsys):
+    found, file = written_part(tmp_path)
+    (tmp_path / "series").mkdir()
+    file.rename(tmp_path / "series" / "1-1.dcm")
+    assert read_segmentation(tmp_path / "series").keys() == found.keys()
+    (tmp_path / "series" / "1-1.dcm").rename(tmp_path / "a.dcm")
+    write_segmentation(tmp_path / "predictions" / "a.seg.nrrd", found)
+    (tmp_path / "references").mkdir()
+    (tmp_path / "a.dcm").rename(tmp_path / "references" / "a.dcm")
+    given = ["evaluate", str(tmp_path / "predictions"), str(tmp_path / "references"), "--structure", "liver"]
+    assert main([*given, "-o", str(tmp_path / "scores.csv")]) == 0
+    assert (tmp_path / "scores.csv").read_text().splitlines()[1].startswith("a,liver,liver,1.0,1.0,0.0,")
+    capsys.readouterr()
+    assert main(["info", str(tmp_path / "references" / "a.dcm")]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"manufacturer +PartialSeg", out)
+    assert re.search(r"(?m)^liver +liver_tumor +\d", out)
+
+
+def test_what_is_no_dicom_segmentation_is_refused(tmp_path, monkeypatch):
+    _, file = written_part(tmp_path)
+    with pytest.raises(InputError, match="is no DICOM segmentation; give one"):
+        read_segmentation(tmp_path / "ct" / f"{AXIAL.uid}-0.dcm")
+    stored = pydicom.dcmread(file)
+    del stored.SegmentSequence
+    stored.save_as(tmp_path / "cut.dcm")
+    with pytest.raises(InputError, match=r"cut\.dcm cannot be read as a DICOM segmentation \("):
+        read_segmentation(tmp_path / "cut.dcm")
+    monkeypatch.setattr(dicom_seg, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match="pip install highdicom"):
+        read_segmentation(file)
