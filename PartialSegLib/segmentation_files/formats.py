@@ -84,8 +84,9 @@ def read_segmentation(path: str | Path, labels: Mapping[str, tuple[int, ...]] | 
 
     Args:
         path: A .seg.nrrd file, a DICOM segmentation (.dcm, or a folder with nothing else in it; needs
-            highdicom, see `dicom_seg_reading`), a label map with its NAME.labels.csv, a mask named STRUCTURE.nii.gz, or a folder of such masks. Segments
-            from elsewhere get the task "" and their name, in lower case with "_", as structure.
+            highdicom, see `dicom_seg_reading`), a label map with its NAME.labels.csv, a mask named
+            STRUCTURE.nii.gz, or a folder of such masks. Segments from elsewhere get the task "" and their
+            name, in lower case with "_", as structure.
         labels: The values of each structure, for a label map without table; None takes them from the
             dataset.json of nnU-Net or the Decathlon, if there is one.
 
