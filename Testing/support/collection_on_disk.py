@@ -36,6 +36,7 @@ def arrays(seed: int = 0, shape: tuple[int, int, int] = SHAPE) -> tuple[np.ndarr
     labels = np.zeros(shape, np.uint8)
     labels[LIVER], labels[TUMOR], labels[UNKNOWN] = 1, 2, 3
     image = np.random.default_rng(seed).integers(-60, 60, shape) + 500 * ((labels == 1) | (labels == 2))
+    image[:, :, 0] = -1000  # air
     return image.astype(np.int16), labels
 
 
