@@ -46,6 +46,7 @@ from PartialSegLib.training.patches.collection_cases import (
 from PartialSegLib.training.preparation.prepared_cases import prepare_collection
 from PartialSegLib.training.train import make_manifest
 from PartialSegLib.training.validation import describe_validation, validate
+from PartialSegLib.volume import read_volume, write_volume
 
 PATCH = (8, 8, 8)
 
@@ -273,6 +274,18 @@ def test_a_run_does_without_validation_if_only_other_tasks_have_cases_for_it(tmp
     prepare(config, manifest)
     assert validation_cases(config, manifest, 2) is None
     assert caplog.messages == ["Not validated, for want of validation cases or patches: liver."]
+
+
+def test_cts_that_are_hardly_hu_are_named_before_the_training(tmp_path, caplog):
+    collection = write_collection_files(tmp_path, a="livers", b="livers")
+    volume = read_volume(tmp_path / collection.cases[0].image)
+    write_volume(tmp_path / collection.cases[0].image, replace(volume, array=volume.array + np.int16(1024)))
+    config = run_on(collection, tmp_path, only_tasks=["liver"])
+    prepare(config, make_manifest(config))
+    assert (
+        "The values of 1 CTs are hardly HU, and a model trained on them will not fit others: a;"
+        in caplog.text
+    )
 
 
 def test_a_task_without_training_cases_is_named_before_anything_is_prepared(tmp_path):
