@@ -37,10 +37,10 @@ logger = logging.getLogger(__name__)
 def find_images(inputs: Iterable[str | Path], any_modality: bool = False) -> list[Path]:
     """Images among files and folders, each once, in the order of the inputs and sorted within a folder.
 
-    A folder gives the image files that lie directly in it, and every folder,
-    itself included and at any depth, that holds DICOM files. Segmentations are no images: .seg.nrrd, what the
-    summary of a batch in the folder names, and a label map with its table beside it. Folders whose DICOM
-    files are all of another kind, such as PET or structure sets, are left out, and the log names them.
+    A folder gives the image files that lie directly in it, and every folder, itself included and at any
+    depth, that holds DICOM files. Segmentations are no images: .seg.nrrd, what the summary of a batch in the
+    folder names, and a label map with its table beside it. The log tells of image files in subfolders, and of
+    folders whose DICOM files are all of another kind, such as PET or structure sets: they are left out.
 
     Args:
         inputs: files and folders.
@@ -81,7 +81,8 @@ def _images_at(path: Path, any_modality: bool, passed_over: list[Path]) -> list[
     if not found:
         raise InputError(f"{path} holds no images{_listed_others(passed_over)}; {_advice(path, deeper)}.")
     if deeper:
-        logger.warning("%d image files in subfolders are left out: %s.", len(deeper), _advice(path, deeper))
+        files = "1 image file is" if len(deeper) == 1 else f"{len(deeper)} image files are"
+        logger.warning("In subfolders %s left out: %s.", files, _advice(path, deeper))
     return found
 
 

@@ -133,7 +133,7 @@ def test_images_in_subfolders_that_are_left_out_are_told_of(tmp_path, caplog):
     (tmp_path / "found" / "labels.csv").write_bytes(TABLE)
     assert [path.name for path in find_images([tmp_path])] == ["a.nii.gz"]
     (message,) = caplog.messages
-    assert message.startswith("2 image files in subfolders are left out: ")
+    assert message.startswith("In subfolders 2 image files are left out: ")
     assert message.endswith(f"give folders such as {tmp_path / 'more'}.")
 
 
