@@ -30,6 +30,8 @@ def recognize_checkpoint(checkpoint: Path) -> str:
     for importer, start in FIRST_WEIGHTS.items():
         if any(name.startswith(start) for name in names):
             return importer
+    if checkpoint.suffix == ".model":  # as nnU-Net version 1 calls them
+        raise InputError(f"There is no {checkpoint}.pkl; keep the files of a fold together.")
     raise InputError(
         f"{checkpoint} is of none of the systems that can be imported (DoDNet, TransDoDNet, MultiTalent, "
         "STU-Net, nnU-Net version 2); check which network the checkpoint is of."

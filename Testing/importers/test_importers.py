@@ -197,8 +197,11 @@ def test_a_checkpoint_tells_its_importer(tmp_path: Path, contents: dict[str, Any
 def test_a_pair_of_files_is_multitalents_and_the_unknown_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "model_final_checkpoint.model"
     torch.save({"state_dict": {"fc.weight": torch.zeros(1)}}, path)
-    with pytest.raises(InputError, match="of none of the systems"):
+    with pytest.raises(InputError, match=r"There is no .*checkpoint\.model\.pkl; keep the files"):
         import_checkpoint("auto", path, tmp_path / "package")
+    with pytest.raises(InputError, match="of none of the systems"):
+        import_checkpoint("auto", path.rename(tmp_path / "any.pth"), tmp_path / "package")
+    (tmp_path / "any.pth").rename(path)
     path.with_name(f"{path.name}.pkl").write_bytes(b"")
     assert recognize_checkpoint(path) == "multitalent"
 
