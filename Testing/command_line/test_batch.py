@@ -12,8 +12,10 @@ from small_packages import write_package
 
 from PartialSegLib.batch.cases import Outcome
 from PartialSegLib.batch.images import case_names, find_images
+from PartialSegLib.batch.outputs import earlier_results
 from PartialSegLib.batch.request import BatchRequest, settings_of
 from PartialSegLib.batch.running import LOCK_FILE, REQUEST_FILE, Batch
+from PartialSegLib.batch.summary import version_of
 from PartialSegLib.errors import InputError
 from PartialSegLib.manifest import read_manifest
 
@@ -46,6 +48,10 @@ def rows_of(batch):
         return list(csv.DictReader(file))
 
 
+def refuse_to_write(*arguments):
+    raise InputError("The summary is open elsewhere.") from PermissionError(13, "Access is denied")
+
+
 def record(batch, *names, **outcome):
     for case in list(batch.cases):
         if case.name in names:
@@ -65,6 +71,39 @@ def test_a_folder_gives_its_images_and_the_dicom_folders_below(images):
     assert [str(path.relative_to(images)) for path in found] == [
         "a.nrrd", "b.nii.gz", "c.mha", "patient 1/series 2",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["a.SEG.NRRD", "old.nii.gz/"])
+def test_what_only_looks_like_an_image_is_none(images, name):
+    (images / name).mkdir() if name.endswith("/") else (images / name).touch()
+    assert [path.name for path in find_images([images])] == ["a.nrrd", "b.nii.gz", "c.mha"]
+
+
+@pytest.mark.parametrize("name", ["DICOMDIR", ".0001.dcm"])
+def test_indices_and_hidden_files_make_no_series(tmp_path, name):
+    write_dicom_mark(tmp_path / "series")
+    (tmp_path / name).write_bytes(bytes(128) + b"DICM")
+    assert find_images([tmp_path]) == [tmp_path / "series"]
+
+
+def test_a_subfolder_that_cannot_be_read_is_told_of(images, monkeypatch, caplog):
+    (images / "locked").mkdir()
+    scandir = os.scandir
+
+    def refuse(path):
+        if str(path).endswith("locked"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    assert len(find_images([images])) == 3
+    assert f"{images / 'locked'} cannot be read (Permission denied) and is left out." in caplog.text
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need a right there")
+def test_a_file_that_cannot_be_opened_is_passed_over(images):
+    (images / "loop").symlink_to("loop")
+    assert len(find_images([images])) == 3
 
 
 def test_slices_without_preamble_and_behind_other_files_are_found(tmp_path):
@@ -95,6 +134,15 @@ def test_dicom_folders_without_ct_are_left_out_and_named(tmp_path, caplog):
         find_images([tmp_path / "seg"])
 
 
+def test_one_folder_without_ct_is_named_too(tmp_path, caplog):
+    write_dicom_mark(tmp_path / "ct", "2")
+    write_dicom_mark(tmp_path / "pet", "128")
+    find_images([tmp_path])
+    assert caplog.messages == [
+        f"Some folders are left out (no CT in 1 of the DICOM folders: {tmp_path / 'pet'})."
+    ]
+
+
 def test_results_in_the_folder_of_the_images_are_no_images(images, manifest, caplog):
     (images / "b.nii.gz").unlink()
     request = BatchRequest(manifest, output_format=".nii.gz")
@@ -107,6 +155,22 @@ def test_results_in_the_folder_of_the_images_are_no_images(images, manifest, cap
         "a"
     ]
     assert "c.nii.gz is the result of a batch and left out" in caplog.text
+
+
+@pytest.mark.parametrize("contents", [None, b"case,segmentation\n\xe9,\xe9.nii.gz\n", b"x" * 200_000])
+def test_images_beside_any_file_called_summary_are_found(images, contents):
+    summary = images / "summary.csv"
+    summary.mkdir() if contents is None else summary.write_bytes(contents)
+    assert len(find_images([images])) == 3
+
+
+def test_earlier_results_are_those_of_summary_and_request_that_are_still_there(tmp_path):
+    for name in ("a.nrrd", "b.nrrd"):
+        (tmp_path / name).touch()
+    (tmp_path / "summary.csv").write_text("segmentation\na.nrrd\ngone.nrrd\n")
+    request = tmp_path / REQUEST_FILE
+    request.write_text(json.dumps({"earlier_results": ["b.nrrd", "c.nrrd"]}))
+    assert earlier_results(tmp_path, request) == {"a.nrrd", "b.nrrd"}
 
 
 @pytest.mark.parametrize(
@@ -243,6 +307,31 @@ def test_a_summary_that_is_open_elsewhere_is_written_with_the_next_case(
     assert [case.name for case in Batch([images], out, batch.request).left] == ["c"]
 
 
+def test_a_cancelled_case_is_not_written_down_once_the_summary_is_closed(
+    images, manifest, tmp_path, monkeypatch
+):
+    batch = Batch([images], tmp_path / "out", BatchRequest(manifest))
+    record(batch, "a")
+    with monkeypatch.context() as patch:
+        patch.setattr("PartialSegLib.batch.running.write_rows", refuse_to_write)
+        batch.begin(batch.cases[1])
+        batch.withdraw(batch.cases[1])
+    batch.finish()
+    assert [row["case"] for row in rows_of(batch)] == ["a"]
+
+
+def test_a_folder_that_cannot_be_written_to_is_told_at_once(images, manifest, tmp_path, monkeypatch):
+    batch = Batch([images], tmp_path / "out", BatchRequest(manifest))
+    record(batch, "a")
+    with monkeypatch.context() as patch:
+        patch.setattr("PartialSegLib.batch.running.write_rows", refuse_to_write)
+        patch.setattr(os, "access", lambda *arguments: False)
+        with pytest.raises(InputError, match="open elsewhere"):
+            batch.begin(batch.cases[1])
+    batch.finish()
+    assert [row["case"] for row in rows_of(batch)] == ["a"]
+
+
 def test_results_that_a_new_batch_does_not_replace_are_named(images, manifest, tmp_path, caplog):
     record(Batch([images], tmp_path / "out", BatchRequest(manifest)), "a", "b", "c")
     Batch([images / "b.nii.gz"], tmp_path / "out", BatchRequest(manifest), overwrite=True)
@@ -306,6 +395,32 @@ def test_a_stopped_batch_goes_on_and_tries_failures_again(images, manifest, tmp_
     assert (first["case"], first["status"], first["liver/liver [ml]"]) == ("a", "done", "1500.000")
     assert (first["liver/liver_tumor [ml]"], first["segmentation"]) == ("0.000", "a.seg.nrrd")
     assert (second["case"], second["status"], second["message"]) == ("b", "done", "")
+
+
+def test_a_failed_case_has_its_seconds_but_neither_segmentation_nor_volumes(images, manifest, tmp_path):
+    batch = Batch([images], tmp_path / "out", BatchRequest(manifest, tasks=("liver",)))
+    record(batch, "a", error="The file is empty; copy it again.")
+    (row,) = rows_of(batch)
+    assert (row["seconds"], row["segmentation"], row["liver/liver [ml]"]) == ("1.2", "", "")
+
+
+def test_a_batch_goes_on_with_a_summary_that_a_spreadsheet_has_saved(images, manifest, tmp_path):
+    batch = Batch([images], tmp_path / "out", BatchRequest(manifest))
+    record(batch, "a")
+    header, row = batch.summary.read_text(encoding="utf-8").splitlines()
+    batch.summary.write_text(f"{header},notes\n{row},looks fine\n", encoding="utf-8-sig")
+    again = Batch([images], tmp_path / "out", BatchRequest(manifest))
+    record(again, "b")
+    assert [row["case"] for row in rows_of(again)] == ["a", "b"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of files are Unicode there")
+def test_names_that_are_no_unicode_are_kept_in_the_summary(images, manifest, tmp_path):
+    image = images / os.fsdecode(b"\xe9.nii.gz")
+    image.touch()
+    batch = Batch([image], tmp_path / "out", BatchRequest(manifest))
+    record(batch, os.fsdecode(b"\xe9"))
+    assert not Batch([image], tmp_path / "out", BatchRequest(manifest)).left
 
 
 def test_a_segmentation_that_was_deleted_is_made_again(images, manifest, tmp_path):
@@ -374,6 +489,16 @@ def test_what_came_to_nothing_is_not_written_down(images, manifest, tmp_path):
     assert [(row["case"], row["status"]) for row in rows_of(other)] == [("a", "done")]
 
 
+def test_what_another_run_has_begun_is_not_withdrawn(images, manifest, tmp_path):
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "a.mha").touch()
+    request = BatchRequest(manifest)
+    runs = [Batch([path], tmp_path / "out", request) for path in (images / "a.nrrd", tmp_path / "other")]
+    runs[0].begin(runs[0].cases[0])
+    runs[1].withdraw(runs[1].cases[0])
+    assert [row["image"] for row in rows_of(runs[0])] == [str(images / "a.nrrd")]
+
+
 def test_a_summary_that_was_damaged_meanwhile_is_written_again(images, manifest, tmp_path):
     batch = Batch([images], tmp_path / "out", BatchRequest(manifest))
     record(batch, "a")
@@ -410,6 +535,21 @@ def test_tables_of_others_are_not_replaced(images, manifest, tmp_path):
         Batch([images], out, BatchRequest(manifest))
 
 
+def test_a_table_with_some_columns_of_a_summary_is_not_replaced(images, manifest, tmp_path):
+    (tmp_path / "summary.csv").write_text("case,image,dice\n")
+    with pytest.raises(InputError, match=r"holds files that no batch has written .*summary\.csv"):
+        Batch([images], tmp_path, BatchRequest(manifest))
+
+
+def test_a_summary_of_the_same_size_is_another_version(tmp_path):
+    file, other = tmp_path / "summary.csv", tmp_path / "other.csv"
+    file.write_text("a")
+    before = version_of(file)
+    other.write_text("b")
+    other.replace(file)
+    assert before != version_of(file)
+
+
 def test_the_lock_of_a_killed_run_is_taken_away(images, manifest, tmp_path, monkeypatch):
     monkeypatch.setattr("PartialSegLib.files.output_files._STALE_SECONDS", 0.1)
     batch = Batch([images], tmp_path / "out", BatchRequest(manifest))
@@ -431,6 +571,11 @@ def test_settings_name_the_coarse_model_by_its_weights(package):
     assert settings != settings_of({**options, "effort": None})
     write_package(package, version="2.0.0")
     assert settings != settings_of(options)
+
+
+def test_an_effort_that_is_not_given_is_the_highest(package):
+    options = {**OPTIONS, "region_from": str(package)}
+    assert settings_of({**options, "effort": None}) == settings_of({**options, "effort": 1.0})
 
 
 def test_without_a_coarse_model_its_effort_means_nothing():
@@ -456,6 +601,17 @@ def test_settings_that_differ_are_named(manifest, change, names):
     assert request.differences(earlier | {"weights_sha256": "0", "output_format": "x"}) == [
         "model", "format", *names,
     ]  # fmt: skip
+
+
+def test_what_several_fields_say_is_named_once(manifest):
+    request = BatchRequest(manifest)
+    earlier = request.to_json() | {"model_version": "0", "weights_sha256": "0"}
+    assert request.differences(earlier) == ["model"]
+
+
+def test_a_setting_that_only_the_earlier_batch_had_is_named(manifest):
+    request = BatchRequest(manifest)
+    assert request.differences(request.to_json() | {"settings": {"sharpen": True}}) == ["sharpen"]
 
 
 def test_without_openvino_the_engine_auto_is_torch(manifest, monkeypatch):
@@ -484,9 +640,24 @@ def test_outputs_never_replace_inputs(images, manifest):
     [
         ({"tasks": ("livre",)}, "Unknown task 'livre'"),
         ({"structures": ("brain",)}, "No chosen task yields 'brain'"),
+        ({"structures": ()}, "No structure is chosen"),
         ({"output_format": ".stl"}, "Unknown output format '.stl'"),
     ],
 )
 def test_wrong_requests_are_refused(manifest, options, sentence):
     with pytest.raises(InputError, match=re.escape(sentence)):
         BatchRequest(manifest, **options)
+
+
+def test_dicom_is_refused_before_the_work_where_highdicom_is_missing(manifest, monkeypatch):
+    monkeypatch.setitem(sys.modules, "highdicom", None)
+    with pytest.raises(InputError, match="need highdicom"):
+        BatchRequest(manifest, output_format=".dcm")
+
+
+def test_files_without_dicom_get_no_dicom_segmentations(images, manifest, tmp_path):
+    write_dicom_mark(images / "series")
+    request = BatchRequest(manifest, output_format=".dcm")
+    with pytest.raises(InputError, match=r"choose another format, or leave out .*a\.nrrd, .*b\.nii\.gz"):
+        Batch([images], tmp_path / "out", request)
+    assert len(Batch([images / "series"], tmp_path / "out", request).left) == 1

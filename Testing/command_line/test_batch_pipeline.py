@@ -3,6 +3,7 @@
 import gc
 import signal
 import weakref
+from itertools import count
 from threading import Event, main_thread
 
 import numpy as np
@@ -64,6 +65,12 @@ def test_all_cases_are_finished_in_their_order():
     assert all(attempt.error is None and attempt.seconds >= 0 for _, attempt in finished)
 
 
+def test_the_seconds_of_a_case_are_those_of_all_its_stages(monkeypatch):
+    monkeypatch.setattr("PartialSegLib.batch.pipeline.perf_counter", count().__next__)
+    ((_, attempt),) = Recorder().run("a")
+    assert attempt.seconds == 3
+
+
 def test_no_cases_are_no_work():
     assert Recorder().run([]) == []
 
@@ -88,7 +95,7 @@ def test_the_next_image_is_read_and_the_last_result_written_while_one_is_compute
                 self.writing_a.set()
             return super().write(case, found)
 
-    assert len(Waiting().run("abc")) == 3
+    assert [attempt.error for _, attempt in Waiting().run("abc")] == [None, None, None]
 
 
 def test_at_most_one_image_waits_and_none_is_kept():
@@ -135,6 +142,73 @@ def test_a_case_without_enough_memory_is_tried_again_alone(stage, kind):
     assert ("write", "a") in recorder.events[:again]
     computed = recorder.events.index(("compute", "b"), again)
     assert ("read", "c") not in recorder.events[again:computed]
+
+
+def test_nothing_else_is_in_memory_when_a_case_is_tried_again():
+    class Slow(Recorder):
+        reading_c, again = Event(), Event()
+
+        def read(self, case):
+            if case == "c":
+                self.reading_c.set()
+                self.again.wait(0.05)
+            elif ("read", "b") in self.events:
+                self.again.set()
+            return super().read(case)
+
+        def compute(self, case, image):
+            if case == "b":
+                self.reading_c.wait(PATIENCE)
+            return super().compute(case, image)
+
+        def write(self, case, found):
+            self.again.wait(0.05)
+            return super().write(case, found)
+
+    recorder = Slow({("compute", "b"): MemoryError("full")})
+    recorder.run("abc")
+    again = len(recorder.events) - recorder.events[::-1].index(("read", "b"))
+    assert {("write", "a"), ("read", "c")} <= set(recorder.events[:again])
+
+
+def test_nothing_is_read_ahead_while_a_case_is_tried_again():
+    class Watching(Recorder):
+        reading_c = Event()
+
+        def read(self, case):
+            if case == "c":
+                self.reading_c.set()
+            return super().read(case)
+
+        def compute(self, case, image):
+            if case == "b" and ("b", "full") in self.events:
+                assert not self.reading_c.wait(0.05)
+            elif case == "b":
+                self.reading_c.wait(PATIENCE)
+                self.reading_c.clear()
+                self.events.append(("b", "full"))
+                raise MemoryError
+            return super().compute(case, image)
+
+    assert [attempt.error for _, attempt in Watching().run("abc")] == [None, None, None]
+
+
+def test_a_case_that_was_alone_in_memory_is_not_tried_again():
+    recorder = Recorder({("compute", "a"): MemoryError("full")})
+    assert recorder.run("a")[0][1].lacked_memory
+    assert recorder.events == [("read", "a"), ("compute", "a")]
+
+
+def test_a_case_that_cannot_be_finished_is_not_finished_twice():
+    finished, recorder = [], Recorder()
+
+    def refuse(case, attempt):
+        finished.append(case)
+        raise InputError("The summary cannot be written.")
+
+    with pytest.raises(InputError):
+        run_overlapped("a", Stages(recorder.read, recorder.compute, recorder.write), refuse)
+    assert finished == ["a"]
 
 
 def test_a_case_that_never_has_enough_memory_fails_alone():

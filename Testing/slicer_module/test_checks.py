@@ -296,6 +296,33 @@ def test_what_reaches_out_of_the_region_of_interest_is_not_cut_unasked(scene, is
     assert checks.findWarning(volumeNode, MODEL, node, ["liver"], within, ["liver/liver"]) is None
 
 
+@pytest.mark.parametrize(("size", "isOutside"), [(12, False), (9, False), (4, True)])
+def test_a_segment_may_reach_out_of_the_region_by_one_voxel(scene, size, isOutside):
+    volumeNode, node = ctNode(np.diag([2.0, 2, 2, 1])), segmentationNode()
+    mrml.addSegments(node, volumeNode, [found("liver", "liver", *np.s_[2:8, 2:8, 2:8])], PROVENANCE)
+    (id,) = node.GetSegmentation().GetSegmentIDs()
+    assert mrml.reachesOutside(node, id, roiNode((9, 9, 9), (size, size, size))) == isOutside
+
+
+def test_what_others_in_the_layer_have_in_the_region_does_not_count(scene):
+    volumeNode, node = ctNode(np.diag([2.0, 2, 2, 1])), segmentationNode()
+    boxes = {"liver": np.s_[0:2, 0:2, 0:2], "spleen": np.s_[5:9, 5:9, 5:9]}
+    segments = [found(name, name, *box) for name, box in boxes.items()]
+    mrml.addSegments(node, volumeNode, segments, PROVENANCE)
+    node.GetSegmentation().CollapseBinaryLabelmaps(False)
+    ids = node.GetSegmentation().GetSegmentIDs()
+    assert [mrml.reachesOutside(node, id, roiNode((13, 13, 13), (12, 12, 12))) for id in ids] == [True, False]
+
+
+def test_an_erased_segment_reaches_nowhere(scene):
+    volumeNode, node = ctNode(), segmentationNode()
+    mrml.addSegments(node, volumeNode, [found("liver", "liver", *np.s_[2:6, 2:6, 2:6])], PROVENANCE)
+    (id,) = node.GetSegmentation().GetSegmentIDs()
+    mask = np.zeros_like(slicer.util.arrayFromVolume(volumeNode), np.uint8)
+    slicer.util.updateSegmentBinaryLabelmapFromArray(mask, node, id, volumeNode)
+    assert not mrml.reachesOutside(node, id, roiNode((5000, 0, 0)))
+
+
 def test_an_edit_in_the_last_voxel_of_a_large_label_map_is_seen(scene):
     volumeNode, node = ctNode(array=ctArray((70, 64, 64))), segmentationNode()
     mrml.addSegments(node, volumeNode, [found("liver", "liver", *np.s_[0:70, 0:64, 0:64])], PROVENANCE)

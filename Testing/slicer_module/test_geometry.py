@@ -26,6 +26,7 @@ from PartialSegLib.images.affine import AXIS_LETTERS
 from PartialSegLib.volume import Volume, read_volume, reorient, write_volume
 
 from PartialSegSlicer.scene import mrml
+from PartialSegSlicer.scene.geometry import hasSameGrid
 
 LIVER = found("liver", "liver", slice(2, 5), slice(3, 9), slice(1, 12))
 LIVER_ID = "PartialSeg_liver_liver"
@@ -166,3 +167,46 @@ def test_a_rotated_region_gives_the_box_around_it(scene):
     center[:3, 3] = (10, 20, 30)
     turned.SetAndObserveObjectToNodeMatrix(slicer.util.vtkMatrixFromArray(rigid() @ center))
     assert mrml.roiLimits(turned) == pytest.approx(limits)
+
+
+def test_without_a_reference_any_grid_is_that_of_a_segmentation(scene):
+    assert hasSameGrid(segmentationNode(), ctNode())
+
+
+@pytest.mark.parametrize(
+    ("shift", "shape", "isSame"),
+    [(1e-5, SHAPE, True), (0.1, SHAPE, False), (0, (SHAPE[0] - 1, *SHAPE[1:]), False)],
+)
+def test_a_grid_is_the_same_but_for_rounding(scene, shift, shape, isSame):
+    node, affine = segmentationNode(), obliqueAffine()
+    node.SetReferenceImageGeometryParameterFromVolumeNode(ctNode(affine))
+    affine[0, 3] += shift
+    assert hasSameGrid(node, ctNode(affine, ctArray(shape))) is isSame
+
+
+def test_a_new_region_lies_around_a_volume_that_a_transform_moves(scene):
+    volumeNode = ctNode()
+    volumeNode.SetAndObserveTransformNodeID(transformNode(rigid()).GetID())
+    node = roiNode()
+    mrml.layRoiAround(node, volumeNode)
+    corners = [(*corner, 1) for corner in product(*((0, size - 1) for size in SHAPE))]
+    points = (np.array(corners) @ mrml.affineOfNode(volumeNode).T)[:, :3]
+    limits = np.reshape(mrml.roiLimits(node), (3, 2))
+    assert (limits[:, 0] <= points.min(axis=0)).all()
+    assert (points.max(axis=0) <= limits[:, 1]).all()
+
+
+@pytest.mark.parametrize(
+    ("matrix", "isRotated"), [(np.diag([-1, -1, 1, 1]), False), (rigid(degrees=3), True)]
+)
+def test_a_region_is_rotated_if_it_is_not_along_the_axes(scene, matrix, isRotated):
+    node = roiNode()
+    node.SetAndObserveTransformNodeID(transformNode(matrix).GetID())
+    assert mrml.isRotated(node) == isRotated
+
+
+def test_a_segmentation_below_a_transform_that_is_warped_takes_no_segments(scene):
+    node = addLiver(ctNode())
+    node.SetAndObserveTransformNodeID(transformNode(rigid(), nonLinearTransformNode()).GetID())
+    with pytest.raises(InputError, match="not linear"):
+        addLiver(ctNode(), node)
