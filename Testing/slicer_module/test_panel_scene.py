@@ -192,3 +192,37 @@ def test_volume_region_and_settings_may_change_during_a_run(quick, volumeNode, d
     pythonqt.choose(widget.ui.inputSelector, "Phantom")
     assert Parameters(widget.logic.getParameterNode()).inputVolume is volumeNode
     assert dialogs.texts("error") == []
+
+
+@pytest.fixture
+def parameters(scene):
+    return Parameters(slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScriptedModuleNode"))
+
+
+@pytest.mark.parametrize("text", ["40 %", '"40"', "null", ""])
+def test_a_setting_that_cannot_be_read_has_its_default(parameters, text):
+    parameters.node.SetParameter("overlap", text)
+    assert parameters.overlap == -1
+
+
+def test_every_setting_of_a_model_reaches_the_worker(parameters):
+    parameters.model, parameters.regionFrom, parameters.selection = "fine", "coarse", "fast"
+    parameters.device, parameters.engine, parameters.precision = "cuda:1", "openvino", "bfloat16"
+    parameters.overlap, parameters.effort, parameters.cacheMegabytes = 40, 30, 512
+    parameters.mirror = parameters.skipAir = True
+    assert parameters.modelOptions().forWorker() == {
+        "path": "fine", "device": "cuda:1", "engine": "openvino", "precision": "bfloat16", "overlap": 0.4,
+        "mirror": True, "selection": "fast", "skip_air": True, "region_from": "coarse", "effort": 0.3,
+        "cache_bytes": 512 * 2**20,
+    }  # fmt: skip
+
+
+def test_an_overlap_and_a_budget_of_nothing_are_no_defaults(parameters):
+    parameters.overlap = parameters.cacheMegabytes = 0
+    options = parameters.modelOptions()
+    assert (options.overlap, options.cacheBytes) == (0.0, 0)
+
+
+def test_air_is_not_skipped_where_slices_are_chosen_exactly(parameters):
+    parameters.skipAir, parameters.selection = True, "exact"
+    assert not parameters.modelOptions().skipAir

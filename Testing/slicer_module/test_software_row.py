@@ -463,6 +463,11 @@ def test_the_expected_time_is_that_of_the_device_that_automatic_takes(widget, vo
     assert widget.ui.modelLabel.text.endswith("known after the first run.")
 
 
+@pytest.mark.parametrize(("seconds", "text"), [(0.2, "1 s"), (89.6, "90 s"), (90, "2 min"), (640, "11 min")])
+def test_a_time_is_said_in_seconds_or_minutes(seconds, text):
+    assert expectedTime.duration(seconds) == text
+
+
 def test_missing_software_is_shown_without_a_click(widget, volumeNode, finding):
     finding(NO_TORCH)
     enter(widget)

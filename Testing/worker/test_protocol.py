@@ -140,6 +140,11 @@ def test_a_cancel_needs_nothing_else():
         (line(id=3, method="predict", params={"tasks": []}), 3, "params.tasks: expected at least one name"),
         (line(id=3, method="predict", params={"tasks": [1]}), 3, r"params.tasks\[0\]: expected a text"),
         (line(id=3, method="predict", params={"tasks": None, "roi": [1, 2]}), 3, "params.roi: expected 6"),
+        (line(id=3, method="predict", params={"tasks": None, "structures": []}), 3, "structures: expected"),
+        (line(id=3, method="predict", params={"tasks": None, "effort": 1.01}), 3, r"effort: expected 0 \("),
+        (line(id=3, method="segment_file", params={"image": "a", "output": "/b"}), 3, "image: expected an"),
+        (line(id=3, method="segment_file", params={"image": "/a", "output": "b"}), 3, "output: expected an"),
+        (line(id=2**53 + 1, method="predict"), None, "id: expected a whole number"),
     ],
 )  # fmt: skip
 def test_each_fault_has_its_sentence(given, id, sentence):
