@@ -281,13 +281,14 @@ def test_names_that_differ_in_case_only_are_numbered(tmp_path):
         case_names([*images, tmp_path / "CASE_2.mha"])
 
 
+@pytest.mark.parametrize("name", ["summary.csv", REQUEST_FILE])
 def test_a_summary_that_is_open_elsewhere_is_written_with_the_next_case(
-    images, manifest, tmp_path, monkeypatch, caplog
+    images, manifest, tmp_path, monkeypatch, caplog, name
 ):
     out, replace, locked = tmp_path / "out", os.replace, []
 
     def refuse(source, target):
-        if locked and str(target).endswith("summary.csv"):
+        if locked and str(target).endswith(name):
             raise PermissionError(13, "Access is denied")
         replace(source, target)
 
@@ -368,6 +369,22 @@ def test_a_stopped_batch_that_began_anew_goes_on_over_the_earlier_results(images
     caplog.clear()
     record(again, "b", "c")
     again.finish()
+    assert not caplog.text
+
+
+def test_a_first_run_that_was_killed_before_its_request_was_written_is_begun_again(
+    images, manifest, tmp_path
+):
+    batch = Batch([images], tmp_path / "out", BatchRequest(manifest))
+    batch.begin(batch.cases[0])
+    (tmp_path / "out" / REQUEST_FILE).unlink()
+    assert len(Batch([images], tmp_path / "out", BatchRequest(manifest)).left) == 3
+
+
+def test_a_failed_case_without_an_earlier_result_is_not_said_to_have_one(images, manifest, tmp_path, caplog):
+    batch = Batch([images / "a.nrrd"], tmp_path / "out", BatchRequest(manifest))
+    batch.record(batch.cases[0], Outcome(1.0, error="bad"))
+    batch.finish()
     assert not caplog.text
 
 
@@ -454,6 +471,16 @@ def test_runs_that_share_a_folder_keep_each_others_rows(images, manifest, tmp_pa
         record(runs[0], "a")
 
 
+def test_what_another_run_made_good_stays_done(images, manifest, tmp_path):
+    request, out = BatchRequest(manifest), tmp_path / "out"
+    first = Batch([images], out, request)
+    record(first, "a", error="The file is empty; copy it again.")
+    second = Batch([images], out, request)
+    record(first, "a")
+    record(second, "b")
+    assert [row["status"] for row in rows_of(second)] == ["done", "done"]
+
+
 def test_a_name_that_another_image_has_is_refused(images, manifest, tmp_path):
     request, out = BatchRequest(manifest, tasks=("liver",)), tmp_path / "out"
     other = tmp_path / "other" / "A.mha"
@@ -505,6 +532,15 @@ def test_a_summary_that_was_damaged_meanwhile_is_written_again(images, manifest,
     batch.summary.write_text("case;image\na;b\n")
     record(batch, "b")
     assert [row["case"] for row in rows_of(batch)] == ["a", "b"]
+
+
+@pytest.mark.parametrize("name", ["summary.csv", REQUEST_FILE])
+def test_a_file_of_the_batch_that_was_deleted_meanwhile_is_written_again(images, manifest, tmp_path, name):
+    batch = Batch([images], tmp_path / "out", BatchRequest(manifest))
+    record(batch, "a")
+    (tmp_path / "out" / name).unlink()
+    record(batch, "b")
+    assert [case.name for case in Batch([images], tmp_path / "out", batch.request).left] == ["c"]
 
 
 def test_processes_that_record_at_once_lose_no_row(images, manifest, package, tmp_path):
