@@ -37,7 +37,6 @@ from .data import (
     validation_cases,
 )
 from .loop.checkpoint_file import write_config
-from .loop.data_workers import explained_data_workers
 from .loop.run_log import RunLog
 from .loop.steps import (
     CHECKPOINT_FILE,
@@ -127,7 +126,7 @@ def _train(
     with RunLog(output, run.step, run.iterations, workers.leads) as log:
         validation = partial(_validate, run, watched, manifest, log, output)
         compilation, memory = explained_compilation(config.compile), explained_memory_errors(workers.device)
-        with compilation, memory, explained_data_workers():
+        with compilation, memory:
             run_steps(run, feed, log, output, config.checkpoint_every, config.validate_every, validation)
     if workers.leads:
         save_package(config, manifest, used, run.weights, run.step, output / PACKAGE_FOLDER)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
 import shutil
+import signal
+import sys
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +27,7 @@ from collection_on_disk import (
     write_collection_files,
 )
 from threadpoolctl import threadpool_info, threadpool_limits
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 from training_runs import tiny_config
 
 from PartialSegLib.errors import InputError
@@ -35,7 +38,7 @@ from PartialSegLib.training.collection import Collection, DataSet, write_collect
 from PartialSegLib.training.config import TrainingConfig
 from PartialSegLib.training.data import batches, prepare, validation_cases
 from PartialSegLib.training.label_bits import flags_by_shifts, from_bits, to_bits
-from PartialSegLib.training.loop.data_workers import check_shared_memory, explained_data_workers, loaded
+from PartialSegLib.training.loop.data_workers import check_shared_memory, loaded
 from PartialSegLib.training.loop.workers import ALONE
 from PartialSegLib.training.patches.augmentation import PRESETS, Augmentation
 from PartialSegLib.training.patches.collection_cases import (
@@ -369,20 +372,40 @@ def test_a_damaged_case_is_one_sentence_from_a_data_worker(collection, tmp_path)
 
 def train_with_a_killed_worker(data: CollectionCases, config: TrainingConfig) -> None:
     others = set(multiprocessing.active_children())
-    with explained_data_workers():
-        feed = batches(data, config, ALONE, 0)
-        next(feed)
-        (worker,) = set(multiprocessing.active_children()) - others
-        worker.kill()
-        list(feed)
+    feed = batches(data, config, ALONE, 0)
+    next(feed)
+    (worker,) = set(multiprocessing.active_children()) - others
+    worker.kill()
+    list(feed)
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # see the docstring
 def test_a_killed_data_worker_is_one_sentence(collection, tmp_path):
-    """PyTorch raises first in its signal handler, which may interrupt a finalizer; asked again it tells."""
     config = tiny_config(tmp_path, workers=1, phases=[{"iterations": 5000}])
     with pytest.raises(InputError, match=r"prepares data has ended or hangs \(.*\), .*; choose fewer"):
         train_with_a_killed_worker(patches(collection, 5000), config)
+
+
+class KilledAtTheEvent(Dataset[tuple[torch.Tensor]]):
+    """Kills the second data worker while it looks at the event by which PyTorch ends all of them."""
+
+    def __getitem__(self, key: int) -> tuple[torch.Tensor]:
+        worker = get_worker_info()
+        if worker is not None and worker.id == 1:
+            frame = sys._getframe()
+            while "done_event" not in frame.f_locals:
+                frame = frame.f_back
+            frame.f_locals["done_event"]._cond.acquire()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return (torch.zeros(1),)
+
+
+def test_a_data_worker_that_dies_with_a_lock_holds_nobody_up():
+    others = set(multiprocessing.active_children())
+    with pytest.raises(InputError, match=r"prepares data has ended or hangs \(.*\), mostly"):
+        list(loaded(KilledAtTheEvent(), ([0] for _ in range(5000)), count=2, pinned=False))
+    for worker in set(multiprocessing.active_children()) - others:
+        worker.join(20)
+        assert not worker.is_alive()
 
 
 class BlasThreads(Dataset[tuple[torch.Tensor]]):

@@ -1,6 +1,7 @@
 """Processes that prepare batches beside the training, and what is said when they cannot.
 
-PyTorch raises what goes wrong in them as a traceback of theirs, anywhere in a step, or waits for ever.
+PyTorch waits without a deadline for locks that a process may hold for good when it is killed, and where it
+can, it raises anywhere in a step instead. So a thread waits for it, which can be left alone.
 """
 
 from __future__ import annotations
@@ -8,12 +9,16 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import time
-from collections.abc import Callable, Iterable, Iterator
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, wait
 from contextlib import contextmanager, suppress
 from functools import partial
 from itertools import chain
 from math import ceil
+from multiprocessing import active_children
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +29,9 @@ from .stop_signals import heed_parent_only
 
 PREFETCHED = 4  # batches that each data worker has ready
 PATIENCE_S = 600  # for one batch
+SHUTDOWN_S = 60  # for the end of all data workers, each of which finishes its batch
 SHARED_MEMORY = Path("/dev/shm")
+_LOOK_S = 1.0  # how often is looked whether all data workers live
 _OF_DATA_WORKERS = re.compile(
     r"DataLoader (worker \(|timed out)|shared memory|</torch_\w+>|with the workers|ancdata"
 )
@@ -48,7 +55,7 @@ def loaded(
 
     Raises:
         InputError: the machine has too little shared memory for what data workers send; later a case that
-            cannot be read.
+            cannot be read, or a data worker that was ended or no longer answers.
     """
     keys = iter(order)
     first = next(keys, None)
@@ -63,12 +70,11 @@ def loaded(
         collate_fn=partial(_collated, collate=collate),
         num_workers=count,
         prefetch_factor=PREFETCHED if count else None,
-        persistent_workers=count > 0,
         timeout=PATIENCE_S if count else 0,
         worker_init_fn=_begin,
         pin_memory=pinned,
     )
-    return _without_errors(iter(loader))
+    return _without_errors(_from_workers(loader) if count else iter(loader))
 
 
 def _begin(worker: int) -> None:
@@ -100,15 +106,76 @@ def _collated(items: list[Any], collate: Callable[[list[Any]], Any]) -> Any:
 
 def _without_errors(feed: Iterator[Any]) -> Iterator[Any]:
     """The batches, until one is an error, which is raised."""
+    for batch in feed:
+        if isinstance(batch, InputError):
+            raise batch
+        yield batch
+
+
+def _from_workers(loader: DataLoader[Any]) -> Iterator[Any]:
+    """The batches of data workers, which end with them.
+
+    Raises:
+        InputError: one of them was ended or no longer answers.
+    """
+    others = active_children()
+    with _kept_signals():
+        feed: Any = iter(loader)
+    workers = [child for child in active_children() if child not in others]
+    end = object()
     try:
-        for batch in feed:
-            if isinstance(batch, InputError):
-                raise batch
+        while (batch := _answer(_in_thread(partial(next, feed, end)), workers)) is not end:
             yield batch
     except (EOFError, ConnectionError, FileNotFoundError) as error:
         raise _lost_worker("it broke off in the middle of a batch") from error
+    except RuntimeError as error:
+        if not _OF_DATA_WORKERS.search(str(error)):
+            raise
+        raise _lost_worker(str(error).splitlines()[0].rstrip(" .")) from error
     finally:
-        del feed  # a traceback would keep the data workers, which the garbage collector ends in 5 seconds
+        wait([_in_thread(feed._shutdown_workers)], 1 if _broken(workers) else SHUTDOWN_S)
+        for worker in workers:
+            worker.terminate()
+
+
+def _in_thread(work: Callable[[], Any]) -> Future[Any]:
+    """Begin work that may never end, in a thread that nobody has to wait for."""
+    future: Future[Any] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(work())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, name="data workers", daemon=True).start()
+    return future
+
+
+def _answer(waiting: Future[Any], workers: Sequence[BaseProcess]) -> Any:
+    """What comes out, as long as all data workers live."""
+    while not wait([waiting], _LOOK_S).done:
+        if broken := _broken(workers):
+            said = ", ".join(f"process {worker.pid}: exit code {worker.exitcode}" for worker in broken)
+            raise _lost_worker(said)
+    return waiting.result()
+
+
+def _broken(workers: Sequence[BaseProcess]) -> list[BaseProcess]:
+    return [worker for worker in workers if worker.exitcode not in (None, 0)]
+
+
+@contextmanager
+def _kept_signals() -> Iterator[None]:
+    """Keep PyTorch from raising in the main thread, wherever that is, when a data worker ends."""
+    if not hasattr(signal, "SIGCHLD") or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGCHLD)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGCHLD, before or signal.SIG_DFL)  # None: of a program that embeds Python
 
 
 def check_shared_memory(needed: int, place: Path = SHARED_MEMORY) -> None:
@@ -132,24 +199,7 @@ def check_shared_memory(needed: int, place: Path = SHARED_MEMORY) -> None:
         )
 
 
-@contextmanager
-def explained_data_workers() -> Iterator[None]:
-    """Say in one sentence that a data worker was ended or no longer answers.
-
-    Raises:
-        InputError: as above; PyTorch may notice it anywhere in a step.
-    """
-    try:
-        yield
-    except RuntimeError as error:
-        if not _OF_DATA_WORKERS.search(str(error)):
-            raise
-        raise _lost_worker(str(error).splitlines()[0].rstrip(" .")) from error
-
-
 def _lost_worker(said: str) -> InputError:
-    with suppress(RuntimeError):
-        time.sleep(1)  # PyTorch raises once more when the system tells it of the death
     return InputError(
         f"A process that prepares data has ended or hangs ({said}), mostly because the memory or "
         f"{SHARED_MEMORY} is full; choose fewer `workers` and start the same command again: the run goes on "

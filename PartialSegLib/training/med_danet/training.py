@@ -20,7 +20,6 @@ from ...model import save_model
 from ..collection import Collection
 from ..data import ProgressBar, no_progress_bar
 from ..loop.checkpoint_file import write_config
-from ..loop.data_workers import explained_data_workers
 from ..loop.run_log import RunLog
 from ..loop.steps import (
     CHECKPOINT_FILE,
@@ -120,8 +119,7 @@ def _finish(
     feed = load_batches(source, config, run.step, run.iterations, workers)
     with RunLog(output, run.step, run.iterations, workers.leads, run.figures) as log:
         validation = partial(_validate, run, watched, manifest, log)
-        with explained_data_workers():
-            run_steps(run, feed, log, output, config.checkpoint_every, config.validate_every, validation)
+        run_steps(run, feed, log, output, config.checkpoint_every, config.validate_every, validation)
     if workers.leads:
         record = training_record(manifest.training, used, run.iterations)
         manifest = replace(manifest, training=record)
