@@ -79,6 +79,15 @@ def test_visited_patches_hold_the_fine_mask_and_the_others_the_coarse_one(fine, 
         assert patch_counts(found) == {"visited": patches, "coarse": 6 - patches, "of": 6, "skipped": 0.0}
 
 
+def test_what_is_uncertain_has_its_place_also_where_the_coarse_image_is_padded(fine):
+    """The image is 24 x 16 x 8 voxels of the coarse model, whose patches are 16 x 16 x 16."""
+    session = relying(fine, make_volume(SPOTS[:1]), 0.5, bright_model(padding="both sides"))
+    found = session._find_coarsely(session._coarse, lambda *_: None)
+    box, mask = found.uncertain["liver", "liver"]
+    assert box == np.s_[3:7, 3:6, 2:5]
+    assert mask[:, 1, 1].all()
+
+
 def test_more_effort_visits_the_same_patches_and_more(volume):
     fine = without_decision(make_model())
     before = np.zeros(SHAPE, bool)

@@ -1,5 +1,7 @@
 """Scores packed by tiles: what can change a mask is there to the bit, the rest takes no memory."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ from scipy import ndimage
 
 from PartialSegLib import InferenceSession
 from PartialSegLib.inference import score_keeping
+from PartialSegLib.inference.score_keeping import ScoreKeeping
 from PartialSegLib.patches import packed_scores
 from PartialSegLib.patches.packed_scores import PackedScores
 from PartialSegLib.task import PostprocessingStep, Task
@@ -56,6 +59,23 @@ def test_what_is_far_from_all_that_is_high_takes_no_memory():
     for start in range(0, 64, 16):
         packed.add(scores[:, start : start + 16])
     assert packed.nbytes < 2 * scores.numel() / 20
+
+
+@pytest.mark.parametrize(
+    ("activation", "number", "options"),
+    [
+        ("softmax", 2, {}),
+        ("sigmoid", 1, {}),
+        ("sigmoid", 2, {"passes": 2}),
+        ("sigmoid", 2, {"as_they_are": True}),
+    ],
+)
+def test_scores_that_are_needed_as_they_are_or_for_one_task_are_not_packed(activation, number, options):
+    tasks = [Task("liver", {"liver": 1}), Task("kidney", {"kidney": 1})]
+    inference = bright_model(*tasks, activation=activation).manifest.inference
+    voxels, cpu = score_keeping.PACKED_ABOVE_BYTES, torch.device("cpu")
+    assert not ScoreKeeping(inference, **options).packs(tasks[:number], voxels, cpu)
+    assert ScoreKeeping(replace(inference, activation="sigmoid")).packs(tasks, voxels, cpu)
 
 
 @pytest.mark.parametrize("spacing", [1.0, 2.5, 6.0])

@@ -115,6 +115,8 @@ def test_unless_its_finding_nothing_is_trusted(fine):
     found = session.predict("liver")
     assert session.patches_encoded == 0
     assert all(found.voxel_count(key) == 0 for key in found)
+    remark = "nothing: the coarse model found nothing"
+    assert found.provenance["selection"]["tasks"]["liver"]["region"] == remark
 
 
 def test_what_it_does_not_know_is_looked_for_everywhere(fine, volume, whole):
