@@ -133,7 +133,8 @@ def _from_workers(loader: DataLoader[Any]) -> Iterator[Any]:
             raise
         raise _lost_worker(str(error).splitlines()[0].rstrip(" .")) from error
     finally:
-        wait([_in_thread(feed._shutdown_workers)], 1 if _broken(workers) else SHUTDOWN_S)
+        shut_down = getattr(feed, "_shutdown_workers", lambda: None)  # other versions may call it otherwise
+        wait([_in_thread(shut_down)], 1 if _broken(workers) else SHUTDOWN_S)
         for worker in workers:
             worker.terminate()
 
