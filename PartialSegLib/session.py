@@ -121,7 +121,6 @@ class InferenceSession:
         self._keeping = ScoreKeeping(inference, self._scoring.num_passes, self._looks_at_scores)
         self._selected: SelectedImage | None = None
         self._found_coarsely: CoarseFindings | None = None
-        self.reset_image()
 
     def __repr__(self) -> str:
         """Return model, device and the shape of the image."""

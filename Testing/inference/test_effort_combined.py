@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from bright_model import LIVER, NEVER, bright_model
 from coarse_session import (
     AFFINE,
@@ -17,6 +18,7 @@ from coarse_session import (
 from selecting_model import kept_slices, make_model, without_decision
 from selecting_model import make_volume as volume_of_slices
 
+from PartialSegLib.inference.coarse_findings import uncertain_parts
 from PartialSegLib.inference.mask_restoration import restore_masks
 from PartialSegLib.inference.region_selection import CoarsePass
 from PartialSegLib.manifest import PostprocessingStep, Task
@@ -221,3 +223,15 @@ def test_what_is_not_looked_at_takes_no_more_than_half_a_slice(activation, steps
     view = TaskView([], kept, np.ones(SHAPE[0], bool))
     ((_, (_, mask)),) = restore_masks(image, session._runner, request, scores, view)
     assert np.count_nonzero(mask.any(axis=(1, 2))) == slices
+
+
+def test_what_is_not_looked_at_is_certain():
+    model = bright_model()
+    image = session_with(model, make_volume())._require_selected().image
+    scores = torch.full((2, *image.tensor.shape), 0.5)
+    kept = np.zeros(image.tensor.shape, bool)
+    kept[2:4] = True
+    parts = uncertain_parts(scores, kept, LIVER, model.manifest.inference, image)
+    for box, mask in parts.values():
+        assert box == (slice(2, 4), *(slice(0, size) for size in image.prepared.tensor.shape[1:]))
+        assert mask.all()

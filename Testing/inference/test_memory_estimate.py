@@ -16,7 +16,7 @@ from small_networks import SMALL_NETWORKS, small_model
 from PartialSegLib.engines.network_runner import NetworkRunner
 from PartialSegLib.inference import memory_estimate
 from PartialSegLib.inference.memory_estimate import MemoryEstimate, MemoryEstimator
-from PartialSegLib.inference.patch_memory import TORCH_SHARE, measure_patch_memory
+from PartialSegLib.inference.patch_memory import OPENVINO_BYTES, TORCH_SHARE, measure_patch_memory
 from PartialSegLib.inference.region_selection import CoarsePass
 from PartialSegLib.inference.score_keeping import ScoreKeeping
 from PartialSegLib.manifest import PostprocessingStep, Task
@@ -92,6 +92,19 @@ def test_half_the_precision_takes_half_the_memory(model):
     )
     assert half.features == full.features
     assert half.activations == pytest.approx(full.activations / 2, rel=0.1)
+
+
+def test_openvino_needs_more_of_everything_but_features_and_the_weights_again(model):
+    cpu, manifest = torch.device("cpu"), model.manifest
+    plain, openvino = (
+        measure_patch_memory(NetworkRunner(model, cpu, torch.float32, engine), manifest)
+        for engine in ("torch", "openvino")
+    )
+    weights = sum(tensor.nbytes for tensor in model.network.state_dict().values())
+    assert openvino.features == plain.features
+    assert openvino.activations > plain.activations
+    assert plain.engine == 0
+    assert openvino.engine > OPENVINO_BYTES + weights
 
 
 def test_the_parts_follow_from_image_tasks_and_budget(model, volume):
