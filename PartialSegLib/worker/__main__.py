@@ -27,11 +27,17 @@ from .scratch import ScratchFolder
 from .service import Conversation, Service
 from .wire import Inbox, Replies, Waiting, take_over_standard_streams
 
+FILE_SECONDS = 4.0
+"""How long the end waits for a segmentation file; after five seconds the panel kills."""
+
 logger = logging.getLogger("PartialSegLib.worker")
 
 
 def main() -> NoReturn:
-    """Serve requests from standard input until it ends, which ends the process and removes the folder."""
+    """Serve requests from standard input until it ends, which ends the process and removes the folder.
+
+    A segmentation file that is being written is finished first, where that takes a few seconds at most.
+    """
     parser = argparse.ArgumentParser(
         prog="python -m PartialSegLib.worker", description="Serves the panel of 3D Slicer over a pipe."
     )
@@ -48,16 +54,18 @@ def main() -> NoReturn:
     requests, replies = take_over_standard_streams()
     _set_up_process()
     folder = ScratchFolder(scratch.resolve())
+    service = Service(folder)
 
     def leave(code: int) -> NoReturn:
         try:
+            service.finish_file(FILE_SECONDS)
             folder.remove_all()
         finally:
             os._exit(code)
 
     inbox = Inbox(leave)
     inbox.read_from(requests)
-    run(Service(folder), inbox, Replies(replies, leave))
+    run(service, inbox, Replies(replies, leave))
     leave(0)
 
 

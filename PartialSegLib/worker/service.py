@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from time import perf_counter
@@ -80,6 +81,17 @@ class Service:
         self._scratch = scratch
         self._warm: WarmSession | None = None
         self._image_file: str | None = None
+        self._writing = threading.Lock()
+
+    def finish_file(self, seconds: float) -> None:
+        """Wait until the file of the user's that is being written is whole; no other is begun afterwards.
+
+        For whoever is about to end the process, which would leave the half that is there.
+
+        Args:
+            seconds: to wait at most.
+        """
+        self._writing.acquire(timeout=seconds)
 
     def serve(self, request: Request, talk: Conversation) -> Result:
         """Do what a request asks for.
@@ -170,7 +182,8 @@ class Service:
             self._forget_image()
         talk.stop_if_cancelled()
         start = perf_counter()
-        write_segmentation(params.output, found, params.image, any_modality=params.any_modality)
+        with self._writing:
+            write_segmentation(params.output, found, params.image, any_modality=params.any_modality)
         timings["preprocess"] += prepared
         seconds |= {**timings, "write": perf_counter() - start}
         segments = [FileSegment(*key, found.voxel_count(key), found.volume_ml(key)) for key in found]

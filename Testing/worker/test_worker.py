@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ import torch
 from full_disk import full_disk
 from tiny_model import write_tiny_model
 
-from PartialSegLib import InferenceSession, InputError, Volume, __version__, load_model
+from PartialSegLib import InferenceSession, InputError, Volume, __version__, load_model, write_volume
 from PartialSegLib.failures import describe_failure
 from PartialSegLib.inference.region_selection import CoarsePass
 from PartialSegLib.manifest import Preprocessing, Task
@@ -629,6 +630,26 @@ def test_the_end_of_the_input_ends_a_busy_worker_at_once(start, package, array, 
     worker.send("predict", tasks=["kidney"])
     worker.process.stdin.close()
     assert worker.ends() == 0
+
+
+def test_the_end_of_the_input_lets_a_file_be_written_to_its_end(start, package, array, tmp_path):
+    (tmp_path / "troubles").mkdir()
+    (tmp_path / "out").mkdir()
+    write_volume(tmp_path / "ct.nii.gz", Volume(array, np.array(AFFINE)))
+    worker = start(*TROUBLED, str(tmp_path / "troubles"))
+    worker.result("load_model", path=str(package), **OPTIONS)
+    (tmp_path / "troubles" / "slow disk").write_text("0.5")
+    image, output = str(tmp_path / "ct.nii.gz"), str(tmp_path / "out" / "ct.seg.nrrd")
+    worker.send("segment_file", image=image, output=output, any_modality=True)
+    while worker.receive().get("progress") != [PATCHES, PATCHES]:
+        pass
+    end = time.monotonic() + TIMEOUT
+    while not list((tmp_path / "out").iterdir()):
+        assert time.monotonic() < end, worker.log
+        time.sleep(0.01)
+    worker.process.stdin.close()
+    assert worker.ends() == 0
+    assert [file.name for file in (tmp_path / "out").iterdir()] == ["ct.seg.nrrd"]
 
 
 @pytest.mark.skipif(os.name != "posix", reason="Ctrl-C is sent to consoles only")

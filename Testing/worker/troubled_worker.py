@@ -3,7 +3,8 @@
 Files in the folder TROUBLES say what happens whenever a patch is encoded: `slow` (takes the seconds in the
 file), `noisy` (prints), `broken` (an error nobody expects, of the text in the file), `full` (the error named
 in the file, on the devices named behind it; with `0` after a name, on this device even when no features are
-kept). A device cuda seems to be there; `sessions` lists device and cache_bytes of the sessions made.
+kept). With `slow disk` a file takes the seconds in it to reach the disk. A device cuda seems to be there;
+`sessions` lists device and cache_bytes of the sessions made.
 """
 
 import ctypes
@@ -15,6 +16,7 @@ from typing import Any
 
 import torch
 
+from PartialSegLib.files import output_files
 from PartialSegLib.model import Model
 from PartialSegLib.session import InferenceSession
 from PartialSegLib.worker import __main__ as worker
@@ -50,6 +52,11 @@ class TroubledSession(InferenceSession):
         return self._encode(patch)
 
 
+def reach_slow_disk(path: Path) -> None:
+    if (TROUBLES / "slow disk").exists():
+        time.sleep(float((TROUBLES / "slow disk").read_text()))
+
+
 def make_noise() -> None:
     """What Python code, C code and child processes of libraries may print."""
     print('{"id": 3, "result": "print"}', flush=True)  # noqa: T201 - this is the point
@@ -64,6 +71,7 @@ def make_noise() -> None:
 
 
 if __name__ == "__main__":
+    output_files._flush = reach_slow_disk
     warm_session.choose_device = choose_device
     warm_session.InferenceSession = TroubledSession
     worker.main()
