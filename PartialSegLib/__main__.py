@@ -13,6 +13,7 @@ import re
 import signal
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from types import FrameType
@@ -26,6 +27,8 @@ from .sentences import RESEARCH_USE, suggestion, without_control
 
 REPEATED = ("--task", "--structure", "--data-set", "--mask", "--fold")
 WRONG_INPUT, NO_DEVICE, INTERRUPTED = 2, 3, 130
+_ENDING_SIGNALS = [signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
+"""Of a scheduler, and of a terminal or connection that is closed; those that nohup ignores stay ignored."""
 SERIES = "of a DICOM folder that holds several: its UID, or a part of its description"
 TASK = "a task of the model; repeat for more, or separate them by commas"
 KEEP = "keep only this structure (TASK/STRUCTURE: of that task only); several as with --task"
@@ -62,7 +65,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _accept_all_characters()
     os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")  # the CPU does what Apple's GPUs cannot
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    previous = signal.signal(signal.SIGTERM, _interrupt)
+    heeded = [number for number in _ENDING_SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
+    previous = {number: signal.signal(number, _interrupt) for number in heeded}
     try:
         options = _parsed(arguments)
         command = getattr(import_module(f".cli.{options.module}", __package__), options.function)
@@ -81,7 +85,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         return _fail(WRONG_INPUT, f"{error.filename or 'Input or output'}: {error.strerror or error}.")
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler or signal.SIG_DFL)  # None: of a program that embeds Python
     return 0
 
 
@@ -315,11 +320,14 @@ def _suffix(text: str) -> str:
 
 
 def _fail(code: int, sentence: str) -> int:
-    sys.stderr.write(f"{without_control(sentence)}\n")
+    with suppress(OSError):  # the terminal may be closed
+        sys.stderr.write(f"{without_control(sentence)}\n")
     return code
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> NoReturn:
+    """End as Ctrl+C does; a second such signal, as of a closed terminal, would break off the tidying up."""
+    signal.signal(signum, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 

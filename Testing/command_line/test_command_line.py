@@ -345,29 +345,59 @@ def test_exhausted_memory_has_its_own_exit_code(tmp_path, package, ct, run, monk
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_run_says_so_and_leaves_nothing(tmp_path, package, sent):
-    """On a terminal a progress bar is shown; the signal is sent as soon as it is there."""
+@pytest.fixture
+def on_terminal(tmp_path, package):
+    """Starts a run on a terminal of its own; returns both when a progress bar is shown."""
+    termios = pytest.importorskip("termios", reason="pseudo-terminals exist on Unix only")
     array = np.resize(np.array([-1000, 40], np.int16), (96, 128, 128))
     write_volume(tmp_path / "ct.nii.gz", Volume(array, AFFINE))
     command = [sys.executable, "-m", "PartialSegLib", "segment", tmp_path / "ct.nii.gz"]
     command += ["-o", tmp_path / "out.seg.nrrd", "--model", package, "--device", "cpu"]
-    termios = pytest.importorskip("termios", reason="pseudo-terminals exist on Unix only")
-    ours, theirs = os.openpty()
-    termios.tcsetwinsize(theirs, (24, 80))
-    process = subprocess.Popen(command, stderr=theirs, stdout=subprocess.PIPE, cwd=ROOT)
-    os.close(theirs)
-    shown = b""
-    while b"patch" not in shown:
-        shown += os.read(ours, 1000)
-    process.send_signal(sent)
+
+    def start(*before):
+        ours, theirs = os.openpty()
+        termios.tcsetwinsize(theirs, (24, 80))
+        process = subprocess.Popen([*before, *command], stderr=theirs, stdout=subprocess.PIPE, cwd=ROOT)
+        os.close(theirs)
+        shown = b""
+        while b"patch" not in shown:
+            shown += os.read(ours, 1000)
+        return process, ours
+
+    return start
+
+
+@pytest.mark.parametrize("sent", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_an_interrupted_run_says_so_and_leaves_nothing(tmp_path, on_terminal, sent):
+    process, terminal = on_terminal()
+    process.send_signal(getattr(signal, sent))
     assert process.communicate(timeout=60)[0] == b""
-    shown += os.read(ours, 100_000)
-    os.close(ours)
+    shown = os.read(terminal, 100_000)
+    os.close(terminal)
     assert process.returncode == 130
     assert b"Interrupted" in shown
     assert b"Traceback" not in shown
     assert [path.name for path in tmp_path.iterdir()] == ["ct.nii.gz"]
+
+
+def test_a_run_ends_with_its_terminal(tmp_path, on_terminal):
+    """A shell passes on that the terminal was closed, and the system says so once more."""
+    process, terminal = on_terminal()
+    os.close(terminal)
+    for _ in range(2):
+        process.send_signal(signal.SIGHUP)
+    process.communicate(timeout=60)
+    assert process.returncode in (2, 130)  # the bar may be the first to notice
+    assert [path.name for path in tmp_path.iterdir()] == ["ct.nii.gz"]
+
+
+def test_a_run_outlives_its_terminal_behind_nohup(tmp_path, on_terminal):
+    process, terminal = on_terminal("sh", "-c", 'trap "" HUP; exec "$@"', "sh")
+    process.send_signal(signal.SIGHUP)
+    process.communicate(timeout=60)
+    os.close(terminal)
+    assert process.returncode == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["ct.nii.gz", "out.seg.nrrd"]
 
 
 def test_demo_leaves_segments_picture_and_report(tmp_path, package, ct, run):
