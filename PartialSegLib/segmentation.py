@@ -155,15 +155,19 @@ class Segmentation:
 
     def bounding_box_mm(self, key: str | Key) -> tuple[tuple[float, float], ...] | None:
         """Return ((x0, x1), (y0, y1), (z0, z1)) in RAS mm around a mask's voxels, None for an empty mask."""
-        box = self.packed(key).box
-        if is_empty(box):
+        packed = self.packed(key)
+        if is_empty(packed.box):
             return None
-        edges = itertools.product(*((part.start - 0.5, part.stop - 0.5) for part in box))
-        corners = np.array([(*edge, 1.0) for edge in edges]) @ self.affine.T
-        return tuple(
-            (float(low), float(high))
-            for low, high in zip(corners.min(0)[:3], corners.max(0)[:3], strict=True)
-        )
+        mask = packed.unpack()
+        rows = np.nonzero(mask.any(axis=2))
+        voxels = mask[rows]
+        ends = voxels.argmax(axis=1), voxels.shape[1] - 1 - voxels[:, ::-1].argmax(axis=1)
+        indices = np.concatenate([np.stack([*rows, columns], axis=1) for columns in ends])
+        indices += [part.start for part in packed.box]
+        axes, origin = self.affine[:3, :3], self.affine[:3, 3]
+        centers, half = indices @ axes.T + origin, np.abs(axes).sum(axis=1) / 2
+        limits = zip(centers.min(axis=0) - half, centers.max(axis=0) + half, strict=True)
+        return tuple((float(low), float(high)) for low, high in limits)
 
     def structure_of(self, key: str | Key) -> Structure:
         """Return the structure of a mask, with its name, colour and codes."""

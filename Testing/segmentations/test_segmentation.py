@@ -121,6 +121,19 @@ def test_volumes_and_bounding_boxes_follow_from_the_voxels():
     )
 
 
+def test_the_bounding_box_of_an_oblique_mask_is_that_of_its_voxels():
+    """Not that of the box of voxels around them, whose corners reach further."""
+    affine = np.array([[0, -0.6, 0.8, 5], [0, 0.8, 0.6, -7], [2, 0, 0, 100], [0, 0, 0, 1.0]])
+    segmentation = Segmentation((3, 20, 20), affine)
+    mask = np.zeros((3, 20, 20), bool)
+    mask[1, np.arange(2, 18), np.arange(3, 19)] = True  # along the diagonal of its box
+    segmentation.add("task", "liver", None, mask)
+    first, last = ((affine @ (1, row, row + 1, 1))[:3] for row in (2, 17))
+    half = np.array([0.7, 0.7, 1])
+    low, high = np.minimum(first, last) - half, np.maximum(first, last) + half
+    assert np.array(segmentation.bounding_box_mm("liver")) == pytest.approx(np.array([low, high]).T)
+
+
 def test_nothing_found_is_a_result_without_volume_and_box():
     segmentation = two_tasks()
     assert segmentation.voxel_count("colon_tumor") == 0
