@@ -23,6 +23,7 @@ from . import __version__
 from .cli.data_arguments import add_data_arguments
 from .cli.training_arguments import add_training_arguments
 from .errors import Cancelled, DeviceError, InputError
+from .files.file_names import expanded
 from .sentences import RESEARCH_USE, suggestion, without_control
 
 REPEATED = ("--task", "--structure", "--data-set", "--mask", "--fold")
@@ -303,7 +304,7 @@ def _path(text: str) -> Path:
     """An empty text, as of a shell variable that is not set, would mean the current folder."""
     if not text.strip():
         raise argparse.ArgumentTypeError("an empty path was given; name a file or folder")
-    return Path(text).expanduser()
+    return expanded(text)
 
 
 def _model(text: str) -> str:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from .errors import InputError
+from .files.file_names import expanded
 from .files.output_files import replacing
 from .manifest import (
     DECISION_FILE,
@@ -231,7 +232,7 @@ def save_model(
         InputError: weights do not fit or are not finite, the network cannot serve the manifest's tasks or
             patch size, the manifest describes no decision network, or the place cannot be written to.
     """
-    folder = Path(folder).expanduser()
+    folder = expanded(folder)
     refuse_to_overwrite(folder)
     network = build_network(manifest.network)
     check_weights_fit(network, state_dict)
@@ -259,7 +260,7 @@ def save_decision(folder: str | Path, spec: DecisionSpec, weights: Mapping[str, 
         InputError: there is no package, the weights do not fit, the thresholds are not one for each task, or
             the place cannot be written to.
     """
-    folder = Path(folder).expanduser()
+    folder = expanded(folder)
     manifest = read_manifest(folder)
     contents: Contents = {DECISION_FILE: _decision_weights(spec, weights)}
     try:

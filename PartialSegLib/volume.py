@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .errors import InputError
+from .files.file_names import expanded
 from .files.output_files import replacing
 from .images.affine import AXIS_LETTERS, check_affine, closest_axes
 from .images.voxel_type import compact
@@ -166,7 +167,7 @@ def read_volume(path: str | Path, *, any_modality: bool = False, series: str | N
     Raises:
         InputError: With one sentence that begins with the path, for everything that is not a usable volume.
     """
-    path = Path(path).expanduser()
+    path = expanded(path)
     with explained_reading_errors(path):
         array, affine = _read(path, any_modality, series)
         return Volume(compact(array), affine)

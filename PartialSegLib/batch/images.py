@@ -11,7 +11,7 @@ from itertools import chain
 from pathlib import Path
 
 from ..errors import InputError
-from ..files.file_names import folded
+from ..files.file_names import expanded, folded
 from ..images.dicom_series import CT_CLASSES, SECONDARY_CAPTURE, is_dicom, storage_class
 from ..segmentation_files.label_tables import is_table, table_path
 from ..segmentation_files.mask_folders import FOLDER_TABLE
@@ -52,7 +52,7 @@ def find_images(inputs: Iterable[str | Path], any_modality: bool = False) -> lis
     images: dict[Path, None] = {}
     passed_over: list[Path] = []
     for given in inputs:
-        path = Path(os.path.abspath(Path(given).expanduser()))  # names of cases hold no ".."
+        path = Path(os.path.abspath(expanded(given)))  # names of cases hold no ".."
         try:
             images |= dict.fromkeys(_images_at(path, any_modality, passed_over))
         except OSError as error:

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from ..errors import InputError
-from ..files.file_names import folded
+from ..files.file_names import expanded, folded
 from ..files.output_files import explained_writing_errors, locked, replacing
 from ..segmentation_files.label_tables import is_table, table_path
 from ..sentences import first_few
@@ -77,7 +77,7 @@ class Batch:
         pictures: bool = False,
     ) -> None:
         self._has_pictures = pictures
-        self.folder = Path(folder).expanduser().absolute()
+        self.folder = expanded(folder).absolute()
         self.request = request
         self.cases = make_cases(find_images(inputs, any_modality), self.folder, request.output_format)
         if request.output_format == ".dcm":

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import get_args
 
 from ..errors import InputError
+from ..files.file_names import expanded
 from ..sentences import first_few, suggestion
 from ..structures import load_structures
 from ..training import read_config
@@ -66,7 +67,7 @@ def collect(options: Namespace) -> None:
         raise InputError("--name is for one data set; give one folder, or leave --name out.")
     collections = []
     for given in options.folder:
-        folder = given.expanduser().absolute()
+        folder = expanded(given).absolute()
         data_set = _data_set(options, folder)
         cases = LAYOUTS[options.what](folder, data_set.name)
         if not options.unlabelled:
@@ -89,7 +90,7 @@ def collect_totalsegmentator(options: Namespace) -> None:
     rules = parse_mask_rules(options.label or ())
     named = (*(options.mask or ()), *chain.from_iterable(rules.values()))
     masks = mask_names(cases, tuple(dict.fromkeys(named)))
-    folder = options.output.expanduser().absolute().with_name(f"{options.output.stem}-labels")
+    folder = expanded(options.output).absolute().with_name(f"{options.output.stem}-labels")
     with progress_bar("case") as show:
         merged, faults = merge_cases(cases, masks, folder, show, _workers(options))
     if faults:
@@ -129,7 +130,7 @@ def collect_phantoms(options: Namespace) -> None:
     shape = round(432 / step), round(336 / step), round(432 / step)  # mm: trunks from hips to shoulders
     wanted = PhantomMots(options.cases, (step, step, step), shape, options.seed)
     with progress_bar("case") as show:
-        _summarise(make_phantom_mots(options.output.expanduser(), wanted, show))
+        _summarise(make_phantom_mots(expanded(options.output), wanted, show))
 
 
 def join(options: Namespace) -> None:
@@ -245,12 +246,12 @@ def _check_output(output: Path, inputs: Sequence[Path] = ()) -> None:
     Raises:
         InputError: the name is not that of a collection, or something else is there.
     """
-    output = output.expanduser()
+    output = expanded(output)
     if output.suffix != ".json":
         raise InputError(f"-o {output}: expected the name of a collection, such as {output.stem}.json.")
     if not output.exists():
         return
-    if any(path.expanduser().exists() and output.samefile(path.expanduser()) for path in inputs):
+    if any(expanded(path).exists() and output.samefile(expanded(path)) for path in inputs):
         raise InputError(f"-o {output}: this collection is to be joined; choose another name.")
     try:
         read_collection(output)

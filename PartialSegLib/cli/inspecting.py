@@ -11,6 +11,7 @@ import numpy as np
 
 from ..batch.images import is_label_map
 from ..errors import InputError
+from ..files.file_names import expanded
 from ..manifest import MANIFEST_FILE, Manifest, Preprocessing, read_manifest
 from ..packages.installation import AlreadyInstalledError, install_package
 from ..packages.installed import find_package, installed_packages
@@ -41,7 +42,7 @@ def models(options: Namespace) -> None:
 
 def info(options: Namespace) -> None:
     """Say what a volume, a segmentation or a model package is."""
-    path = Path(options.file).expanduser()
+    path = expanded(options.file)
     if not path.exists():
         _describe_package(_installed_package(options.file))
     elif (path / MANIFEST_FILE).exists() or path.name == MANIFEST_FILE:
@@ -61,7 +62,7 @@ def import_model(options: Namespace) -> None:
     """Turn an official checkpoint into a model package."""
     from ..importers import import_checkpoint
 
-    if (options.output.expanduser() / MANIFEST_FILE).exists() and not options.replace:
+    if (expanded(options.output) / MANIFEST_FILE).exists() and not options.replace:
         raise InputError(
             f"There is a model package in {options.output} already; choose another folder, or give --replace."
         )

@@ -7,6 +7,7 @@ import logging
 from argparse import Namespace
 from pathlib import Path
 
+from ..files.file_names import expanded
 from ..training import package_checkpoint, read_config, train
 from ..training.config import TrainingConfig
 from .terminal import progress_bar, write_line
@@ -28,7 +29,7 @@ def run_training(options: Namespace) -> Path:
 
 def _in_its_folder(config: TrainingConfig, options: Namespace) -> TrainingConfig:
     """A run's own config.json means the folder that it lies in, wherever the command is given."""
-    folder = Path(options.config).expanduser().absolute().parent
+    folder = expanded(options.config).absolute().parent
     is_of_run = Path(options.config).name == "config.json" and (folder / "checkpoint.pt").is_file()
     if not is_of_run or any(change.startswith("output=") for change in options.change):
         return config

@@ -8,7 +8,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from ..errors import InputError
-from ..files.file_names import folded
+from ..files.file_names import expanded, folded
 from ..segmentation_files.label_names import comparable_set
 from ..segmentation_files.mask_folders import FOLDER_TABLE
 from ..sentences import first_few
@@ -43,7 +43,7 @@ def matched_cases(
         InputError: one is a folder of cases and the other is not, no reference has a prediction, or a case is
             there twice.
     """
-    prediction, reference = (_segmentation_in(Path(path).expanduser()) for path in (prediction, reference))
+    prediction, reference = (_segmentation_in(expanded(path)) for path in (prediction, reference))
     folders = [path for path in (prediction, reference) if _is_folder_of_cases(path)]
     if not folders:
         return [("", prediction, reference)], []

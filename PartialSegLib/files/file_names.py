@@ -1,5 +1,6 @@
-"""What names of files mean to other systems than the one that they were given on."""
+"""What names of files mean: to the system that they are given on, and to others."""
 
+import os
 import re
 import unicodedata
 from pathlib import Path
@@ -27,6 +28,11 @@ def allowed(name: str) -> str:
 def is_from_file_manager(name: str) -> bool:
     """Say whether Finder or Explorer put a file there by themselves, without anybody knowing."""
     return name.startswith("._") or name.casefold() in _OF_FILE_MANAGERS
+
+
+def expanded(path: str | os.PathLike[str]) -> Path:
+    """Return a path in which a first ~ or ~NAME is that home folder; where there is none, it is a name."""
+    return Path(os.path.expanduser(path))
 
 
 def holds_files(folder: Path) -> bool:

@@ -16,6 +16,7 @@ from pathlib import Path
 from secrets import token_hex
 
 from ..errors import InputError
+from .file_names import expanded
 
 _STALE_SECONDS = 10.0
 """After which a lock that does not change belongs to a process that was killed."""
@@ -53,7 +54,7 @@ def replacing(
     Raises:
         InputError: When the place cannot be written to, or its disk is full.
     """
-    target = Path(path).expanduser().absolute()  # "." has no name
+    target = expanded(path).absolute()  # "." has no name
     place = target if target.is_dir() else target.parent
     temporary = place / _temporary_name(target.name)
     try:

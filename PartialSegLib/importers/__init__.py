@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..errors import InputError
+from ..files.file_names import expanded
 from ..manifest import Manifest, is_model_name, read_manifest
 from ..model import save_model
 from ..packages.installed import BUNDLED_MODELS, manifests_in, model_folders
@@ -66,8 +67,8 @@ def import_checkpoint(
         InputError: unknown importer, a file that is no checkpoint of this network or asks for code to be run,
             an archive that means harm, a choice that is not there, or a place that cannot be written to.
     """
-    path = Path(os.path.abspath(Path(checkpoint).expanduser()))  # the folders above it describe the model
-    output = Path(os.path.abspath(Path(output_folder).expanduser()))
+    path = Path(os.path.abspath(expanded(checkpoint)))  # the folders above it describe the model
+    output = Path(os.path.abspath(expanded(output_folder)))
     _check_name(output)
     if name not in ("auto", *IMPORTERS):
         raise InputError(f"Unknown importer {name!r}; {suggestion(name, ['auto', *IMPORTERS])}.")

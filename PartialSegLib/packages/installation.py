@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ..errors import InputError
+from ..files.file_names import expanded
 from ..files.output_files import locked, remove_leftovers, replace_patiently
 from ..manifest import MANIFEST_FILE, Manifest, parse_manifest, read_manifest
 from ..sentences import suggestion
@@ -68,7 +69,7 @@ def install_package(
             before is still there.
     """
     place = _place(folder)
-    with contextlib.closing(_opened(Path(source).expanduser())) as package:
+    with contextlib.closing(_opened(expanded(source))) as package:
         contents = _read_manifest_bytes(package)
         manifest = parse_manifest(contents, package.place / MANIFEST_FILE)
         with _explained(f"Cannot install {manifest.name} in {place}"):
@@ -113,7 +114,7 @@ def delete_package(name: str, folder: str | Path | None = None) -> None:
 def _place(folder: str | Path | None) -> Path:
     """Where to install and delete: the given folder, or the user's."""
     if folder is not None:
-        return Path(folder).expanduser()
+        return expanded(folder)
     *users, _bundled = model_folders()
     if not users:
         raise InputError(

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 from ..errors import InputError
+from ..files.file_names import expanded
 from ..manifest import MANIFEST_FILE, Manifest, read_manifest
 from ..sentences import suggestion
 
@@ -83,7 +84,7 @@ def find_package(name_or_path: str | Path) -> Path:
     Raises:
         InputError: neither; the message names the closest installed package.
     """
-    path = Path(name_or_path).expanduser()
+    path = expanded(name_or_path)
     if isinstance(name_or_path, str) and path.name == name_or_path:
         installed = {manifest.name: folder for folder, manifest in installed_packages()}
         if name_or_path in installed:

@@ -14,6 +14,7 @@ from pathlib import Path, PurePath, PurePosixPath
 from typing import TypeVar
 
 from ..errors import InputError
+from ..files.file_names import expanded
 from .archive import Archive, ArchiveKind
 
 MODEL_ARCHIVE = ArchiveKind(
@@ -73,7 +74,7 @@ def find_models(path: Path) -> list[FoundModel]:
     Raises:
         InputError: the archive is damaged or means harm, or models cannot be told apart.
     """
-    path = Path(os.path.abspath(path.expanduser()))  # "." and ".." have no name
+    path = Path(os.path.abspath(expanded(path)))  # "." and ".." have no name
     files: Iterable[str] = ()
     if path.is_dir():
         files = _checkpoint_names(path)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import InputError
+from ..files.file_names import expanded
 from ..files.output_files import replacing
 from ..images.dicom_series import is_dicom, read_dicom_grid, storage_class
 from ..masks.boxes import is_empty
@@ -43,13 +44,13 @@ def check_dicom_seg(path: Path, source: str | Path | None) -> Path:
     """
     if path.is_file() and not (is_dicom(path) and storage_class(path) == SEGMENTATION_CLASS):
         raise InputError(f"{path} is no DICOM segmentation and would be replaced; choose another name.")
-    if source is None or not Path(source).expanduser().is_dir():
+    if source is None or not expanded(source).is_dir():
         raise InputError(
             "A DICOM segmentation refers to the images that were segmented: give a folder with their DICOM "
             f"series, not {source or 'nothing'}; or write .seg.nrrd or .nii.gz."
         )
     check_highdicom()
-    return Path(source).expanduser()
+    return expanded(source)
 
 
 def check_highdicom() -> None:

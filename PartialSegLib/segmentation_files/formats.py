@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ..errors import InputError
+from ..files.file_names import expanded
 from ..segmentation import Segmentation
 from . import dicom_seg, dicom_seg_reading, label_maps, mask_folders, seg_nrrd
 
@@ -52,7 +53,7 @@ def write_segmentation(
             f"{type(segmentation).__name__}."
         )
     is_folder = str(path).endswith(("/", os.sep))
-    path = Path(path).expanduser()
+    path = expanded(path)
     match "" if is_folder else segmentation_suffix(path):
         case ".seg.nrrd":
             seg_nrrd.write_seg_nrrd(path, segmentation)
@@ -93,7 +94,7 @@ def read_segmentation(path: str | Path, labels: Mapping[str, tuple[int, ...]] | 
     Raises:
         InputError: When there is no readable segmentation.
     """
-    path = Path(path).expanduser()
+    path = expanded(path)
     if path.suffix.lower() == ".dcm":
         return dicom_seg_reading.read_dicom_seg(path)
     if path.is_dir() and (alone := dicom_seg_reading.only_dicom_seg(path)):

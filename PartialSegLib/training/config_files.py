@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ..errors import InputError
+from ..files.file_names import expanded
 from ..files.json_fields import from_json, require
 from ..sentences import suggestion
 from .config import TrainingConfig
@@ -88,7 +89,7 @@ def read_json(path: Path, missing: str) -> Any:
 
 def _located(name: str, folder: Path = Path()) -> Path:
     """The file of a name in a folder, or else the recipe of that name."""
-    path, recipe = folder / Path(name).expanduser(), RECIPES / f"{name.removesuffix('.json')}.json"
+    path, recipe = folder / expanded(name), RECIPES / f"{name.removesuffix('.json')}.json"
     return recipe if Path(name).name == name and not path.is_file() and recipe.exists() else path
 
 

@@ -400,6 +400,15 @@ def test_a_run_outlives_its_terminal_behind_nohup(tmp_path, on_terminal):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["ct.nii.gz", "out.seg.nrrd"]
 
 
+def test_a_name_that_begins_with_a_tilde_is_a_file_where_nobody_has_that_name(tmp_path, ct, run, monkeypatch):
+    shutil.copy(ct, tmp_path / "~nobody-of-this-name.nii.gz")
+    monkeypatch.chdir(tmp_path)
+    assert run("info", "~nobody-of-this-name.nii.gz").returncode == 0
+    for command in (("info",), ("segment", "-o", "out.seg.nrrd"), ("batch", "-o", "out"), ("install",)):
+        refused = run(*command, "~nobody-of-this-name/ct.nii.gz")
+        assert_one_sentence(refused, 2, "~nobody-of-this-name/ct.nii.gz")
+
+
 def test_demo_leaves_segments_picture_and_report(tmp_path, package, ct, run):
     done = run("demo", ct, "-o", tmp_path / "demo", "--model", package)
     assert done.returncode == 0

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ...files.file_names import expanded
 from ...images.nifti import read_nifti_channels
 from ...images.voxel_type import compact
 from ...volume import Volume, explained_reading_errors, image_suffix, read_volume, reorient
@@ -62,7 +63,7 @@ def read_channels(path: Path, any_modality: bool = False) -> list[Volume]:
     Raises:
         InputError: as `read_volume`.
     """
-    path = path.expanduser()
+    path = expanded(path)
     is_nifti = image_suffix(path) in (".nii", ".nii.gz") and path.is_file()
     if not is_nifti or path.stat().st_size == 0:
         return [read_volume(path, any_modality=any_modality)]

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from ...errors import InputError
+from ...files.file_names import expanded
 from ...files.json_fields import from_json, require, to_json
 from ...files.output_files import replacing
 from ...sentences import suggestion
@@ -187,7 +188,7 @@ def read_collection(path: Path | str) -> Collection:
     Raises:
         InputError: the file is missing, is not JSON, or a field is unknown, missing or wrong.
     """
-    path = Path(path).expanduser()
+    path = expanded(path)
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from ...errors import InputError
+from ...files.file_names import expanded
 from ...volume import IMAGE_SUFFIXES, image_stem, image_suffix
 from ..collection import Case
 
@@ -21,7 +22,7 @@ def existing_folder(folder: Path) -> Path:
     Raises:
         InputError: there is no such folder.
     """
-    folder = folder.expanduser().absolute()
+    folder = expanded(folder).absolute()
     if not folder.is_dir():
         raise InputError(f"There is no folder {folder}; give the folder that the data set was unpacked to.")
     return folder

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ...errors import InputError
+from ...files.file_names import expanded
 from ..collection import Case, Collection, DataSet
 
 
@@ -22,7 +23,7 @@ def joined(name: str, collections: Sequence[Collection], folder: Path) -> Collec
     Raises:
         InputError: two data sets of one name have different rules, or two cases have one name.
     """
-    folder = folder.expanduser().absolute()
+    folder = expanded(folder).absolute()
     data_sets: dict[str, DataSet] = {}
     cases: list[Case] = []
     for collection in collections:
@@ -40,7 +41,7 @@ def _moved(case: Case, collection: Collection, folder: Path) -> Case:
     """The case with paths that start from another folder."""
 
     def moved(path: str) -> str:
-        absolute = collection.path(path).expanduser().absolute()
+        absolute = expanded(collection.path(path)).absolute()
         return (absolute.relative_to(folder) if absolute.is_relative_to(folder) else absolute).as_posix()
 
     return case.with_paths(moved)

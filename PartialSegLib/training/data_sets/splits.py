@@ -15,6 +15,7 @@ from zlib import crc32
 import numpy as np
 
 from ...errors import InputError
+from ...files.file_names import expanded
 from ...sentences import first_few
 from ...volume import image_stem
 from ..collection import Case
@@ -196,7 +197,7 @@ def _required(line: str, names: Mapping[str, list[str]], where: Path | str) -> s
 def _nnunet_folds(path: Path) -> list[tuple[list[str], list[str]]]:
     """Training and validation cases of each fold."""
     try:
-        contents = json.loads(path.expanduser().read_text(encoding="utf-8"))
+        contents = json.loads(expanded(path).read_text(encoding="utf-8"))
         folds = [(fold["train"], fold["val"]) for fold in contents]
     except OSError as error:
         raise InputError(f"{path}: the folds cannot be read ({error.strerror}); check the path.") from None
@@ -216,7 +217,7 @@ def _are_names(part: object) -> bool:
 
 def _lines(path: Path) -> list[str]:
     try:
-        contents = path.expanduser().read_bytes()
+        contents = expanded(path).read_bytes()
     except OSError as error:
         raise InputError(f"{path}: the list cannot be read ({error.strerror}); check the path.") from None
     is_utf16 = contents.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))  # so ">" of PowerShell 5

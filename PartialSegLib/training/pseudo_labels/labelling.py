@@ -21,6 +21,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ...errors import InputError
+from ...files.file_names import expanded
 from ...files.output_files import explained_writing_errors
 from ..collection import Case, Collection, read_collection, write_collection
 from ..loop.run_lock import held
@@ -68,10 +69,10 @@ class PseudoLabelling:
         self, source: Path, output: Path, request: PseudoLabelRequest, overwrite: bool = False
     ) -> None:
         self.source = read_collection(source)
-        self.output = output.expanduser().absolute()
+        self.output = expanded(output).absolute()
         self.request = request
         self.planned = plan_cases(self.source, request)
-        self._before = read_record(source.expanduser()) or PseudoLabelRecord({})
+        self._before = read_record(expanded(source)) or PseudoLabelRecord({})
         self.earlier = {name: case.pseudo_labels for name, case in self._before.cases.items()}
         self._refuse_to_replace(source)
         self._overwrite = overwrite
@@ -232,7 +233,7 @@ class PseudoLabelling:
             raise InputError(f"{self.output} is no name for a collection; choose one that ends with .json.")
         cases = self.source.cases
         inputs = [self.source.path(path) for case in cases for path in (*case.images, case.label) if path]
-        given = {path.resolve() for path in [source.expanduser(), record_path(source.expanduser()), *inputs]}
+        given = {path.resolve() for path in [expanded(source), record_path(expanded(source)), *inputs]}
         outputs = [self.output, record_path(self.output), *map(self.label_path, self.planned)]
         for path in outputs:
             if path.resolve() in given:
