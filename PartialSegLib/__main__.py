@@ -21,6 +21,7 @@ from typing import Any, NoReturn
 
 from . import __version__
 from .cli.data_arguments import add_data_arguments
+from .cli.terminal import discard_output
 from .cli.training_arguments import add_training_arguments
 from .errors import Cancelled, DeviceError, InputError
 from .files.file_names import expanded
@@ -80,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except MemoryError:
         return _fail(NO_DEVICE, "Out of memory; close other programs or segment a smaller region with --roi.")
     except BrokenPipeError:  # the reader of our output, such as head, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        discard_output()
     except InputError as error:
         return _fail(WRONG_INPUT, str(error))
     except OSError as error:

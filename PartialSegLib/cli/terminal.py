@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -28,9 +29,21 @@ def write_table(header: Sequence[str], rows: Sequence[Sequence[str]], right: Seq
 
 
 def write_line(text: str = "") -> None:
-    """Write one line to standard output at once, also where that is a file or a pipe."""
-    sys.stdout.write(f"{without_control(text)}\n")
-    sys.stdout.flush()
+    """Write one line to standard output at once, also where that is a file or a pipe.
+
+    Work goes on where the reader of a pipe, such as `head`, has seen enough.
+    """
+    try:
+        sys.stdout.write(f"{without_control(text)}\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        discard_output()
+
+
+def discard_output() -> None:
+    """Lead standard output nowhere from now on, with what waits to be written."""
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), sys.stdout.fileno())
 
 
 @contextmanager

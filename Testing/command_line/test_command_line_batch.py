@@ -180,6 +180,17 @@ def test_wrong_usage_has_its_exit_code(package, images, tmp_path, capsys, option
     assert not (tmp_path / "out").exists()
 
 
+def test_a_batch_whose_output_nobody_reads_any_more_goes_on(package, images, tmp_path):
+    command = [sys.executable, "-m", "PartialSegLib", "batch", images, "-o", tmp_path / "out"]
+    command += ["--model", package, "--device", "cpu"]
+    with subprocess.Popen(list(map(str, command)), stderr=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline().startswith(b"1 of 3: a")
+        process.stdout.close()
+        errors = process.stderr.read()
+    assert (process.returncode, errors) == (0, b"")
+    assert len(list((tmp_path / "out").glob("*.seg.nrrd"))) == 3
+
+
 def test_an_interrupted_batch_leaves_whole_files_and_goes_on(package, images, tmp_path, capsys):
     for number in range(60):  # it is not quicker than the signal
         shutil.copy(images / "a.nii.gz", images / f"more-{number}.nii.gz")
