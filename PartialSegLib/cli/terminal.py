@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -31,12 +32,14 @@ def write_table(header: Sequence[str], rows: Sequence[Sequence[str]], right: Seq
 def write_line(text: str = "") -> None:
     """Write one line to standard output at once, also where that is a file or a pipe.
 
-    Work goes on where the reader of a pipe, such as `head`, has seen enough.
+    Work goes on where the reader of a pipe, such as `head`, has seen enough, or the terminal is closed.
     """
     try:
         sys.stdout.write(f"{without_control(text)}\n")
         sys.stdout.flush()
-    except BrokenPipeError:
+    except OSError as error:
+        if error.errno not in (errno.EPIPE, errno.EIO):
+            raise
         discard_output()
 
 

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -188,6 +189,23 @@ def test_a_batch_whose_output_nobody_reads_any_more_goes_on(package, images, tmp
         process.stdout.close()
         errors = process.stderr.read()
     assert (process.returncode, errors) == (0, b"")
+    assert len(list((tmp_path / "out").glob("*.seg.nrrd"))) == 3
+
+
+def test_a_batch_in_the_background_outlives_its_terminal(package, images, tmp_path):
+    """As behind & and disown, where nothing but its output tells it that the terminal was closed."""
+    termios = pytest.importorskip("termios", reason="pseudo-terminals exist on Unix only")
+    ours, theirs = os.openpty()
+    termios.tcsetwinsize(theirs, (24, 80))
+    command = [sys.executable, "-m", "PartialSegLib", "batch", images, "-o", tmp_path / "out"]
+    command += ["--model", package, "--device", "cpu"]
+    process = subprocess.Popen(list(map(str, command)), stderr=theirs, stdout=theirs)
+    os.close(theirs)
+    shown = b""
+    while b"1 of 3: a" not in shown:
+        shown += os.read(ours, 1000)
+    os.close(ours)
+    assert process.wait(60) == 0
     assert len(list((tmp_path / "out").glob("*.seg.nrrd"))) == 3
 
 
