@@ -171,7 +171,7 @@ def _dicom_files(folder: Path, files: list[str]) -> Iterator[Path]:
 def _is_dicom(path: Path) -> bool:
     """Whether a file has the mark of DICOM or, as old ones do, begins with a data element instead."""
     try:
-        return is_dicom(path) or _begins_with_element(path)
+        return path.is_file() and (is_dicom(path) or _begins_with_element(path))  # a named pipe would block
     except OSError:
         return False
 

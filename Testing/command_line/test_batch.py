@@ -86,6 +86,13 @@ def test_indices_and_hidden_files_make_no_series(tmp_path, name):
     assert find_images([tmp_path]) == [tmp_path / "series"]
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes")
+def test_nobody_waits_for_what_comes_out_of_a_named_pipe(images):
+    os.mkfifo(images / "pipe")
+    code = "import sys; from PartialSegLib.batch.images import find_images; find_images(sys.argv[1:])"
+    subprocess.run([sys.executable, "-c", code, str(images)], check=True, timeout=60)
+
+
 def test_a_subfolder_that_cannot_be_read_is_told_of(images, monkeypatch, caplog):
     (images / "locked").mkdir()
     scandir = os.scandir
