@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _HEADER_BYTES = 1 << 20
 _CHUNK_BYTES = 1 << 16
 _FIELD = re.compile(r"([^:=]+?)\s*(?:=|:(?!=))\s*(.*)")
-_NUMBER = re.compile(r"[-+]?(?:nan|inf|[\d.]+(?:e[-+]?\d+)?)", re.IGNORECASE)
+_BETWEEN_NUMBERS = re.compile(r"[\s,(]+")
 _DAMAGED = "The file is truncated, damaged or of another kind than its name says; copy or export it again."
 _SENTENCES = {"determinant is 0": SINGULAR, "": _DAMAGED}
 """What ITK's error messages contain, and what they mean to the user; the last one fits all."""
@@ -57,6 +57,7 @@ def read_itk_image(path: Path) -> tuple[np.ndarray, np.ndarray]:
     import SimpleITK
 
     header, header_bytes = _read_header(path)
+    _check_axes(header)
     _check_spacing(header)
     _check_frames(header)
     _check_space(path, header)
@@ -145,15 +146,28 @@ def _read_header(path: Path) -> tuple[dict[str, str], int]:
         return fields, file.tell()
 
 
+def _check_axes(header: dict[str, str]) -> None:
+    """Find numbers of axes with which MetaIO would write to any place in memory."""
+    if not re.fullmatch(r"\d", header.get("ndims", "3")):
+        raise InputError(_DAMAGED)
+
+
 def _check_spacing(header: dict[str, str]) -> None:
     """Find what ITK repairs in silence or reports in riddles: zero, negative or undefined spacing."""
     for name in ("spacings", "elementspacing"):
-        if name in header:
-            check_spacing([float(number) for number in _NUMBER.findall(header[name])])
-    vectors = map(_NUMBER.findall, header.get("space directions", "").split(")"))  # "none" has no numbers
-    lengths = [float(np.linalg.norm([float(number) for number in vector])) for vector in vectors if vector]
-    if lengths:
+        if numbers := _numbers(header.get(name, "")):
+            check_spacing(numbers)
+    vectors = map(_numbers, header.get("space directions", "").split(")"))  # "none" has no numbers
+    if lengths := [float(np.linalg.norm(vector)) for vector in vectors if vector]:
         check_spacing(lengths)
+
+
+def _numbers(text: str) -> list[float]:
+    words = _BETWEEN_NUMBERS.split(text)
+    try:
+        return [float(word) for word in words if word and word.lower() != "none"]
+    except ValueError:
+        raise InputError(_DAMAGED) from None
 
 
 def _check_frames(header: dict[str, str]) -> None:

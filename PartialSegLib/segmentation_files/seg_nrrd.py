@@ -75,14 +75,14 @@ def read_seg_nrrd(path: Path) -> Segmentation:
             raise InputError("There is no such file; check the path.")
         try:
             image = SimpleITK.ReadImage(itk_name(path))
-        except RuntimeError as error:
+            fields = {key: image.GetMetaData(key) for key in image.GetMetaDataKeys()}
+        except (RuntimeError, TypeError) as error:  # the latter of names that are no UTF-8
             raise InputError("The file is truncated or damaged; copy or save it again.") from error
         if image.GetDimension() != 3:
             raise InputError(
                 f"The image is {image.GetDimension()}-D, a 3-D one is needed; save it in Slicer again."
             )
         layers = SimpleITK.GetArrayViewFromImage(image).reshape((*image.GetSize()[::-1], -1))
-        fields = {key: image.GetMetaData(key) for key in image.GetMetaDataKeys()}
         segments = _read_segments(fields, layers.shape[3])
         provenance = next((segment.provenance for segment in segments if segment.provenance), {})
         segmentation = Segmentation(layers.shape[:3], affine_of(image), provenance)

@@ -226,6 +226,11 @@ def text_file(path: Path) -> None:
     path.write_text("not an image")
 
 
+def nrrd_with_a_field_that_is_no_utf8(path: Path) -> None:
+    plain_nrrd(path)
+    path.write_bytes(path.read_bytes().replace(b"\n\n", b"\nSegment0_\xff:=liver\n\n", 1))
+
+
 def plain_nrrd(path: Path) -> None:
     nrrd.write(str(path), np.zeros((3, 4, 5), np.uint8))
 
@@ -259,6 +264,7 @@ def folder_on_two_grids(path: Path) -> None:
     [
         ("missing.seg.nrrd", lambda path: None, "There is no such file"),
         ("text.seg.nrrd", text_file, "truncated or damaged"),
+        ("bytes.seg.nrrd", nrrd_with_a_field_that_is_no_utf8, "truncated or damaged"),
         ("plain.seg.nrrd", plain_nrrd, "holds no segments"),
         ("missing.nii.gz", lambda path: None, "no such file"),
         ("labels.nii.gz", label_map_without_table, "needs its NAME.labels.csv"),
