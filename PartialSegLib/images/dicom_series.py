@@ -199,6 +199,11 @@ def _list_series(folder: Path) -> list[_Series]:
             _Series(uid, [Path(name) for name in reader.GetGDCMSeriesFileNames(itk_name(folder), uid)])
             for uid in uids
         ]
+    except RuntimeError as error:  # GDCM gives up the folder for one file
+        for path in filter(Path.is_file, sorted(folder.iterdir())):
+            if is_dicom(path):
+                _header(path)
+        raise InputError("A DICOM file of the folder is damaged; copy the DICOM series again.") from error
     finally:
         SimpleITK.ProcessObject.SetGlobalWarningDisplay(shown)
 

@@ -65,7 +65,9 @@ def read_dicom_seg(path: Path) -> Segmentation:
                 return _segmentation(stored)
             except RuntimeError:  # its slices are no volume, by the distance that it states
                 return _segmentation(_without_distance(path))
-    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # pydicom raises whatever its parts come across in a damaged file
         reason = str(error).rstrip(".") or type(error).__name__
         raise InputError(f"{path} cannot be read as a DICOM segmentation ({reason}).") from error
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pydicom
 import pytest
 import SimpleITK
 from dicom_folders import CT_IMAGE, IMAGE, SHAPE, Series, write_series, write_slice
@@ -142,6 +143,15 @@ def test_a_truncated_slice_is_refused(tmp_path):
     folder = write_series(tmp_path / "ct")
     content = (folder / "slice-4.dcm").read_bytes()
     (folder / "slice-4.dcm").write_bytes(content[:-20])
+    with pytest.raises(InputError, match=r"slice-4.dcm is truncated or damaged"):
+        read_volume(folder)
+
+
+def test_a_slice_for_which_gdcm_gives_up_the_folder_is_named(tmp_path):
+    folder = write_series(tmp_path / "ct")
+    slice_4 = pydicom.dcmread(folder / "slice-4.dcm")
+    slice_4.SamplesPerPixel = 2
+    slice_4.save_as(folder / "slice-4.dcm")
     with pytest.raises(InputError, match=r"slice-4.dcm is truncated or damaged"):
         read_volume(folder)
 

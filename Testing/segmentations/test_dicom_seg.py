@@ -297,6 +297,11 @@ def test_what_is_no_dicom_segmentation_is_refused(tmp_path, monkeypatch):
     stored.save_as(tmp_path / "cut.dcm")
     with pytest.raises(InputError, match=r"cut\.dcm cannot be read as a DICOM segmentation \("):
         read_segmentation(tmp_path / "cut.dcm")
+    content = file.read_bytes()
+    for missing in range(20, 420, 20):  # a copy that broke off
+        (tmp_path / "half.dcm").write_bytes(content[:-missing])
+        with pytest.raises(InputError, match=r"half\.dcm cannot be read as a DICOM segmentation \("):
+            read_segmentation(tmp_path / "half.dcm")
     monkeypatch.setattr(dicom_seg, "find_spec", lambda name: None)
     with pytest.raises(InputError, match="pip install highdicom"):
         read_segmentation(file)
