@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -24,10 +24,12 @@ from training_runs import losses_of, tiny_config, tiny_values
 from PartialSegLib.errors import DeviceError, InputError
 from PartialSegLib.model import load_model
 from PartialSegLib.training import train
+from PartialSegLib.training.loop import run_log
 from PartialSegLib.training.loop import steps as loop
 from PartialSegLib.training.loop.exit_codes import exit_code_of
 from PartialSegLib.training.loop.optimization import Phase
 from PartialSegLib.training.loop.phased_run import PhasedRun, StepResult
+from PartialSegLib.training.loop.run_log import RunLog
 from PartialSegLib.training.loop.workers import ALONE
 from PartialSegLib.training.losses import LOSSES
 from PartialSegLib.training.run import Run
@@ -236,6 +238,37 @@ def test_a_full_disk_stops_the_run_and_keeps_the_checkpoint(tmp_path: Path) -> N
         train(longer)
     assert (tmp_path / "checkpoint.pt").read_bytes() == checkpoint
     assert not list(tmp_path.glob("*partial*"))
+
+
+def write_forty_rows(folder: Path, at_end: Callable[[RunLog], object]) -> None:
+    with RunLog(folder, 0, 40, True) as log:
+        for step in range(1, 41):
+            log.add_step(step, 1.0, 0.1, 1.0, 0.0)
+        at_end(log)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # of TensorBoard's thread
+@pytest.mark.parametrize("has_tensorboard", [True, False])
+@pytest.mark.parametrize("at_end", [RunLog.flush, str])
+def test_a_log_that_a_full_disk_cannot_take_is_one_sentence(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    has_tensorboard: bool,
+    at_end: Callable[[RunLog], object],
+) -> None:
+    if not has_tensorboard:
+        monkeypatch.setattr(run_log, "_tensorboard", lambda folder, step: None)
+    sentence = r"The log cannot be written to .*; free space and start again: .* last checkpoint\.$"
+    with full_disk(), pytest.raises(InputError, match=sentence):
+        write_forty_rows(tmp_path, at_end)
+
+
+def test_a_log_that_cannot_be_closed_hides_no_earlier_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_log, "_tensorboard", lambda folder, step: None)
+    with full_disk(), pytest.raises(ZeroDivisionError):
+        write_forty_rows(tmp_path, lambda log: 1 / 0)
 
 
 @pytest.mark.parametrize(

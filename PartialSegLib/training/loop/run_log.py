@@ -5,11 +5,13 @@ from __future__ import annotations
 import csv
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from ...errors import InputError
 from ...files.output_files import replacing
 
 logger = logging.getLogger(__name__)
@@ -32,11 +34,15 @@ class RunLog:
         iterations: steps of the whole run.
         leads: whether this process writes; the others of the run say nothing.
         figures: further columns of `log.csv`.
+
+    Raises:
+        InputError: from each method; the disk is full, or the folder cannot be written to any more.
     """
 
     def __init__(
         self, folder: Path, step: int, iterations: int, leads: bool, figures: Sequence[str] = ()
     ) -> None:
+        self.folder = folder
         self.iterations = iterations
         self.leads = leads
         self._first_step = step
@@ -44,15 +50,16 @@ class RunLog:
         self._started = self._spoken = time.monotonic()
         if not leads:
             return
-        self._files = [
-            _opened(folder / name, columns, step)
-            for name, columns in (
-                (LOG_FILE, LOG_COLUMNS + self._figures),
-                (VALIDATION_FILE, VALIDATION_COLUMNS),
-            )
-        ]
-        self._log, self._validation = (csv.writer(file) for file in self._files)
-        self._board = _tensorboard(folder, step)
+        with self._explained_errors():
+            self._files = [
+                _opened(folder / name, columns, step)
+                for name, columns in (
+                    (LOG_FILE, LOG_COLUMNS + self._figures),
+                    (VALIDATION_FILE, VALIDATION_COLUMNS),
+                )
+            ]
+            self._log, self._validation = (csv.writer(file) for file in self._files)
+            self._board = _tensorboard(folder, step)
 
     def __enter__(self) -> RunLog:
         return self
@@ -60,16 +67,19 @@ class RunLog:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Close the files."""
-        for file in self._files if self.leads else ():
-            file.close()
-        if self.leads and self._board is not None:
-            self._board.close()
+        """Close the files; what goes wrong with that hides no earlier error."""
+        if not self.leads:
+            return
+        earlier = nullcontext() if error is None else suppress(InputError)
+        with earlier, self._explained_errors(), ExitStack() as closing:
+            for part in (*self._files, *([self._board] if self._board is not None else [])):
+                closing.callback(part.close)
 
     def flush(self) -> None:
         """Bring the rows written so far to the disk."""
-        for file in self._files if self.leads else ():
-            file.flush()
+        with self._explained_errors():
+            for file in self._files if self.leads else ():
+                file.flush()
 
     def add_step(
         self,
@@ -96,12 +106,12 @@ class RunLog:
         seconds = now - self._started
         figures = figures or {}
         further = (f"{figures[name]:.6g}" if name in figures else "" for name in self._figures)
-        self._log.writerow(
-            (step, repr(loss), f"{rate:.6g}", f"{norm:.6g}", f"{seconds:.2f}", f"{waited:.3f}", *further)
-        )
-        if self._board is not None:
-            for name, value in {"loss": loss, "learning rate": rate, **figures}.items():
-                self._board.add_scalar(name, value, step)
+        row = (step, repr(loss), f"{rate:.6g}", f"{norm:.6g}", f"{seconds:.2f}", f"{waited:.3f}", *further)
+        with self._explained_errors():
+            self._log.writerow(row)
+            if self._board is not None:
+                for name, value in {"loss": loss, "learning rate": rate, **figures}.items():
+                    self._board.add_scalar(name, value, step)
         if now - self._spoken > MESSAGE_SECONDS or step == self.iterations:
             self._spoken = now
             left = seconds / (step - self._first_step) * (self.iterations - step)
@@ -113,12 +123,23 @@ class RunLog:
         """Dice by (task, structure) after a step, and what of the images it was taken on."""
         if not self.leads:
             return
-        for (task, structure), dice in scores.items():
-            self._validation.writerow((step, task, structure, f"{dice:.4f}"))
-            if self._board is not None:
-                self._board.add_scalar(f"Dice/{task}/{structure}", dice, step)
+        with self._explained_errors():
+            for (task, structure), dice in scores.items():
+                self._validation.writerow((step, task, structure, f"{dice:.4f}"))
+                if self._board is not None:
+                    self._board.add_scalar(f"Dice/{task}/{structure}", dice, step)
         listed = ", ".join(f"{task}/{structure} {dice:.3f}" for (task, structure), dice in scores.items())
         logger.info("step %d, Dice on %s: %s", step, parts, listed)
+
+    @contextmanager
+    def _explained_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise InputError(
+                f"The log cannot be written to {self.folder} ({error.strerror or error}); free space and "
+                "start again: the run goes on from its last checkpoint."
+            ) from None
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
