@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import os
+import sys
 import types
 from difflib import get_close_matches
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -28,6 +28,12 @@ def require_at_least(instance: Any, **least: int) -> None:
     for name, number in least.items():
         value = getattr(instance, name)
         require(value >= number, f"{name}: expected {number} or more, got {value}")
+
+
+def require_seed(instance: Any) -> None:
+    """Refuse a `seed` that PyTorch's random numbers cannot begin with."""
+    require_at_least(instance, seed=0)
+    require(instance.seed < 2**64, f"seed: expected less than 2^64, got {instance.seed}")
 
 
 def expand_home(instance: Any, *names: str) -> None:
@@ -125,7 +131,7 @@ def _converted_tuple(value: Any, arguments: tuple[Any, ...], path: str) -> tuple
 def _converted_plain(value: Any, hint: type, path: str) -> Any:
     """A finite number, a text or a truth value; whole numbers pass as float, truth values do not."""
     accepted = (int, float) if hint is float else (hint,)
-    if type(value) not in accepted or (isinstance(value, float) and not math.isfinite(value)):
+    if type(value) not in accepted or (hint is float and not abs(value) <= sys.float_info.max):
         raise _unexpected(path, PLAIN_TYPES[hint], value)
     return hint(value)
 

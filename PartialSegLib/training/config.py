@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from ..files.json_fields import expand_home, from_json, require, require_at_least, to_json
+from ..files.json_fields import expand_home, from_json, require, require_at_least, require_seed, to_json
 from ..manifest import Inference, Preprocessing
 from ..sentences import suggestion
 from .loop.optimization import Phase
@@ -155,6 +155,10 @@ class Tissue:
     power: float = 0.5
     lesion_focus: float = 1.0
 
+    def __post_init__(self) -> None:
+        """Refuse numbers that mean nothing."""
+        require_at_least(self, weight=0, iterations=0, voxels=1, lesion_focus=0)
+
 
 @dataclass(frozen=True)
 class Transfer:
@@ -234,7 +238,8 @@ class TrainingConfig:
         require(given == 1, f"synthetic, collection: expected one of the two, got {given or 'neither'}")
         require(len(self.phases) > 0, "phases: expected at least one, got none")
         require_at_least(self, batch_size=1, accumulate=1, checkpoint_every=1)
-        require_at_least(self, validate_every=0, seed=0, workers=0)
+        require_at_least(self, validate_every=0, workers=0)
+        require_seed(self)
         decay = self.ema_decay
         require(0 <= decay < 1, f"ema_decay: expected 0 or more and less than 1, got {decay}")
         require(

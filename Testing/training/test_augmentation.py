@@ -305,6 +305,9 @@ def test_only_the_presets_of_papers_add_what_the_codes_leave_out():
         ({"elastic": (-1.0, 2.0)}, "elastic: expected .*lowest, highest"),
         ({"elastic_sigma": (0.0, 2.0)}, "elastic_sigma: expected .* above 0"),
         ({"mirror_axes": (3,)}, "mirror_axes: expected some of 0 .*, got .3."),
+        ({"mirror_axes": (2, 2)}, "mirror_axes: expected some of 0 .* each once, got .2, 2."),
+        ({"rotation": -30.0}, "rotation: expected 0 or more, got -30"),
+        ({"shift": -0.1}, "shift: expected 0 or more, got -0.1"),
     ],
 )
 def test_impossible_values_are_refused(values, message):

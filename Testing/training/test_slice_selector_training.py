@@ -278,6 +278,12 @@ def test_not_to_another_one(trained, package, tmp_path, changes, sentence):
         ('{"output": "x", "package": "y", "recal": 1}', "recal: unknown field"),
         ('{"output": "x", "package": "y", "recall": 1.5}', "recall: expected a share"),
         ('{"output": "x", "package": "y", "images": 0}', "images: expected 1 or more"),
+        (
+            '{"output": "x", "package": "y", "learning_rate": -1}',
+            "learning_rate: expected more than 0, got -1",
+        ),
+        ('{"output": "x", "package": "y", "weight_decay": -1}', "weight_decay: expected 0 or more, got -1"),
+        ('{"output": "x", "package": "y", "seed": 18446744073709551616}', "seed: expected less than"),
     ],
 )
 def test_a_wrong_configuration_is_answered_with_a_sentence(text, sentence, tmp_path, capsys):

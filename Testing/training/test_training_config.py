@@ -74,6 +74,13 @@ def test_a_file_may_extend_a_recipe_and_a_setting_may_lie_in_a_list(tmp_path: Pa
         ({"batch_size": 0}, "batch_size: expected 1 or more"),
         ({"workers": -1}, "workers: expected 0 or more, got -1"),
         ({"seed": -1}, "seed: expected 0 or more, got -1"),
+        ({"seed": 2**64}, r"seed: expected less than 2\^64, got 1844"),
+        ({"ema_decay": 10**400}, "ema_decay: expected a number, got 1000"),
+        ({"phases": [{"iterations": 1, "warm_up_start": -5}]}, "warm_up_start: expected 0 or more, got -5"),
+        ({"phases": [{"iterations": 1, "factors": {"a.": -1}}]}, r"factors.a.: expected 0 or more, got -1"),
+        ({"tissue": {"weight": 1, "voxels": 0}}, "tissue.voxels: expected 1 or more, got 0"),
+        ({"tissue": {"weight": -1}}, "tissue.weight: expected 0 or more, got -1"),
+        ({"tissue": {"weight": 1, "lesion_focus": -1}}, "tissue.lesion_focus: expected 0 or more, got -1"),
         ({"validate_every": -3}, "validate_every: expected 0 or more"),
         ({"ema_decay": 2}, "ema_decay: expected 0 or more and less than 1, got 2"),
         (

@@ -51,11 +51,13 @@ class Phase:
 
     def __post_init__(self) -> None:
         """Refuse what no phase can mean."""
-        require_at_least(self, iterations=1, epoch=1, warm_up=0, weight_decay=0)
+        require_at_least(self, iterations=1, epoch=1, warm_up=0, warm_up_start=0, weight_decay=0)
         require(self.learning_rate > 0, f"learning_rate: expected more than 0, got {self.learning_rate}")
         require(0 <= self.momentum < 1, f"momentum: expected 0 or more and less than 1, got {self.momentum}")
         clip = self.gradient_clip
         require(clip is None or clip > 0, f"gradient_clip: expected more than 0 or null, got {clip}")
+        for start, factor in (self.factors or {}).items():  # a negative one would climb the loss
+            require(factor >= 0, f"factors.{start}: expected 0 or more, got {factor}")
 
 
 class Position(NamedTuple):

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ...files.json_fields import expand_home, from_json, require, require_at_least, to_json
+from ...files.json_fields import expand_home, from_json, require, require_at_least, require_seed, to_json
 from ...manifest import Inference, Manifest, Preprocessing
 from ...networks.meddanet import MED_DANET_CANDIDATES
 from ..config_files import read_settings
@@ -61,6 +61,11 @@ class PhantomConfig:
     count: int = 64
     shape: tuple[int, int, int] = (48, 96, 96)
     lesions: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse patients that there cannot be."""
+        require_at_least(self, count=1)
+        require(min(self.shape) >= 1, f"shape: expected voxels above 0, got {list(self.shape)}")
 
 
 @dataclass(frozen=True)
@@ -156,13 +161,20 @@ class SliceBankConfig:
         expand_home(self, "output")
         require(bool(self.candidates), "candidates: expected at least one, got none")
         for number, candidate in enumerate(self.candidates):
-            place = f"candidates[{number}].epochs"
-            require(candidate.epochs >= 1, f"{place}: expected 1 or more, got {candidate.epochs}")
+            place = f"candidates[{number}]"
+            require(candidate.epochs >= 1, f"{place}.epochs: expected 1 or more, got {candidate.epochs}")
+            require(candidate.weight >= 0, f"{place}.weight: expected 0 or more, got {candidate.weight}")
         require_at_least(self, decision_epochs=1, checkpoint_every=1, validate_every=0, validation_slices=0)
-        require_at_least(self, warm_up_epochs=0, weight_decay=0, seed=0, workers=0)
+        require_at_least(self, warm_up_epochs=0, weight_decay=0, workers=0, skip_weight=0)
+        require_at_least(self, cross_entropy_weight=0, intensity_shift=0)
+        require_seed(self)
         require(0 <= self.alpha <= 1, f"alpha: expected a weight from 0 to 1, got {self.alpha}")
         require(self.batch_size >= 2, f"batch_size: expected 2 or more slices, got {self.batch_size}")
-        require(set(self.mirror_axes) <= {0, 1}, "mirror_axes: expected some of 0 (y) and 1 (x)")
+        axes = set(self.mirror_axes)
+        require(
+            axes <= {0, 1} and len(axes) == len(self.mirror_axes),
+            f"mirror_axes: expected some of 0 (y) and 1 (x), each once, got {list(self.mirror_axes)}",
+        )
 
     @property
     def bank_epochs(self) -> int:

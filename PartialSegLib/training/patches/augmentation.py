@@ -11,7 +11,7 @@ from typing import Any, Final, Literal
 import numpy as np
 
 from ...errors import InputError
-from ...files.json_fields import require
+from ...files.json_fields import require, require_at_least
 
 Range = tuple[float, float]
 
@@ -93,9 +93,11 @@ class Augmentation:
                     positive and low <= high,
                     f"{name}: expected [lowest, highest] above 0, got {list(value)}",
                 )
+        require_at_least(self, rotation=0, shift=0)
+        axes = set(self.mirror_axes)
         require(
-            set(self.mirror_axes) <= {0, 1, 2},
-            f"mirror_axes: expected some of 0 (z), 1 (y), 2 (x), got {list(self.mirror_axes)}",
+            axes <= {0, 1, 2} and len(axes) == len(self.mirror_axes),
+            f"mirror_axes: expected some of 0 (z), 1 (y), 2 (x), each once, got {list(self.mirror_axes)}",
         )
 
 

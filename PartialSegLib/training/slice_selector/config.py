@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ...decision_spec import DecisionSpec
-from ...files.json_fields import expand_home, require, require_at_least
+from ...files.json_fields import expand_home, require, require_at_least, require_seed
 from ..config_files import read_settings
 
 
@@ -64,7 +64,9 @@ class SliceSelectorConfig:
         """Refuse values that no run can have."""
         expand_home(self, "output", "atlas")
         require_at_least(self, images=1, calibration_images=1, iterations=1, batch_size=1, checkpoint_every=1)
-        require_at_least(self, held_out_images=0, seed=0)
+        require_at_least(self, held_out_images=0, weight_decay=0)
+        require_seed(self)
+        require(self.learning_rate > 0, f"learning_rate: expected more than 0, got {self.learning_rate}")
         require(0 < self.recall <= 1, f"recall: expected a share in (0, 1], got {self.recall}")
 
     def spec(self, thresholds: tuple[float, ...], figures: dict[str, Any] | None = None) -> DecisionSpec:
