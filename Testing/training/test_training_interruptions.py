@@ -26,6 +26,7 @@ from PartialSegLib.model import load_model
 from PartialSegLib.training import train
 from PartialSegLib.training.loop import run_log
 from PartialSegLib.training.loop import steps as loop
+from PartialSegLib.training.loop.checkpoint_file import write_config
 from PartialSegLib.training.loop.exit_codes import exit_code_of
 from PartialSegLib.training.loop.optimization import Phase
 from PartialSegLib.training.loop.phased_run import PhasedRun, StepResult
@@ -238,6 +239,30 @@ def test_a_full_disk_stops_the_run_and_keeps_the_checkpoint(tmp_path: Path) -> N
         train(longer)
     assert (tmp_path / "checkpoint.pt").read_bytes() == checkpoint
     assert not list(tmp_path.glob("*partial*"))
+
+
+@pytest.mark.parametrize("name", ["log.csv", "validation.csv"])
+@pytest.mark.parametrize("content", [b"step;loss\n1;2\n", b"step,loss\nsix,2\n", b"step,loss\n\xff,2\n"])
+def test_a_log_that_another_program_has_saved_is_one_sentence(
+    tmp_path: Path, name: str, content: bytes
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=rf"{name} is not as a run has written it .*; rename it and start"):
+        RunLog(tmp_path, 3, 6, True)
+    assert (tmp_path / name).read_bytes() == content
+
+
+@pytest.mark.parametrize("state", [[1, 2], {"step": "six"}])
+def test_a_file_that_is_no_checkpoint_is_one_sentence(tmp_path: Path, state: object) -> None:
+    torch.save(state, tmp_path / "checkpoint.pt")
+    with pytest.raises(InputError, match=r"checkpoint.pt cannot be read \(it is no checkpoint of a run\);"):
+        train(tiny_config(tmp_path))
+
+
+def test_a_config_in_another_encoding_is_kept_as_the_previous_one(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_bytes(b'{"title": "M\xfcnchen"}')
+    write_config(tmp_path, {"output": "a"})
+    assert (tmp_path / "config-previous.json").read_bytes() == b'{"title": "M\xfcnchen"}'
 
 
 def write_forty_rows(folder: Path, at_end: Callable[[RunLog], object]) -> None:

@@ -37,7 +37,8 @@ def write_config(folder: Path, settings: dict[str, Any]) -> None:
         InputError: the disk is full, or the place cannot be written to.
     """
     path, text = folder / CONFIG_FILE, json.dumps(settings, indent=2) + "\n"
-    if path.is_file() and path.read_text(encoding="utf-8") != text:  # it may be a person's own
+    # What stands there may be a person's own, in any encoding.
+    if path.is_file() and path.read_text(encoding="utf-8", errors="replace") != text:
         replace_patiently(path, folder / PREVIOUS_FILE)
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
@@ -68,6 +69,8 @@ def read_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str,
     require_safe_torch()
     try:
         state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+        if not isinstance(state, dict) or not isinstance(state.get("step", 0), int):
+            raise ValueError("it is no checkpoint of a run")
     except Exception as error:  # what torch raises on a damaged file depends on where the damage is
         text = str(error).splitlines()[0]
         advice = "choose another output folder, or remove it to start anew"

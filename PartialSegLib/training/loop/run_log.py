@@ -143,11 +143,25 @@ class RunLog:
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
-    """The rows of a log; none if there is no file."""
+    """The rows of a log; none if there is no file.
+
+    Raises:
+        InputError: it is no log, such as one that another program has saved with semicolons.
+    """
     if not path.exists():
         return []
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file)
+            rows = [row for row in reader if None not in row.values()]  # the last one may be half written
+            if "step" not in (reader.fieldnames or ["step"]):
+                raise ValueError("it has no column step")
+            return [row for row in rows if int(row["step"])]
+    except (ValueError, csv.Error) as error:
+        raise InputError(
+            f"{path} is not as a run has written it ({error}); rename it and start again: the run goes on from "
+            "its last checkpoint, with a new log."
+        ) from None
 
 
 def duration(seconds: float) -> str:
@@ -160,7 +174,7 @@ def duration(seconds: float) -> str:
 
 def _opened(path: Path, columns: tuple[str, ...], step: int) -> Any:
     """A log to append to, with its rows up to a step."""
-    rows = [row for row in read_rows(path) if None not in row.values() and int(row["step"]) <= step]
+    rows = [row for row in read_rows(path) if int(row["step"]) <= step]
     with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns, extrasaction="ignore")
         writer.writeheader()
