@@ -50,9 +50,9 @@ class RunLog:
         self._started = self._spoken = time.monotonic()
         if not leads:
             return
-        with self._explained_errors():
+        with self._explained_errors(), ExitStack() as opened:
             self._files = [
-                _opened(folder / name, columns, step)
+                opened.enter_context(_opened(folder / name, columns, step))
                 for name, columns in (
                     (LOG_FILE, LOG_COLUMNS + self._figures),
                     (VALIDATION_FILE, VALIDATION_COLUMNS),
@@ -60,6 +60,9 @@ class RunLog:
             ]
             self._log, self._validation = (csv.writer(file) for file in self._files)
             self._board = _tensorboard(folder, step)
+            if self._board is not None:
+                opened.callback(self._board.close)
+            self._opened = opened.pop_all()
 
     def __enter__(self) -> RunLog:
         return self
@@ -71,9 +74,8 @@ class RunLog:
         if not self.leads:
             return
         earlier = nullcontext() if error is None else suppress(InputError)
-        with earlier, self._explained_errors(), ExitStack() as closing:
-            for part in (*self._files, *([self._board] if self._board is not None else [])):
-                closing.callback(part.close)
+        with earlier, self._explained_errors():
+            self._opened.close()
 
     def flush(self) -> None:
         """Bring the rows written so far to the disk."""
@@ -159,8 +161,8 @@ def read_rows(path: Path) -> list[dict[str, str]]:
             return [row for row in rows if int(row["step"])]
     except (ValueError, csv.Error) as error:
         raise InputError(
-            f"{path} is not as a run has written it ({error}); rename it and start again: the run goes on from "
-            "its last checkpoint, with a new log."
+            f"{path} is not as a run has written it ({error}); rename it and start again: the run goes on "
+            "from its last checkpoint, with a new log."
         ) from None
 
 
