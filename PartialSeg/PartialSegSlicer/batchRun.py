@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,7 @@ class BatchRun:
         self._isRunning = False
         self._lastFailure = ""
         self._begun: BatchCase | None = None
+        self._started = 0.0
 
     @property
     def isRunning(self) -> bool:
@@ -112,48 +114,50 @@ class BatchRun:
         if not self._waiting:
             self._end("")
             return
-        case, started = self._waiting.pop(0), time.monotonic()
-        request = self.batch.request
+        case = self._waiting.pop(0)
         try:
             self.batch.begin(case)  # the worker writes the file before we hear of it
         except InputError as error:
             self._end(str(error))
             return
-        self._begun = case
-
-        def seconds() -> float:
-            return time.monotonic() - started
-
-        def finished(segments: list[FileSegment]) -> None:
-            self._lastFailure = ""
-            volumes = {(segment.task, segment.structure): segment.volume_ml for segment in segments}
-            self._record(case, Outcome(seconds(), volumes))
-
-        def failed(error: WorkerError) -> None:
-            diedAgain = error.kind == self._lastFailure == "WorkerDied"
-            self._lastFailure = error.kind
-            lacksModel = error.kind in ("InputError", "InternalError") and not self.client.hasModel
-            if diedAgain or lacksModel or error.kind in ("Cancelled", "DeviceError"):
-                self._end(str(error))
-            else:
-                self._record(case, Outcome(seconds(), error=str(error)))
-
+        self._begun, self._started = case, time.monotonic()
         self.client.start(
             FileJob(
                 model=self._model,
-                request=SegmentFile(
-                    image=str(case.image),
-                    output=self.batch.target(case),
-                    tasks=request.tasks,
-                    structures=request.structures,
-                    any_modality=self._anyModality,
-                ),
-                onFinished=finished,
-                onFailed=failed,
+                request=self._requestFor(case),
+                onFinished=partial(self._finished, case),
+                onFailed=partial(self._failed, case),
                 onProgress=self.listener.onProgress,
                 onWarning=self.listener.onWarning,
             )
         )
+
+    def _requestFor(self, case: BatchCase) -> SegmentFile:
+        return SegmentFile(
+            image=str(case.image),
+            output=self.batch.target(case),
+            tasks=self.batch.request.tasks,
+            structures=self.batch.request.structures,
+            any_modality=self._anyModality,
+        )
+
+    def _finished(self, case: BatchCase, segments: list[FileSegment]) -> None:
+        self._lastFailure = ""
+        volumes = {(segment.task, segment.structure): segment.volume_ml for segment in segments}
+        self._record(case, Outcome(self._seconds(), volumes))
+
+    def _failed(self, case: BatchCase, error: WorkerError) -> None:
+        diedAgain = error.kind == self._lastFailure == "WorkerDied"
+        self._lastFailure = error.kind
+        lacksModel = error.kind in ("InputError", "InternalError") and not self.client.hasModel
+        if diedAgain or lacksModel or error.kind in ("Cancelled", "DeviceError"):
+            self._end(str(error))
+        else:
+            self._record(case, Outcome(self._seconds(), error=str(error)))
+
+    def _seconds(self) -> float:
+        """How long the case in work has taken so far."""
+        return time.monotonic() - self._started
 
     def _withdraw(self) -> None:
         """Write nothing down of a case that was cancelled, so that its folder takes other tasks."""

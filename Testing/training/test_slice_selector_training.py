@@ -239,6 +239,13 @@ def test_another_run_does_not_get_its_folder(trained, config):
         train_slice_selector(dataclasses.replace(config, seed=1))
 
 
+@pytest.mark.parametrize("content", [b"{", b'{"title": "M\xfcnchen"}'])
+def test_a_folder_whose_configuration_is_damaged_is_one_sentence(config, tmp_path, content):
+    (tmp_path / "config.json").write_bytes(content)
+    with pytest.raises(InputError, match=r"config.json is not valid JSON \(.*\); correct it and start again"):
+        train_slice_selector(dataclasses.replace(config, output=str(tmp_path)))
+
+
 def test_the_decision_network_is_copied_to_a_package_with_the_same_tasks(trained, package, tmp_path):
     target = tmp_path / "target"
     shutil.copytree(package, target)

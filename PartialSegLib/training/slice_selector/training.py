@@ -10,11 +10,9 @@ one; foreground slices weigh more, because a slice that is skipped wrongly is lo
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +20,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from ...decision_spec import DecisionSpec
 from ...errors import InputError
 from ...files.json_fields import from_json, to_json
 from ...files.output_files import replacing
@@ -31,6 +30,7 @@ from ...networks.decision_network import DecisionNetwork
 from ...packages.installed import find_package
 from ...phantom import STRUCTURE_TISSUES
 from ..atlas import read_atlas
+from ..config_files import read_json
 from ..loop.checkpoint_file import (
     CONFIG_FILE,
     check_settings,
@@ -42,11 +42,10 @@ from ..loop.stop_signals import noted_signals, stop
 from .batches import draw_batch
 from .calibration import choose_thresholds, selection_figures
 from .config import SliceSelectorConfig
-from .trunks import TrunkSlices, held_out_slices, trunk_slices
+from .kept_images import KeptImages
+from .trunks import TrunkSlices
 
 logger = logging.getLogger(__name__)
-
-CALIBRATION = 1_000_000  # number of the first image that is not trained on
 
 
 def train_slice_selector(config: SliceSelectorConfig) -> Path:
@@ -64,44 +63,16 @@ def train_slice_selector(config: SliceSelectorConfig) -> Path:
     """
     source, output = find_package(config.package), Path(config.output)
     manifest = read_manifest(source)
-    for structure in sorted({name for task in manifest.tasks for name in task.structures}):
-        if structure not in STRUCTURE_TISSUES:
-            raise InputError(
-                f"{config.package} looks for {structure}, which no phantom has; choose another package."
-            )
+    _check_structures(manifest, config.package)
     atlas = read_atlas(config.atlas) if config.atlas else None
     _claim(output, config)
-
-    def synthetic(number: int, strong_share: float) -> TrunkSlices:
-        has_atlas = np.random.default_rng([config.seed, number, 1]).random() < config.atlas_share
-        seed, chosen = (config.seed, number), atlas if has_atlas else None
-        how = config.input_size, seed, config.lesion_probability, chosen, strong_share
-        return trunk_slices(manifest, *how)
-
-    def held_out_phantom(number: int) -> TrunkSlices:
-        return held_out_slices(manifest, config.input_size, number)
-
-    slices = output / "slices"
-    training = _kept(slices, "training", range(config.images), lambda n: synthetic(n, config.strong_share))
+    images = KeptImages(config, manifest, atlas, output / "slices")
     network = _start(config, len(manifest.tasks))
-    _train(config, network, training, output / "checkpoint.pt")
+    _train(config, network, images.training(), output / "checkpoint.pt")
     network.half().float().eval()  # as they will be stored
-    numbers = range(CALIBRATION, CALIBRATION + config.calibration_images)
-    calibration = _kept(slices, "calibration", numbers, lambda number: synthetic(number, 0.0))
-    thresholds = choose_thresholds(network, calibration, config.spec(()), config.recall, config.margin)
-    held_out = _kept(slices, "held_out", range(config.held_out_images), held_out_phantom)
-    spec = config.spec(thresholds)
-    names = [task.name for task in manifest.tasks]
-    figures = {
-        "held_out": selection_figures(network, held_out, spec, names),
-        "held_out_phantoms": config.held_out_images,
-        "calibration": selection_figures(network, calibration, spec, names),
-        "calibration_images": config.calibration_images,
-        "seed": config.seed,
-    }
     package = output / "package"
     _copy_package(source, package)
-    save_decision(package, config.spec(thresholds, figures), network.state_dict())
+    save_decision(package, _measured(config, network, images, manifest), network.state_dict())
     return package
 
 
@@ -172,6 +143,33 @@ def _take_step(
     return float(loss.detach())
 
 
+def _check_structures(manifest: Manifest, package: str) -> None:
+    """Refuse a package that looks for what no phantom has."""
+    for structure in sorted({name for task in manifest.tasks for name in task.structures}):
+        if structure not in STRUCTURE_TISSUES:
+            raise InputError(
+                f"{package} looks for {structure}, which no phantom has; choose another package."
+            )
+
+
+def _measured(
+    config: SliceSelectorConfig, network: nn.Module, images: KeptImages, manifest: Manifest
+) -> DecisionSpec:
+    """How slices are selected with the trained network: its thresholds, and what they reach."""
+    calibration, held_out = images.calibration(), images.held_out()
+    thresholds = choose_thresholds(network, calibration, config.spec(()), config.recall, config.margin)
+    spec = config.spec(thresholds)
+    names = [task.name for task in manifest.tasks]
+    figures = {
+        "held_out": selection_figures(network, held_out, spec, names),
+        "held_out_phantoms": config.held_out_images,
+        "calibration": selection_figures(network, calibration, spec, names),
+        "calibration_images": config.calibration_images,
+        "seed": config.seed,
+    }
+    return config.spec(thresholds, figures)
+
+
 def _start(config: SliceSelectorConfig, num_tasks: int) -> nn.Module:
     spec = config.spec((0.5,) * num_tasks)
     build_decision_network(spec)  # refuses wrong arguments in a sentence
@@ -193,24 +191,9 @@ def _claim(output: Path, config: SliceSelectorConfig) -> None:
     """Write the configuration into the folder of the run; refuse the folder of another run."""
     path, wanted = output / CONFIG_FILE, to_json(config)
     if path.exists():
-        held = from_json(SliceSelectorConfig, json.loads(path.read_text(encoding="utf-8")), str(path))
+        held = from_json(SliceSelectorConfig, read_json(path, f"There is no {path}."), str(path))
         check_settings(output, to_json(held), wanted)
     write_config(output, wanted)
-
-
-def _kept(folder: Path, kind: str, numbers: range, make: Callable[[int], TrunkSlices]) -> list[TrunkSlices]:
-    """Read the images that the run has made before, and make and write the others."""
-    images = []
-    for number in numbers:
-        path = folder / f"{kind}-{number}.npz"
-        if not path.exists():
-            image = make(number)
-            with replacing(path) as temporary:
-                np.savez(temporary, squares=image.squares.numpy(), needed=image.needed)
-            logger.info("%s", path.name)
-        with np.load(path) as arrays:
-            images.append(TrunkSlices(torch.from_numpy(arrays["squares"]), arrays["needed"]))
-    return images
 
 
 def _copy_package(source: Path, target: Path) -> None:
