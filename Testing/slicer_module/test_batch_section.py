@@ -1,8 +1,8 @@
 """The batch section of the panel as a person uses it: real widget, .ui, worker and files."""
 
 import csv
-import os
 from pathlib import Path
+from threading import Event
 
 import pytest
 import pythonqt
@@ -94,8 +94,8 @@ def test_a_cancelled_batch_keeps_what_is_finished(section, tmp_path):
     assert (tmp_path / "results" / "anna.seg.nrrd").exists()
 
 
-@pytest.mark.parametrize("missing", ["paths", "file", "drive", "home", "output", "tasks"])
-def test_what_is_missing_is_said(section, dialogs, missing, tmp_path):
+@pytest.mark.parametrize("missing", ["paths", "file", "drive", "home", "error", "output", "tasks"])
+def test_what_is_missing_is_said(section, dialogs, missing, tmp_path, monkeypatch):
     if missing == "paths":
         section.ui.batchPathsEdit.setPlainText("")
     elif missing == "file":
@@ -104,6 +104,8 @@ def test_what_is_missing_is_said(section, dialogs, missing, tmp_path):
         section.ui.batchPathsEdit.setPlainText("/" + 300 * "a")  # refused as a drive is that does not answer
     elif missing == "home":
         section.ui.batchPathsEdit.setPlainText("~nobody-of-this-name/cts")
+    elif missing == "error":
+        monkeypatch.setattr("PartialSegSlicer.batchRun.find_package", lambda name: 1 / 0)
     elif missing == "output":
         section.ui.batchOutputEdit.text = ""
     else:
@@ -114,7 +116,8 @@ def test_what_is_missing_is_said(section, dialogs, missing, tmp_path):
         "paths": "No images",
         "file": f"no file or folder {tmp_path / 'gone.nii'};",
         "drive": "cannot be read (File name too long); check its permissions",
-        "home": "Something unexpected happened: RuntimeError: Could not determine home directory",
+        "home": "no file or folder",
+        "error": "Something unexpected happened: ZeroDivisionError: division by zero",
         "output": "Choose a folder",
         "tasks": "Tick at least one task",
     }
@@ -123,20 +126,19 @@ def test_what_is_missing_is_said(section, dialogs, missing, tmp_path):
     assert not (tmp_path / "results").exists()
 
 
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no such files")
 @pytest.mark.parametrize("cancels", [True, False])
-def test_a_folder_that_does_not_answer_leaves_slicer_usable(section, dialogs, tmp_path, cancels):
-    share = tmp_path / "share"
-    share.mkdir()
-    os.mkfifo(share / "slice")  # reading it waits until somebody writes
-    section.ui.batchPathsEdit.setPlainText(str(share))
+def test_a_folder_that_does_not_answer_leaves_slicer_usable(section, dialogs, tmp_path, monkeypatch, cancels):
+    (tmp_path / "share").mkdir()
+    (tmp_path / "share" / "slice").touch()
+    answers = Event()
+    monkeypatch.setattr("PartialSegLib.batch.images._is_dicom", lambda path: not answers.wait())
+    section.ui.batchPathsEdit.setPlainText(str(tmp_path / "share"))
     pythonqt.click(section.ui.batchButton)
     assert section.ui.batchStatusLabel.text == "Looking for images…"
     if cancels:
         pythonqt.click(section.ui.batchButton)
         assert section.ui.batchButton.text == "Segment these files"
-    with (share / "slice").open("wb"):
-        (share / "slice").unlink()
+    answers.set()
     waitForEnd(section)
     assert [text for text in dialogs.texts("error") if "holds no images" in text] == [
         *([] if cancels else [section.ui.batchStatusLabel.text])
