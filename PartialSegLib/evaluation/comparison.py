@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import numpy as np
 
 from ..errors import InputError
-from ..masks.boxes import EMPTY_BOX, box_around
+from ..masks.boxes import EMPTY_BOX, box_around, widened
 from ..segmentation import Key, Segmentation
 from ..segmentation_files.label_names import comparable_set
 from .comparable_masks import comparable_masks, grid_of, mask_within, not_compared, placed_on
@@ -78,11 +78,13 @@ def _scores(
     scores = []
     for key, reference_key in _matching_keys(prediction, reference, structures):
         masks = prediction.packed(key), reference.packed(reference_key)
-        box = box_around(masks[0].box, masks[1].box)
+        around = box_around(masks[0].box, masks[1].box)
+        box = widened(around, (1, 1, 1), reference.shape)  # whether a mask's neighbours are scored counts
         a, b = (mask_within(box, mask) for mask in masks)
-        if is_scored is not None:
-            a, b = a & is_scored[box], b & is_scored[box]
-        surfaces = surface_distances(a, b, grid.spacing)
+        is_labelled = None if is_scored is None else is_scored[box]
+        if is_labelled is not None:
+            a, b = a & is_labelled, b & is_labelled
+        surfaces = surface_distances(a, b, grid.spacing, is_labelled)
         score = Score(
             *(case, *key),
             dice=dice(a, b),

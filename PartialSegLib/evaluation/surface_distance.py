@@ -5,6 +5,10 @@ voxel volume times the length of the mask's gradient at the corner, so that the 
 surface integral of the co-area formula: exact for planes along the axes and along their diagonals, and fair
 to anisotropic spacing, unlike counts of boundary voxels. Outside the image is background.
 
+Voxels that nobody has labelled tell nothing about a surface: an element needs labelled voxels on both sides,
+and its gradient comes from pairs of these. So the contours of single labelled slices count, and the faces at
+which masks are cut do not.
+
 Definitions: Nikolov et al., "Clinically Applicable Segmentation of Head and Neck Anatomy for Radiotherapy"
 (J Med Internet Res 2021, doi 10.2196/26151). Their package (surface-distance 0.1) does not run with NumPy 2;
 it takes areas from marching cubes. On random blobs its areas are 2 % larger and NSD differs by up to 0.013.
@@ -19,7 +23,7 @@ import numpy as np
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
-from ..masks.boxes import bounding_box
+from ..masks.boxes import Box, bounding_box
 
 ROUNDING_MM = 1e-6
 """Distances above a tolerance by less than this count as within it: spacings are rounded numbers."""
@@ -55,41 +59,68 @@ class SurfaceDistances:
         return max(map(_weighted_quantile, self.distances, self.areas, (fraction, fraction)))
 
 
-def surface_distances(a: np.ndarray, b: np.ndarray, spacing: Sequence[float]) -> SurfaceDistances:
+def surface_distances(
+    a: np.ndarray, b: np.ndarray, spacing: Sequence[float], is_labelled: np.ndarray | None = None
+) -> SurfaceDistances:
     """Measure how far the surfaces of two masks are from each other.
 
     Args:
         a: boolean mask (z, y, x).
         b: another of the same shape.
         spacing: voxel size (z, y, x), mm.
+        is_labelled: voxels of the same shape that tell something, which hold both masks; None for all. A mask
+            with labelled voxels on one side only of its surface is measured where it is cut.
     """
-    (corners_a, areas_a), (corners_b, areas_b) = (_surface_elements(mask, spacing) for mask in (a, b))
+    (corners_a, areas_a), (corners_b, areas_b) = (_surface_elements(m, is_labelled, spacing) for m in (a, b))
     distances = _distances(corners_a, corners_b, spacing), _distances(corners_b, corners_a, spacing)
     return SurfaceDistances(distances, (areas_a, areas_b))
 
 
-def _surface_elements(mask: np.ndarray, spacing: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
+def _surface_elements(
+    mask: np.ndarray, is_labelled: np.ndarray | None, spacing: Sequence[float]
+) -> tuple[np.ndarray, np.ndarray]:
     """Corners (n, 3) that are surface elements, and their areas; slab by slab, which needs little memory."""
     box = bounding_box(mask)
     padded = np.pad(mask[box], 1)
+    labelled = None if is_labelled is None else _surrounded(is_labelled, box)
     corners, areas = [], []
     for first in range(0, len(padded) - 1, _SLAB_SLICES):
-        is_surface, slab_areas = _surface_corners(padded[first : first + _SLAB_SLICES + 1], spacing)
+        slab = slice(first, first + _SLAB_SLICES + 1)
+        is_surface, slab_areas = _surface_corners(
+            padded[slab], None if labelled is None else labelled[slab], spacing
+        )
         start = np.array([first + box[0].start, box[1].start, box[2].start])
         corners.append(np.argwhere(is_surface) + start)
         areas.append(slab_areas)
+    if is_labelled is not None and not any(part.any() for part in areas):
+        return _surface_elements(mask, None, spacing)
     return np.concatenate(corners), np.concatenate(areas)
 
 
-def _surface_corners(mask: np.ndarray, spacing: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
+def _surrounded(is_labelled: np.ndarray, box: Box) -> np.ndarray:
+    """The voxels of a box and those around it; what lies outside the image is labelled."""
+    padded = np.pad(is_labelled, 1, constant_values=True)
+    return padded[tuple(slice(extent.start, extent.stop + 2) for extent in box)]
+
+
+def _surface_corners(
+    mask: np.ndarray, labelled: np.ndarray | None, spacing: Sequence[float]
+) -> tuple[np.ndarray, np.ndarray]:
     """Which corners between the voxels (z - 1, y - 1, x - 1) are surface elements, and the areas of those."""
     voxels = mask.astype(np.int8)
     inside = _pair_sums(voxels, (0, 1, 2))
-    is_surface = (inside > 0) & (inside < 8)
+    labels = 8 if labelled is None else _pair_sums(labelled.astype(np.int8), (0, 1, 2))
+    is_surface = (inside > 0) & (inside < labels)
     squared_gradient = np.zeros(np.count_nonzero(is_surface))
     for axis, step in enumerate(spacing):
-        difference = _pair_sums(np.diff(voxels, axis=axis), {0, 1, 2} - {axis})
-        squared_gradient += (difference[is_surface] / (4 * step)) ** 2
+        others = {0, 1, 2} - {axis}
+        differences, pairs = np.diff(voxels, axis=axis), 4
+        if labelled is not None:
+            size = labelled.shape[axis]
+            both = labelled.take(range(size - 1), axis) & labelled.take(range(1, size), axis)
+            differences *= both
+            pairs = np.maximum(_pair_sums(both.astype(np.int8), others)[is_surface], 1)
+        squared_gradient += (_pair_sums(differences, others)[is_surface] / (pairs * step)) ** 2
     return is_surface, np.sqrt(squared_gradient) * np.prod(spacing)
 
 

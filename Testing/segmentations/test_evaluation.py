@@ -492,6 +492,63 @@ def test_the_corner_of_a_dent_is_part_of_the_surface():
     assert len(surface_distances(dented, dented, (1, 1, 1)).areas[0]) == 26  # all but its own outermost
 
 
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_faces_at_which_unlabelled_voxels_cut_two_masks_do_not_agree(axis):
+    a, b = box((40, 40, 40), (10, 30), (10, 30), (10, 30)), box((40, 40, 40), (10, 30), (10, 30), (10, 30))
+    np.moveaxis(b, axis, 0)[28:30] = False  # 2 mm lower at the top
+    is_labelled = np.ones(a.shape, bool)
+    is_labelled_along = np.moveaxis(is_labelled, (axis + 1) % 3, 0)
+    is_labelled_along[:18] = is_labelled_along[20:] = False  # two slices
+    cut = surface_distances(a & is_labelled, b & is_labelled, (1, 1, 1))
+    whole, labelled = (surface_distances(a, b, (1, 1, 1), known) for known in (None, is_labelled))
+    assert labelled.percentile(0.95) == whole.percentile(0.95) == 2
+    assert labelled.fraction_within(1) == pytest.approx(
+        0.75, abs=0.02
+    )  # 40 of two contours of 80 and 76 mm not
+    assert cut.fraction_within(1) > 0.9
+
+
+def test_the_contour_of_a_single_labelled_slice_is_measured():
+    discs = [np.hypot(*np.mgrid[-20:21, -20:21]) <= radius for radius in (10, 14)]
+    a, b = (np.broadcast_to(disc, (5, 41, 41)) for disc in discs)
+    is_labelled = np.zeros(a.shape, bool)
+    is_labelled[2] = True
+    surfaces = surface_distances(a & is_labelled, b & is_labelled, (5, 1, 1), is_labelled)
+    assert surfaces.fraction_within(2) == 0
+    assert surfaces.percentile(0.95) == pytest.approx(4, abs=0.5)
+    assert surfaces.areas[0].sum() == pytest.approx(2 * 5 * 2 * np.pi * 10, rel=0.1)  # on both of its sides
+
+
+def test_masks_that_reach_unlabelled_voxels_everywhere_are_measured_where_they_are_cut():
+    mask, smaller = box((9, 9, 9), (3, 6), (3, 6), (3, 6)), box((9, 9, 9), (4, 5), (4, 5), (4, 5))
+    is_labelled = mask | ~box((9, 9, 9), (1, 8), (1, 8), (1, 8))
+    same = surface_distances(mask, mask, (1, 1, 1), is_labelled)
+    assert (same.fraction_within(0), same.percentile(0.95)) == (1, 0)
+    assert surface_distances(mask, smaller, (1, 1, 1), is_labelled).percentile(0.5) >= 1
+    assert surface_distances(mask, np.zeros_like(mask), (1, 1, 1), is_labelled).percentile(0.95) == math.inf
+
+
+def test_masks_at_the_end_of_the_image_have_a_surface_there():
+    mask = np.ones((4, 4, 4), bool)
+    whole, labelled = (surface_distances(mask, mask, (1, 1, 1), known) for known in (None, mask))
+    np.testing.assert_array_equal(whole.areas[0], labelled.areas[0])
+
+
+def test_surfaces_are_not_scored_where_the_reference_ignores_both_sides():
+    masks = [box((6, 16, 16), (0, 6), (4, last), (4, 12)) for last in (12, 15)]
+    prediction, reference = (segmentation_of({("", "liver"): mask}, (6, 16, 16)) for mask in masks)
+    reference.ignored = PackedMask(np.s_[0:3, 0:16, 0:16], np.ones((3, 16, 16), bool))
+    (score,) = evaluate(prediction, reference, tolerance_mm=1)
+    is_labelled = np.zeros((6, 16, 16), bool)
+    is_labelled[3:] = True
+    pair = [mask & is_labelled for mask in masks]
+    cut, labelled = (
+        surface_distances(*pair, (1, 1, 1), known).fraction_within(1) for known in (None, is_labelled)
+    )
+    assert score.nsd == labelled < cut
+    assert score.hausdorff95_mm == 3
+
+
 def test_what_a_reference_lacks_is_not_scored_by_default_and_nothing_is_no_finding(caplog):
     comparison = Comparison()
     predicted = segmentation_of({("", "liver"): LEFT, ("", "spleen"): NOTHING})
