@@ -284,6 +284,12 @@ def test_the_orientation_is_that_of_the_reader_or_the_data_set(
     assert plan.preprocessing().orientation == orientation
 
 
+@pytest.mark.parametrize(("deviation", "divide"), [(0.25, 0.25), (0.0, 1e-8)])
+def test_images_that_vary_little_are_divided_as_in_nnunet(deviation: float, divide: float) -> None:
+    plans = edited("/foreground_intensity_properties_per_channel/0/std", deviation)
+    assert Plan(plans, DATASET, "3d_fullres").preprocessing().divide == divide
+
+
 def test_fields_of_the_first_plans_of_version_2() -> None:
     plans = plans_with({})
     name = "foreground_intensity_properties_per_"

@@ -438,12 +438,15 @@ def test_what_are_no_folds_of_nnunet_is_refused(tmp_path, text, sentence):
         with_nnunet_fold(cases_named(3), tmp_path / "none.json", 0)
 
 
-def test_joined_paths_are_relative_inside_the_folder_only(tmp_path):
+def test_joined_paths_are_relative_inside_the_folder_only(tmp_path, monkeypatch):
     inside, outside = tmp_path / "here", tmp_path / "there"
     case = Case("lits-0", "lits", str(inside / "images" / "0.nii"), str(outside / "0.nii"))
     collection = Collection("lits", inside, {"lits": PROTOCOLS["lits"]}, (case,))
     moved = joined("all", [collection], inside)
     assert moved.cases[0].image == "images/0.nii"
+    inside.mkdir()
+    monkeypatch.chdir(inside)
+    assert joined("all", [collection], Path()).cases == moved.cases
     assert moved.cases[0].label == (outside / "0.nii").as_posix()
     again = joined("all", [moved], outside)
     assert again.cases[0].label == "0.nii"
