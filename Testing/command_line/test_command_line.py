@@ -345,6 +345,11 @@ def test_exhausted_memory_has_its_own_exit_code(tmp_path, package, ct, run, monk
     assert not list(tmp_path.iterdir())
 
 
+def heed_hang_up():
+    """Whoever runs the tests with nohup has their processes ignore it, too."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 @pytest.fixture
 def on_terminal(tmp_path, package):
     """Starts a run on a terminal of its own; returns both when a progress bar is shown."""
@@ -357,7 +362,9 @@ def on_terminal(tmp_path, package):
     def start(*before):
         ours, theirs = os.openpty()
         termios.tcsetwinsize(theirs, (24, 80))
-        process = subprocess.Popen([*before, *command], stderr=theirs, stdout=subprocess.PIPE, cwd=ROOT)
+        process = subprocess.Popen(
+            [*before, *command], stderr=theirs, stdout=subprocess.PIPE, cwd=ROOT, preexec_fn=heed_hang_up
+        )
         os.close(theirs)
         shown = b""
         while b"patch" not in shown:
