@@ -12,11 +12,13 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
+from ..errors import InputError
 from ..phantom import Tissue
 from ..volume import read_volume, reorient
 
 SPACING = (3.0, 1.5, 1.5)  # mm (z, y, x), see above
 _CHEST_ROWS = 36  # slices added on top, where the atlas ends
+_NUM_LABELS = 1000
 
 _LABELS: dict[Tissue, tuple[int, ...]] = {
     Tissue.LIVER: (3,), Tissue.SPLEEN: (4,), Tissue.PANCREAS: (6,), Tissue.GALLBLADDER: (10,),
@@ -38,19 +40,31 @@ def read_atlas(path: Path | str) -> np.ndarray:
         muscles is put on when the atlas is deformed.
 
     Raises:
-        InputError: the file is missing or cannot be read.
+        InputError: the file is missing, cannot be read or is no such label map.
     """
-    labels = reorient(read_volume(path), "SAR").array.astype(np.int32)
-    table = np.zeros(1000, np.uint8)
-    for tissue, members in _LABELS.items():
-        table[list(members)] = tissue
-    tissues = table[labels]
+    tissues = _tissues(reorient(read_volume(path), "SAR").array, path)
     rows = np.flatnonzero((tissues > 0).any(axis=(1, 2)))
     tissues = tissues[rows[0] + 1 : rows[-1] - 3]
     tissues = np.concatenate([tissues, np.repeat(tissues[-1:], _CHEST_ROWS, axis=0)])
     body = _body(tissues)
     _fill_open_space(tissues, body)
     _layer(tissues)
+    return tissues
+
+
+def _tissues(labels: np.ndarray, path: Path | str) -> np.ndarray:
+    """What the labels stand for."""
+    expected = "the label map of the SPL/NAC/BWH abdominal atlas"
+    lowest, highest = labels.min(), labels.max()
+    if not 0 <= lowest <= highest < _NUM_LABELS:
+        raise InputError(f"{path} has values from {lowest:g} to {highest:g}; expected {expected}, 0 to 999.")
+    table = np.zeros(_NUM_LABELS, np.uint8)
+    for tissue, members in _LABELS.items():
+        table[list(members)] = tissue
+    tissues = table[labels.astype(np.int32)]
+    found = np.bincount(tissues.ravel(), minlength=max(_LABELS) + 1)
+    if missing := [tissue.name.lower().replace("_", " ") for tissue in _LABELS if not found[tissue]]:
+        raise InputError(f"{path} has no label of {missing[0]}; expected {expected}.")
     return tissues
 
 
