@@ -119,6 +119,24 @@ def test_stu_net_takes_strides_from_the_plan(tmp_path: Path, caplog: pytest.LogC
     assert manifest.uncoded == tuple(f"organ_{n}" for n in range(1, 14))
 
 
+@pytest.mark.parametrize(
+    ("without", "strides", "sentence"),
+    [
+        ("conv_blocks_context.0.0.conv1.weight", [[1, 1, 1]], "the weights of STU-Net are missing"),
+        ("seg_outputs.0.weight", [[1, 1, 1]], "the weights of STU-Net are missing"),
+        ("", "1, 1, 1", "the plan has no pool_op_kernel_sizes"),
+        ("", [[1, 1, 1]], r"the network has 15 classes, but dataset.json has 3\."),
+    ],
+)
+def test_what_is_no_stu_net_is_refused(tmp_path: Path, without: str, strides: Any, sentence: str) -> None:
+    weights = {name: value for name, value in official_weights("stunet_small").items() if name != without}
+    labels = {"background": 0, **{f"organ {n}": n for n in range(1, 3 if "classes" in sentence else 15)}}
+    write_model_folder(tmp_path / "model", plans_with({"pool_op_kernel_sizes": strides}), weights, labels)
+    with pytest.raises(InputError, match=rf" cannot be imported from STU-Net: .*{sentence}"):
+        import_checkpoint("stunet", tmp_path / "model", tmp_path / "package")
+    assert not (tmp_path / "package").exists()
+
+
 def test_an_imported_model_segments_a_volume(tmp_path: Path) -> None:
     """Softmax: each voxel belongs to one structure at most; an anisotropic image takes the nearest slices."""
     write_model_folder(tmp_path / "model", plans_of("nnunet_v2_plain"), official_weights("nnunet_v2_plain"))
@@ -181,6 +199,11 @@ def edited(path: str, value: Any) -> dict[str, Any]:
         ("architecture/arch_kwargs/features_per_stage", [8, 12, 16, 20], "has shape"),
         ("architecture/arch_kwargs/norm_op_kwargs", [1], "'norm_op_kwargs' is missing or no dict"),
         ("architecture/arch_kwargs/n_conv_per_stage", 10**9, "n_conv_per_stage is"),
+        ("architecture/arch_kwargs/conv_bias", False, "the convolutions have no bias"),
+        ("architecture/arch_kwargs/nonlin_first", True, "option 'nonlin_first' of PlainConvUNet is not"),
+        ("architecture/arch_kwargs/norm_op_kwargs", {"eps": 1e-3}, "the normalisation has the options"),
+        ("architecture/arch_kwargs/norm_op_kwargs", {"affine": False}, "the normalisation has the options"),
+        ("architecture/arch_kwargs/nonlin_kwargs", {"negative_slope": 0.2}, "the activation has the options"),
         ("architecture/arch_kwargs/strides", [[1, 1, 1], [0, 2, 2]], "strides is"),
         ("/transpose_forward", [0, 0, 1], "transpose_forward is"),
         ("/transpose_forward", [0, "x", [1]], "transpose_forward is"),
