@@ -65,7 +65,7 @@ def _cases(collection: Collection, tasks: dict[str, Task], split: str | None) ->
     cases = [case for case in labelled if case.split == wanted]
     for name, count in Counter(case.data_set for case in cases if case.data_set not in tasks).items():
         task = collection.data_sets[name].task
-        text = "The data set %s (%d cases) is left out: the model has no task %s with its structures."
+        text = "The data set %s (cases: %d) is left out: the model has no task %s with its structures."
         logger.warning(text, name, count, task)
     if served := [case for case in cases if case.data_set in tasks]:
         return served

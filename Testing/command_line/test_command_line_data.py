@@ -19,7 +19,7 @@ from collection_on_disk import (
 from tiny_model import write_tiny_model
 from training_runs import tiny_values
 
-from PartialSegLib import __main__
+from PartialSegLib import __main__, read_volume, write_volume
 from PartialSegLib.cli import collecting, data_arguments
 from PartialSegLib.manifest import Task, read_manifest
 from PartialSegLib.training.collection import read_collection, write_collection
@@ -428,6 +428,41 @@ def test_a_model_is_scored_on_whole_cases(data, tmp_path, caplog):
     kidneys = write_tiny_model(tmp_path / "kidneys", (Task("kidney", {"kidney": 0}),), PREPROCESSING)
     code, _, err = data("evaluate", tmp_path / "c.json", "--model", kidneys)
     assert (code, "is labelled for liver, spleen, model tiny has kidney" in err) == (2, True)
+
+
+def test_a_model_is_scored_on_the_data_sets_that_it_has_a_task_for(data, tmp_path, caplog):
+    collection = write_collection_files(tmp_path, a="livers", b="spleens", c="livers")
+    splits = ("test", "test", "validation")
+    cases = [replace(case, split=split) for case, split in zip(collection.cases, splits, strict=True)]
+    data_sets = {name: replace(DATA_SETS[name], ignore=(2, 3)) for name in ("livers", "spleens")}
+    write_collection(tmp_path / "c.json", replace(collection, data_sets=data_sets, cases=tuple(cases)))
+    model = write_tiny_model(tmp_path / "model", (Task("spleen", {"spleen": 0}),), PREPROCESSING)
+    arguments = "evaluate", tmp_path / "c.json", "--model", model, "--device", "cpu"
+    code, out, _ = data(*arguments)
+    assert (code, [line.split()[0] for line in out.splitlines()[1:2]]) == (0, ["b"])
+    assert "The data set livers (cases: 1) is left out: the model has no task liver" in caplog.text
+    assert data(*arguments, "--split", "validation")[2] == (
+        "The model has no task for any validation case of small; choose another.\n"
+    )
+
+
+def test_a_case_whose_label_map_has_faults_is_not_scored(data, tmp_path, caplog):
+    collection = write_collection_files(tmp_path, a="spleens", b="spleens")
+    spleens = replace(DATA_SETS["spleens"], ignore=(2, 3))
+    collection = replace(
+        collection,
+        data_sets={"spleens": spleens},
+        cases=tuple(replace(case, split="test") for case in collection.cases),
+    )
+    write_collection(tmp_path / "c.json", collection)
+    label = collection.path(collection.cases[0].label)
+    volume = read_volume(label, any_modality=True)
+    write_volume(label, replace(volume, array=np.full_like(volume.array, 77)))
+    model = write_tiny_model(tmp_path / "model", (Task("spleen", {"spleen": 0}),), PREPROCESSING)
+    code, out, err = data("evaluate", tmp_path / "c.json", "--model", model, "--device", "cpu")
+    assert (code, err.startswith("1 of 2 cases could not be scored")) == (2, True)
+    assert "label values unknown (77; known are 0 and 1); repair the case, or leave it out." in caplog.text
+    assert [line.split()[0] for line in out.splitlines()[1:2]] == ["b"]
 
 
 def test_cases_are_prepared_before_a_training_and_without_a_gpu(data, tmp_path):

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from tiny_model import TASKS, write_tiny_model
 
-from PartialSegLib import Volume, __main__, read_volume, write_volume
+from PartialSegLib import DeviceError, Volume, __main__, read_volume, write_volume
 from PartialSegLib.manifest import Preprocessing
 from PartialSegLib.training.collection import (
     Case,
@@ -212,6 +212,20 @@ def test_bad_cases_fail_alone_and_keep_their_labels(run, source, tmp_path):
     assert not (tmp_path / "out" / "stage1-labels" / "b.nii.gz").exists()
     write_volume(source.parent / "b-label.nii.gz", Volume(np.zeros(SHAPE, np.uint8), AFFINE))
     assert run()[1].splitlines()[:2] == ["1 of 3 cases were done before.", "1 of 2: b, done"]
+
+
+def test_faults_of_ours_fail_a_case_alone_and_those_of_the_device_end_the_run(run, monkeypatch, caplog):
+    failures = [MemoryError(), ZeroDivisionError("division by zero")]
+
+    def label_case(*arguments, **options):
+        raise failures.pop(0) if failures else DeviceError("The graphics card is gone.")
+
+    monkeypatch.setattr("PartialSegLib.cli.pseudo_labelling.label_case", label_case)
+    code, out, err = run()
+    assert (code, err) == (3, "The graphics card is gone.\n")
+    assert "1 of 3: a, Out of memory. Close other programs" in out
+    assert "2 of 3: b, Something unexpected happened: ZeroDivisionError: division by zero" in out
+    assert [record.exc_info is not None for record in caplog.records] == [True]
 
 
 def test_a_doubtful_image_needs_force_and_is_warned_of(run, source, caplog):

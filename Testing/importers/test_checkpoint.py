@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from PartialSegLib.errors import InputError
-from PartialSegLib.importers import import_checkpoint
+from PartialSegLib.importers import import_checkpoint, restricted_pickle
 from PartialSegLib.importers.checkpoint import read_checkpoint, renamed_weights
 from PartialSegLib.importers.restricted_pickle import read_plain_pickle
 from PartialSegLib.training.loop import checkpoint_file
@@ -173,6 +173,21 @@ def test_forged_values_of_numpy_are_refused(tmp_path: Path, value: Any, sentence
     (tmp_path / "plans.pkl").write_bytes(pickle.dumps([value]))
     with pytest.raises(InputError, match=f"^[^\n]*{sentence}[^\n]*$"):
         read_plain_pickle(tmp_path / "plans.pkl")
+
+
+def test_pickles_that_cannot_be_read_are_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    path = tmp_path / "plans.pkl"
+    with pytest.raises(InputError, match=r"plans.pkl; keep the files of a fold together\.$"):
+        read_plain_pickle(path)
+    path.write_bytes(pickle.dumps(list(range(1000))))
+    monkeypatch.setattr(restricted_pickle, "LARGEST_BYTES", 100)
+    with pytest.raises(InputError, match=r"plans.pkl is refused: it is too large for a file of plain values"):
+        read_plain_pickle(path)
+    path.unlink()
+    path.mkdir()
+    monkeypatch.setattr(restricted_pickle, "LARGEST_BYTES", 1 << 20)
+    with pytest.raises(InputError, match=r"plans.pkl cannot be read \(.*\); check its permissions\.$"):
+        read_plain_pickle(path)
 
 
 @pytest.mark.parametrize("protocol", [3, 4])

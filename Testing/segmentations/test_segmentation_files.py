@@ -395,6 +395,13 @@ def test_volumes_may_have_a_decimal_comma(tmp_path):
     assert all(np.array_equal(back[key], segmentation[key]) for key in segmentation)
 
 
+def test_a_table_may_be_in_the_encoding_of_an_older_excel(tmp_path):
+    write_segmentation(tmp_path / "result.nii.gz", overlapping())
+    table = tmp_path / "result.labels.csv"
+    table.write_bytes(table.read_text().replace("spleen", "Größe").replace(",", ";").encode("cp1252"))
+    assert "Größe" in {structure for _, structure in read_segmentation(tmp_path / "result.nii.gz")}
+
+
 def test_a_mask_whose_name_differs_in_capitals_alone_is_not_removed(tmp_path):
     """On Windows and macOS it is the new one."""
     for name in ("Liver", "liver"):
