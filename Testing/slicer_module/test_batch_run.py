@@ -140,6 +140,19 @@ def test_a_batch_that_ends_in_its_first_case_leaves_the_folder_to_other_tasks(ru
     assert len(runs("spleen").batch.left) == 3
 
 
+@pytest.mark.parametrize("step", ["record", "finish"])
+def test_a_summary_that_cannot_be_written_ends_the_run(runs, monkeypatch, step):
+    def refuse(*arguments):
+        raise InputError("There is no room left.")
+
+    run = runs()
+    monkeypatch.setattr(run.batch, step, refuse)
+    run.start()
+    finish(run)
+    assert runs.told.ends == ["There is no room left."]
+    assert len(runs.told.cases) == (0 if step == "record" else 3)
+
+
 def test_a_worker_that_is_killed_costs_its_case_only(runs):
     run = runs()
     run.start()

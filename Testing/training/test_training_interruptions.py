@@ -259,6 +259,15 @@ def test_a_file_that_is_no_checkpoint_is_one_sentence(tmp_path: Path, state: obj
         train(tiny_config(tmp_path))
 
 
+def test_a_checkpoint_with_other_weights_is_one_sentence(tmp_path: Path) -> None:
+    train(tiny_config(tmp_path))
+    state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    del state["network"]["stem.weight"]
+    torch.save(state, tmp_path / "checkpoint.pt")
+    with pytest.raises(InputError, match=r"checkpoint.pt belongs to another configuration \(.*\); choose an"):
+        train(tiny_config(tmp_path))
+
+
 def test_a_config_in_another_encoding_is_kept_as_the_previous_one(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_bytes(b'{"title": "M\xfcnchen"}')
     write_config(tmp_path, {"output": "a"})
