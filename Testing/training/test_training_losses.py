@@ -178,6 +178,16 @@ def test_the_joint_dice_of_a_softmax_is_of_the_cases_that_annotate_a_class() -> 
     )
 
 
+def test_the_dice_of_a_softmax_may_be_the_mean_over_cases_and_the_classes_that_they_annotate() -> None:
+    found = prediction([[0.0, 0.0], [0.0, 0.0]], [[False, False], [True, False]], [False, True])
+    missed = prediction([[0.0, 0.0], [-90.0, 0.0]], [[False, False], [True, False]], [False, True])
+    other = prediction([[0.0, 0.0], [0.0, 0.0]], [[False, False], [False, False]], [False, False])
+    entropies = math.log(2), (90 + math.log(2)) / 2, 0.0
+    dices = (2 * 0.5 + 1e-5) / (1 + 1 + 1e-5), 1e-5 / (0.5 + 1 + 1e-5)
+    loss = softmax_dice_and_cross_entropy([found, missed, other], Loss(joint_dice=False), ALONE)
+    assert loss.item() == pytest.approx(sum(entropies) / 3 - sum(dices) / 2)
+
+
 @pytest.mark.parametrize("kind", LOSSES)
 def test_a_patch_of_which_nothing_is_labelled_costs_no_nan(kind: str) -> None:
     logits = torch.randn(2, 8, requires_grad=True)

@@ -11,6 +11,7 @@ from torch import Tensor
 from training_runs import tiny_config
 
 from PartialSegLib.training.cases import Cases, SyntheticCases
+from PartialSegLib.training.label_bits import to_bits
 from PartialSegLib.training.loop.phased_run import StepResult
 from PartialSegLib.training.loop.workers import ALONE
 from PartialSegLib.training.losses import Prediction, dice_and_cross_entropy
@@ -116,3 +117,21 @@ def test_levels_are_supervised_by_their_weights() -> None:
     torch.testing.assert_close(found, (2 * losses[0] + losses[1]) / 3)
     run.training_step.config = replace(run.config, loss=replace(run.config.loss, deep_supervision=(0, 1)))
     torch.testing.assert_close(run.training_step([cases], 0), losses[1])
+
+
+def test_voxels_that_are_ignored_change_neither_loss_nor_gradient_at_any_level() -> None:
+    run, (cases,) = run_and_cases(**LEVELS, loss={"deep_supervision": [2, 1]})
+    ignored = torch.zeros(cases.image.shape[1:], dtype=torch.bool)
+    ignored[:7] = True
+    results = []
+    for target in (cases.target, cases.target ^ ignored, ~cases.target):
+        changed = replace(cases, bits=to_bits(target), ignored=ignored)
+        run.network.zero_grad()
+        loss = run.training_step([changed], 0)
+        loss.backward()
+        gradients = {name: weight.grad for name, weight in run.network.named_parameters()}
+        results.append((loss.item(), {name: g.clone() for name, g in gradients.items() if g is not None}))
+    (loss, gradients), (same_loss, same_gradients), (other_loss, _) = results
+    assert loss == same_loss != other_loss
+    assert all(torch.equal(gradient, same_gradients[name]) for name, gradient in gradients.items())
+    assert any(gradient.any() for gradient in gradients.values())
