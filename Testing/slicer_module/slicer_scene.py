@@ -8,9 +8,11 @@ reload of modules.
 """
 
 import atexit
+import logging
 import shutil
 import sys
 import tempfile
+import threading
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -31,7 +33,8 @@ class Scene:
     Attributes:
         node: the vtkMRMLScene, also `slicer.mrmlScene`.
         applicationLogic: the vtkSlicerApplicationLogic.
-        messages: errors and warnings of VTK and MRML, and exceptions in observers, since the last `reset`.
+        messages: errors and warnings of VTK and MRML, exceptions in observers, and what was logged by another
+            than the main thread, since the last `reset`.
     """
 
     def __init__(self) -> None:
@@ -105,6 +108,22 @@ class Scene:
             logic.SetMRMLApplicationLogic(self.applicationLogic)
             self.applicationLogic.SetModuleLogic(name, logic)
             yield name, logic
+
+
+class ApplicationLogHandler(logging.Handler):
+    """Stand-in for Slicer's handler of that kind, which puts a row into a model of Qt: not in any thread.
+
+    Args:
+        messages: gets what was logged by another thread.
+    """
+
+    def __init__(self, messages: list[str]) -> None:
+        super().__init__()
+        self._messages = messages
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            self._messages.append(f"logged outside the main thread: {self.format(record)}")
 
 
 class Module:
@@ -192,6 +211,7 @@ def boot() -> Scene:
         _module("ScriptedLoadableModule", **{base.__name__: base for base in scripted_module.CLASSES})
         if str(MODULE_FOLDER) not in sys.path:
             sys.path.insert(0, str(MODULE_FOLDER))
+        logging.getLogger().addHandler(ApplicationLogHandler(scene.messages))
         _booted.append(scene)
     return _booted[0]
 

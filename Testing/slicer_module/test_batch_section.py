@@ -126,6 +126,18 @@ def test_what_is_missing_is_said(section, dialogs, missing, tmp_path, monkeypatc
     assert not (tmp_path / "results").exists()
 
 
+def test_what_is_left_out_is_logged_once_and_by_the_main_thread(section, scene, images, tmp_path, caplog):
+    folder = tmp_path / "hospital"
+    (folder / "anna" / "scans").mkdir(parents=True)
+    (folder / "anna" / "scans" / "ct.nii.gz").write_bytes((images / "anna.nii.gz").read_bytes())
+    section.ui.batchPathsEdit.setPlainText(f"{images / 'anna.nii.gz'}\n{folder}")
+    (folder / "berta.nii.gz").write_bytes((images / "berta.nii.gz").read_bytes())
+    pythonqt.click(section.ui.batchButton)
+    pythonqt.wait_until(lambda: section.ui.batchStatusLabel.text.startswith("2 of 2 images are left"))
+    assert sum("In subfolders 1 image file is left out" in text for text in caplog.messages) == 1
+    assert scene.messages == []
+
+
 @pytest.mark.parametrize("cancels", [True, False])
 def test_a_folder_that_does_not_answer_leaves_slicer_usable(section, dialogs, tmp_path, monkeypatch, cancels):
     (tmp_path / "share").mkdir()

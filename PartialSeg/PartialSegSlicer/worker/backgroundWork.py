@@ -5,8 +5,11 @@ So threads advance only while Python code on the main thread waits: whoever need
 
 from __future__ import annotations
 
+import logging
 import threading
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, Generic, TypeVar
 
@@ -18,6 +21,8 @@ Answer = TypeVar("Answer")
 
 class BackgroundWork(Generic[Answer]):
     """A function in a thread of its own; files only, no Qt and no scene.
+
+    What it logs is told by `isDone`: Slicer's log is a model of Qt, which only the main thread may change.
 
     Args:
         function: does the work.
@@ -32,6 +37,7 @@ class BackgroundWork(Generic[Answer]):
         self.answer: Answer | None = None
         self.error: Exception | None = None
         self._function = function
+        self._logged: deque[logging.LogRecord] = deque()
         self._thread = threading.Thread(target=self._run, name=f"PartialSeg {name}", daemon=True)
 
     def start(self) -> None:
@@ -41,13 +47,54 @@ class BackgroundWork(Generic[Answer]):
     def isDone(self, waitSeconds: float = HAND_OVER_SECONDS) -> bool:
         """Whether the function has ended; the thread advances meanwhile, and there is no longer wait."""
         self._thread.join(waitSeconds)
-        return not self._thread.is_alive()
+        isDone = not self._thread.is_alive()
+        while self._logged:
+            record = self._logged.popleft()
+            logging.getLogger(record.name).handle(record)
+        return isDone
 
     def _run(self) -> None:
         try:
-            self.answer = self._function()
+            with _heldBack(self._logged):
+                self.answer = self._function()
         except Exception as error:  # told by whoever waits
             self.error = error
+
+
+class _HoldBack(logging.Filter):
+    """Keeps what the thread that makes it logs, and lets nothing of it through.
+
+    Args:
+        logged: gets the records.
+    """
+
+    def __init__(self, logged: deque[logging.LogRecord]) -> None:
+        super().__init__()
+        self._logged = logged
+        self._thread = threading.get_ident()
+        self._last: logging.LogRecord | None = None
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether a handler gets a record; asked by one handler after the other."""
+        if threading.get_ident() != self._thread:
+            return True
+        if record is not self._last:
+            self._last = record
+            self._logged.append(record)
+        return False
+
+
+@contextmanager
+def _heldBack(logged: deque[logging.LogRecord]) -> Iterator[None]:
+    """Keep what this thread logs meanwhile from the application's handlers."""
+    handlers, holdBack = list(logging.getLogger().handlers), _HoldBack(logged)
+    for handler in handlers:
+        handler.addFilter(holdBack)
+    try:
+        yield
+    finally:
+        for handler in handlers:
+            handler.removeFilter(holdBack)
 
 
 def helpAlong(thread: threading.Thread) -> None:
