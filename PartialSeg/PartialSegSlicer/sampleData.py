@@ -69,7 +69,8 @@ def addPhantom(
         if not _run([pythonProgram(), "-c", _PROGRAM, *arguments], Path(folder) / "errors.txt", goesOn):
             return None
         node = slicer.util.loadVolume(str(path), {"name": _("Phantom CT")})
-        node.SetAndObserveStorageNodeID(None)  # its file goes away
+        slicer.mrmlScene.RemoveNode(node.GetStorageNode())  # its file goes away
+        node.SetAndObserveStorageNodeID(None)
     return node
 
 

@@ -49,6 +49,16 @@ def test_a_window_says_what_is_computed_and_cancel_leaves_nothing(source):
     assert not list(Path(slicer.app.temporaryPath).glob("PartialSeg-*/PartialSegPhantom*"))
 
 
+def test_nothing_in_the_scene_names_the_file_that_goes_away(dialogs):
+    from PartialSegSlicer import sampleData
+
+    before = nodeIds()
+    node = sampleData.addPhantom(spacing=[16.0, 12.0, 12.0], shape=[24, 32, 36])
+    added = [slicer.mrmlScene.GetNodeByID(id) for id in nodeIds() if id not in before]
+    assert node in added
+    assert not any(one.IsA("vtkMRMLStorageNode") for one in added)
+
+
 def test_what_the_child_process_died_of_is_said(dialogs):
     from PartialSegSlicer import sampleData
 
