@@ -10,6 +10,9 @@ from contextlib import contextmanager
 
 from ..sentences import without_control
 
+_NOBODY_READS = (errno.EPIPE, errno.EIO, errno.EINVAL)
+"""The last is what Windows mostly says of a closed pipe (python/cpython#79935)."""
+
 
 def write_table(header: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> None:
     """Write aligned columns to standard output.
@@ -38,7 +41,7 @@ def write_line(text: str = "") -> None:
         sys.stdout.write(f"{without_control(text)}\n")
         sys.stdout.flush()
     except OSError as error:
-        if error.errno not in (errno.EPIPE, errno.EIO):
+        if error.errno not in _NOBODY_READS:
             raise
         discard_output()
 
