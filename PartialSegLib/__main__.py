@@ -29,8 +29,11 @@ from .sentences import RESEARCH_USE, suggestion, without_control
 
 REPEATED = ("--task", "--structure", "--data-set", "--mask", "--fold")
 WRONG_INPUT, NO_DEVICE, INTERRUPTED = 2, 3, 130
-_ENDING_SIGNALS = [signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
-"""Of a scheduler, and of a terminal or connection that is closed; those that nohup ignores stay ignored."""
+_ENDING_SIGNALS = [
+    getattr(signal, name) for name in ("SIGTERM", "SIGHUP", "SIGBREAK") if hasattr(signal, name)
+]
+"""Of a scheduler, of a terminal or connection that is closed (those that nohup ignores stay ignored), and of
+Ctrl+Break on Windows."""
 SERIES = "of a DICOM folder that holds several: its UID, or a part of its description"
 TASK = "a task of the model; repeat for more, or separate them by commas"
 KEEP = "keep only this structure (TASK/STRUCTURE: of that task only); several as with --task"

@@ -387,6 +387,22 @@ def test_an_interrupted_run_says_so_and_leaves_nothing(tmp_path, on_terminal, se
     assert [path.name for path in tmp_path.iterdir()] == ["ct.nii.gz"]
 
 
+CTRL_BREAK = """
+import signal, sys
+signal.SIGBREAK = signal.SIGUSR1
+from PartialSegLib import __main__
+from PartialSegLib.cli import inspecting
+inspecting.models = lambda options: signal.raise_signal(signal.SIGBREAK)
+sys.exit(__main__.main(["models"]))
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="another signal stands in for that of Windows")
+def test_ctrl_break_on_windows_lets_a_run_tidy_up_as_ctrl_c_does():
+    done = subprocess.run([sys.executable, "-c", CTRL_BREAK], capture_output=True, text=True, check=False)
+    assert_one_sentence(done, 130, "Interrupted")
+
+
 def test_a_run_ends_with_its_terminal(tmp_path, on_terminal):
     """A shell passes on that the terminal was closed, and the system says so once more."""
     process, terminal = on_terminal()

@@ -399,6 +399,34 @@ def test_a_run_that_is_asked_to_end_finishes_its_step(
     assert [signal.getsignal(sent) for sent in (signal.SIGINT, signal.SIGTERM)] == before
 
 
+CTRL_BREAK = """
+import signal, sys
+signal.SIGBREAK = signal.SIGUSR1
+from PartialSegLib.training.loop.exit_codes import exit_code_of
+from PartialSegLib.training.loop.stop_signals import heed_parent_only, noted_signals, stop
+
+def run():
+    with noted_signals() as noted:
+        signal.raise_signal(signal.SIGBREAK)
+        print("finished its step")
+    stop(noted)
+
+code = exit_code_of(run)
+heed_parent_only()
+signal.raise_signal(signal.SIGBREAK)
+print("the data worker lives")
+sys.exit(code)
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="another signal stands in for that of Windows")
+def test_ctrl_break_on_windows_ends_a_run_after_its_step_as_ctrl_c_does() -> None:
+    done = subprocess.run([sys.executable, "-c", CTRL_BREAK], capture_output=True, text=True, check=False)
+    assert done.stdout == "finished its step\nthe data worker lives\n"
+    assert "start the same command again to go on" in done.stderr
+    assert done.returncode == 130
+
+
 def test_processes_end_together_and_go_on_from_files_that_all_see(tmp_path: Path) -> None:
     """Of two that no torchrun watches, SLURM's signal reaches one, and what prepares data for it."""
     changes = {"batch_size": 2, "workers": 1, "checkpoint_every": 9999}

@@ -1,4 +1,4 @@
-"""Signals that ask a run to stop: Ctrl+C, and SIGTERM as of SLURM, Docker and torchrun."""
+"""Signals that ask a run to stop: Ctrl+C, Windows' Ctrl+Break, SIGTERM as of SLURM, Docker and torchrun."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 INTERRUPTED = "Interrupted; start the same command again to go on from the last checkpoint."
+_FROM_KEYBOARD = [getattr(signal, name) for name in ("SIGINT", "SIGBREAK") if hasattr(signal, name)]
 
 
 class Terminated(KeyboardInterrupt):
@@ -18,7 +19,7 @@ class Terminated(KeyboardInterrupt):
 
 @contextmanager
 def noted_signals(alone: bool = True) -> Iterator[list[int]]:
-    """Note SIGINT and SIGTERM instead of ending, so that a step can be finished.
+    """Note Ctrl+C, Ctrl+Break and SIGTERM instead of ending, so that a step can be finished.
 
     Nothing is noted of signals that are ignored already, as in a background job of a shell, and outside the
     main thread, where Python allows no handlers.
@@ -32,14 +33,15 @@ def noted_signals(alone: bool = True) -> Iterator[list[int]]:
     noted: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:
-        if alone and number == signal.SIGINT and number in noted:
+        if alone and number in _FROM_KEYBOARD and number in noted:
             raise KeyboardInterrupt
         noted.append(number)
 
     if threading.current_thread() is not threading.main_thread():
         yield noted
         return
-    heeded = [n for n in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(n) != signal.SIG_IGN]
+    numbers = (*_FROM_KEYBOARD, signal.SIGTERM)
+    heeded = [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]
     previous = {number: signal.signal(number, note) for number in heeded}
     try:
         yield noted
@@ -55,10 +57,10 @@ def stop(noted: Sequence[int]) -> None:
         noted: by this process; none if only others of the run have been asked.
 
     Raises:
-        KeyboardInterrupt: after SIGINT.
+        KeyboardInterrupt: after Ctrl+C or Ctrl+Break.
         Terminated: else.
     """
-    raise (KeyboardInterrupt if signal.SIGINT in noted else Terminated)(INTERRUPTED)
+    raise (Terminated if set(noted).isdisjoint(_FROM_KEYBOARD) else KeyboardInterrupt)(INTERRUPTED)
 
 
 def heed_parent_only() -> None:
@@ -66,7 +68,8 @@ def heed_parent_only() -> None:
 
     Ctrl+C in a terminal, SLURM and systemd signal all processes, but the run still has to finish its step.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in _FROM_KEYBOARD:
+        signal.signal(number, signal.SIG_IGN)
     if hasattr(signal, "sigwaitinfo"):  # macOS and Windows do not say who sends a signal
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         threading.Thread(target=_end_for_parent, daemon=True).start()
