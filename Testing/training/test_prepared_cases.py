@@ -26,6 +26,7 @@ from PartialSegLib.files.json_fields import to_json
 from PartialSegLib.manifest import Preprocessing
 from PartialSegLib.processing.preprocessing import preprocess
 from PartialSegLib.training.collection import Collection
+from PartialSegLib.training.preparation import prepared_cases
 from PartialSegLib.training.preparation.prepared_cases import (
     find_case,
     prepare_collection,
@@ -274,6 +275,22 @@ def test_two_processes_write_the_same(tmp_path):
         name: contents for name, (_, contents) in two.items()
     }
     assert reports == [(0, 3), (1, 3), (2, 3), (3, 3)]
+
+
+def test_windows_is_asked_for_no_more_processes_than_it_can_wait_for(tmp_path, monkeypatch):
+    """Python refuses more than 61 there, and a workstation may have more cores."""
+    asked = []
+
+    class Pool(ThreadPoolExecutor):
+        def __init__(self, count, *context):
+            asked.append(count)
+            super().__init__(count)
+
+    monkeypatch.setattr(prepared_cases, "ProcessPoolExecutor", Pool)
+    monkeypatch.setattr(prepared_cases, "_MOST_PROCESSES", 2)
+    collection = write_collection_files(tmp_path, a="livers", b="livers", c="spleens")
+    prepare_collection(collection, PREPROCESSING, tmp_path / "prepared", processes=64)
+    assert asked == [2]
 
 
 KILLED = """

@@ -13,6 +13,7 @@ import json
 import logging
 import os
 import shutil
+import sys
 import threading
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -42,6 +43,8 @@ SLICE_THICKNESS: Final = "0018|0050"  # DICOM
 BYTES_PER_VOXEL: Final = 1.5  # a channel and labels compressed; 3 without compression
 
 SETTINGS_FILE: Final = "settings.json"
+
+_MOST_PROCESSES: Final = 61 if sys.platform == "win32" else sys.maxsize  # Windows waits for no more at once
 
 Progress = Callable[[int, int], None]
 
@@ -286,7 +289,8 @@ def _run(jobs: Sequence[Job], processes: int) -> Generator[None]:
             job.run()
             yield
         return
-    pool = ProcessPoolExecutor(min(processes, len(jobs)), get_context("spawn"), _begin_process)
+    count = min(processes, len(jobs), _MOST_PROCESSES)
+    pool = ProcessPoolExecutor(count, get_context("spawn"), _begin_process)
     try:
         for future in as_completed([pool.submit(job.run) for job in jobs]):
             future.result()
