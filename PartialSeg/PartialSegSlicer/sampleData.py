@@ -63,7 +63,8 @@ def addPhantom(
     Raises:
         RuntimeError: the child process has failed.
     """
-    with tempfile.TemporaryDirectory(prefix="PartialSeg-", dir=temporaryFolder()) as folder:
+    place = temporaryFolder()
+    with tempfile.TemporaryDirectory(prefix="PartialSeg-", dir=place, ignore_cleanup_errors=True) as folder:
         path = Path(folder) / _FILE
         arguments = [str(path), json.dumps({"seed": seed, **options})]
         if not _run([pythonProgram(), "-c", _PROGRAM, *arguments], Path(folder) / "errors.txt", goesOn):

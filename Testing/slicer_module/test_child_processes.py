@@ -10,10 +10,12 @@ import threading
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import pythonqt
 from scene_nodes import ctNode
 
+from PartialSegLib.protocol import FoundSegment
 from PartialSegLib.worker.scratch import ScratchFolder
 
 from PartialSegSlicer.worker import workerClient, workerProcess
@@ -208,6 +210,16 @@ def test_an_image_that_windows_holds_on_to_is_removed_by_the_next_slicer(tmp_pat
     assert {file.name for file in process.scratch.iterdir()} == {"PartialSeg-in-use", "image-1.npy"}
     removeLeftovers(tmp_path)
     assert not process.scratch.exists()
+
+
+def test_a_mask_that_a_virus_scanner_holds_on_to_is_read_all_the_same(tmp_path, monkeypatch):
+    def refuse(path, **options):
+        raise PermissionError(13, "The process cannot access the file", str(path))
+
+    np.save(tmp_path / "mask-2-0.npy", np.ones((1, 2, 3), np.uint8))
+    found = FoundSegment("liver", "liver", "mask-2-0.npy", ((0, 1), (0, 2), (0, 3)), 6)
+    monkeypatch.setattr(os, "unlink", refuse)
+    assert workerClient._readSegment(tmp_path, found).mask.sum() == 6
 
 
 def reapers():

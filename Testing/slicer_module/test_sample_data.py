@@ -1,5 +1,6 @@
 """The phantom in Sample Data: registered as Slicer wants it, computed by a child, given up by a click."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -64,3 +65,17 @@ def test_what_the_child_process_died_of_is_said(dialogs):
 
     with pytest.raises(RuntimeError, match="unexpected keyword argument 'colour'"):
         sampleData.addPhantom(colour=1)
+
+
+def test_a_file_that_a_virus_scanner_holds_on_to_is_no_error(scene, monkeypatch):
+    from PartialSegSlicer import sampleData
+
+    unlink = os.unlink
+
+    def refuse(path, **options):
+        if Path(path).name == "errors.txt":
+            raise PermissionError(13, "The process cannot access the file", str(path))
+        unlink(path, **options)
+
+    monkeypatch.setattr(os, "unlink", refuse)
+    assert sampleData.addPhantom(goesOn=lambda: False) is None

@@ -364,6 +364,7 @@ def _saveImage(path: Path, array: np.ndarray) -> None:
 def _readSegment(scratch: Path, found: protocol.FoundSegment) -> ReceivedSegment:
     path = scratch / Path(found.array).name
     mask = np.load(path, allow_pickle=False).view(bool)
-    path.unlink()
+    with contextlib.suppress(OSError):  # a virus scanner looks at it; the folder is removed later
+        path.unlink()
     z, y, x = (slice(first, last) for first, last in found.box)
     return ReceivedSegment(found.task, found.structure, (z, y, x), mask)
