@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import glob
 import logging
 import os
 from collections import Counter
@@ -11,7 +12,7 @@ from itertools import chain
 from pathlib import Path
 
 from ..errors import InputError
-from ..files.file_names import expanded, folded
+from ..files.file_names import allowed, expanded, folded
 from ..images.dicom_series import CT_CLASSES, SECONDARY_CAPTURE, is_dicom, storage_class
 from ..segmentation_files.label_tables import is_table, table_path
 from ..segmentation_files.mask_folders import FOLDER_TABLE
@@ -43,7 +44,8 @@ def find_images(inputs: Iterable[str | Path], any_modality: bool = False) -> lis
     folders whose DICOM files are all of another kind, such as PET or structure sets: they are left out.
 
     Args:
-        inputs: files and folders.
+        inputs: files and folders, and patterns such as `*/ct.nii.gz`, which the shells of Windows hand on as
+            they are.
         any_modality: whether DICOM images other than CT will do.
 
     Raises:
@@ -51,8 +53,8 @@ def find_images(inputs: Iterable[str | Path], any_modality: bool = False) -> lis
     """
     images: dict[Path, None] = {}
     passed_over: list[Path] = []
-    for given in inputs:
-        path = Path(os.path.abspath(expanded(given)))  # names of cases hold no ".."
+    for given in chain.from_iterable(map(_matching, inputs)):
+        path = Path(os.path.abspath(given))  # names of cases hold no ".."
         try:
             images |= dict.fromkeys(_images_at(path, any_modality, passed_over))
         except OSError as error:
@@ -65,6 +67,14 @@ def find_images(inputs: Iterable[str | Path], any_modality: bool = False) -> lis
     if not images:
         raise InputError("No images were given; give files or folders.")
     return list(images)
+
+
+def _matching(given: str | Path) -> list[Path]:
+    """What a pattern stands for, sorted; all else, and a pattern that nothing matches, stands for itself."""
+    path = expanded(given)
+    if os.path.lexists(path) or not glob.has_magic(str(path)):
+        return [path]
+    return sorted(map(Path, glob.iglob(str(path)))) or [path]
 
 
 def _images_at(path: Path, any_modality: bool, passed_over: list[Path]) -> list[Path]:
@@ -245,6 +255,8 @@ def _numbered(names: list[str]) -> list[str]:
 
 
 def _stem(image: Path) -> str:
+    if not image.name:  # a drive or share of Windows as a whole, such as D:\
+        return allowed(image.anchor).strip("_") or "images"
     return image.name if image.is_dir() else image_stem(image)
 
 

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import PureWindowsPath
 
 import pytest
 from small_packages import write_package
@@ -71,6 +72,28 @@ def test_a_folder_gives_its_images_and_the_dicom_folders_below(images):
     assert [str(path.relative_to(images)) for path in found] == [
         "a.nrrd", "b.nii.gz", "c.mha", "patient 1/series 2",
     ]  # fmt: skip
+
+
+def test_patterns_that_windows_hands_on_as_they_are_stand_for_what_matches(images, tmp_path):
+    for case in ("s1", "s0"):
+        (tmp_path / case).mkdir()
+        (tmp_path / case / "ct.nii.gz").touch()
+    found = find_images([tmp_path / "*" / "ct.nii.gz", images / "[bc].*"])
+    assert [path.relative_to(tmp_path).as_posix() for path in found] == [
+        "s0/ct.nii.gz", "s1/ct.nii.gz", "bilder é/b.nii.gz", "bilder é/c.mha",
+    ]  # fmt: skip
+    (tmp_path / "[s0]").mkdir()
+    (tmp_path / "[s0]" / "ct.nii.gz").touch()
+    assert find_images([tmp_path / "[s0]"]) == [tmp_path / "[s0]" / "ct.nii.gz"]
+    with pytest.raises(InputError, match=r"There is no file or folder .*\*\.mhd; check the path"):
+        find_images([images / "*.mhd"])
+
+
+@pytest.mark.parametrize(
+    ("drive", "name"), [("D:\\", "D"), ("\\\\server\\scans\\", "server_scans"), ("/", "images")]
+)
+def test_the_series_of_a_whole_drive_has_a_name(drive, name):
+    assert case_names([PureWindowsPath(drive)]) == [name]
 
 
 @pytest.mark.parametrize("name", ["a.SEG.NRRD", "old.nii.gz/"])
