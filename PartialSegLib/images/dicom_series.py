@@ -16,7 +16,7 @@ import numpy as np
 
 from ..errors import InputError
 from .image_header import check_one_scalar_volume, check_spacing, check_straight_line
-from .itk_image import itk_name
+from .itk_image import check_name, itk_name
 from .voxel_type import compact
 
 if TYPE_CHECKING:
@@ -189,7 +189,7 @@ def _list_series(folder: Path) -> list[_Series]:
     import SimpleITK
 
     for path in folder.iterdir():
-        itk_name(path)
+        check_name(path)
     shown = SimpleITK.ProcessObject.GetGlobalWarningDisplay()
     SimpleITK.ProcessObject.SetGlobalWarningDisplay(False)
     try:

@@ -1,8 +1,10 @@
 """NRRD and MetaImage files (.nrrd, .nhdr, .mha, .mhd) through SimpleITK."""
 
+import ctypes
 import logging
 import math
 import re
+import sys
 import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,6 +26,8 @@ _DAMAGED = "The file is truncated, damaged or of another kind than its name says
 _SENTENCES = {"determinant is 0": SINGULAR, "": _DAMAGED}
 """What ITK's error messages contain, and what they mean to the user; the last one fits all."""
 _ZLIB_OR_GZIP = 47
+_UTF_8 = 65001  # as a code page of Windows
+_LONGEST_PATH = 1 << 15
 _ANATOMICAL_SPACES = {
     "", "right-anterior-superior", "left-anterior-superior", "left-posterior-superior", "ras", "las", "lps",
     "right-anterior-superior-time", "left-anterior-superior-time", "left-posterior-superior-time", "rast",
@@ -110,17 +114,52 @@ def write_metaimage(path: Path, array: np.ndarray, affine: np.ndarray) -> None:
 
 
 def itk_name(path: Path) -> str:
-    """A path as SimpleITK takes it; any other text than UTF-8 would end the process there.
+    """A path as SimpleITK takes it.
+
+    On Windows ITK finds no letters beyond ASCII (InsightSoftwareConsortium/ITK#6739) unless UTF-8 is the code
+    page of the process, as it is not with most Pythons: there a folder goes by its short name, if it has one.
 
     Raises:
-        InputError: When the name is not UTF-8, as of archives that were unpacked in another encoding.
+        InputError: When the name is not UTF-8, or has letters with which Windows hides it from ITK.
+    """
+    check_name(path)
+    if str(path).isascii() or _finds_all_letters():
+        return str(path)
+    name = _short_name(path) if path.is_dir() else str(Path(_short_name(path.parent), path.name))
+    if not name.isascii():
+        raise InputError(
+            "On Windows, names with letters such as ä or é are hidden from ITK, which reads NRRD, MetaImage "
+            "and DICOM; rename the file or folder, move it to one such as C:\\CT, or take NIfTI."
+        )
+    return name
+
+
+def check_name(path: Path) -> None:
+    """Refuse a name that is not UTF-8, as of archives that were unpacked in another encoding.
+
+    In SimpleITK it would end the process.
+
+    Raises:
+        InputError: When it is none.
     """
     try:
         str(path).encode("utf-8")
     except UnicodeEncodeError:
         shown = str(path).encode("utf-8", "backslashreplace").decode()
         raise InputError(f"The name {shown} is not valid UTF-8; rename the file or folder.") from None
-    return str(path)
+
+
+def _finds_all_letters() -> bool:
+    return sys.platform != "win32" or ctypes.windll.kernel32.GetACP() == _UTF_8
+
+
+def _short_name(folder: Path) -> str:
+    """By the names of eight letters that Windows keeps on most system drives; else as it is."""
+    if sys.platform != "win32":
+        return str(folder)
+    name = ctypes.create_unicode_buffer(_LONGEST_PATH)
+    found = ctypes.windll.kernel32.GetShortPathNameW(str(folder), name, _LONGEST_PATH)
+    return name.value if 0 < found < _LONGEST_PATH else str(folder)
 
 
 def affine_of(image: "SimpleITK.Image") -> np.ndarray:
