@@ -128,7 +128,7 @@ def _mirror_axes(stored: Any) -> tuple[int, ...]:
 def _json_beside(path: Path, stored: Any) -> dict[str, Any]:
     """The contents of a file of the model folder, or what the checkpoint stored of it."""
     try:
-        contents = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else stored
+        contents = json.loads(path.read_text(encoding="utf-8-sig")) if path.is_file() else stored
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path.name} cannot be read ({error}).") from None
     if not isinstance(contents, dict):

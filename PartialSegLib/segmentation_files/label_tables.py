@@ -122,7 +122,7 @@ def read_dataset_labels(path: Path, is_near: bool) -> dict[str, tuple[int, ...]]
         InputError: When it is near and damaged, or a value is not a whole number.
     """
     try:
-        contents = json.loads(path.read_text(encoding="utf-8"))
+        contents = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
         if not is_near:
             return None

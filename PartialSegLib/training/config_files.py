@@ -80,7 +80,7 @@ def read_json(path: Path, missing: str) -> Any:
         InputError: the sentence `missing` if there is no such file, or the file is not JSON.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise InputError(missing) from None
     except ValueError as error:

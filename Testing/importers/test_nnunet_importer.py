@@ -56,6 +56,14 @@ def test_a_model_folder_becomes_a_package_with_the_same_logits(tmp_path: Path, n
     assert inference.mirror_axes == (0, 1, 2)
 
 
+def test_a_file_of_the_folder_may_be_saved_by_an_editor_on_windows(tmp_path: Path) -> None:
+    """It begins UTF-8 with a mark that JSON does not know."""
+    write_model_folder(tmp_path / "model", plans_of(SMALL[0]), official_weights(SMALL[0]))
+    labels = tmp_path / "model" / "dataset.json"
+    labels.write_text(labels.read_text(encoding="utf-8"), encoding="utf-8-sig")
+    assert import_checkpoint("nnunet", tmp_path / "model", tmp_path / "package").tasks
+
+
 def test_an_installed_model_goes_by_the_name_of_its_folder(tmp_path: Path) -> None:
     """So that a model and one of its folds can stand side by side."""
     write_model_folder(tmp_path / "model", plans_of(SMALL[0]), official_weights(SMALL[0]))

@@ -172,10 +172,11 @@ def test_labels_are_found_whatever_their_numbers(tmp_path, caplog, kind, left_ou
     assert [text.rpartition("left out: ")[2] for text in caplog.messages] == left_out
 
 
-def test_a_dataset_json_names_the_labels_beside_it_or_below(tmp_path):
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])  # the latter of editors on Windows
+def test_a_dataset_json_names_the_labels_beside_it_or_below(tmp_path, encoding):
     write_volume(tmp_path / "labelsTr" / "x.nii.gz", Volume(LIVER * 2 + ~LIVER, np.eye(4)))
     (tmp_path / "dataset.json").write_text(
-        '{"labels": {"background": 0, "all": [1, 2], "liver": 2, "ignore": 3}}'
+        '{"labels": {"background": 0, "all": [1, 2], "liver": 2, "ignore": 3}}', encoding
     )
     segmentation = read_segmentation(tmp_path / "labelsTr" / "x.nii.gz")
     assert segmentation.keys() == [("", "all"), ("", "liver")]

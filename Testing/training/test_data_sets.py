@@ -19,7 +19,7 @@ from PartialSegLib.importers.dodnet import MOTS_TASKS
 from PartialSegLib.importers.multitalent import TASKS as MULTITALENT_TASKS
 from PartialSegLib.manifest import Preprocessing
 from PartialSegLib.processing.preprocessing import preprocess
-from PartialSegLib.training.collection import Case, Collection, DataSet
+from PartialSegLib.training.collection import Case, Collection, DataSet, read_collection, write_collection
 from PartialSegLib.training.data_sets import LAYOUTS, MOTS, MULTITALENT
 from PartialSegLib.training.data_sets.dataset_json import data_set_of, read_dataset_json
 from PartialSegLib.training.data_sets.joining import joined
@@ -402,6 +402,20 @@ def test_a_list_that_is_no_text_is_refused(tmp_path):
 def nnunet_folds(path, *folds):
     path.write_text(json.dumps([{"train": train, "val": val} for train, val in folds]))
     return path
+
+
+def test_what_editors_on_windows_save_is_read(tmp_path):
+    """They begin UTF-8 with a mark that JSON does not know."""
+    folder = folders.decathlon(tmp_path)
+    cases = LAYOUTS["decathlon"](folder, "msd")
+    collection, folds = tmp_path / "c.json", nnunet_folds(tmp_path / "f.json", (["0"], ["1"]))
+    spleens = {"msd": DataSet("msd", "spleen", {"spleen": (1,)})}
+    write_collection(collection, Collection("c", tmp_path, spleens, cases))
+    for path in (folder / "dataset.json", collection, folds):
+        path.write_text(path.read_text(encoding="utf-8"), encoding="utf-8-sig")
+    assert read_dataset_json(folder)["name"] == "Spleen"
+    assert read_collection(collection).cases == cases
+    assert [case.split for case in with_nnunet_fold(cases_named(2), folds, 0)] == ["training", "validation"]
 
 
 def test_folds_of_nnunet_are_taken_and_the_cases_that_they_do_not_name_left_out(tmp_path, caplog):

@@ -51,6 +51,12 @@ def test_a_file_names_what_differs_from_another(tmp_path: Path) -> None:
     assert (config.loss.dice_epsilon, config.loss.average) == (2.0, "channels")
 
 
+def test_a_file_may_be_saved_by_an_editor_on_windows(tmp_path: Path) -> None:
+    """It begins UTF-8 with a mark that JSON does not know."""
+    (tmp_path / "mine.json").write_text(json.dumps(tiny_values("a", seed=7)), encoding="utf-8-sig")
+    assert read_config(tmp_path / "mine.json").seed == 7
+
+
 @pytest.mark.parametrize("base", ["transdodnet", "transdodnet.json"])
 def test_a_file_may_extend_a_recipe_and_a_setting_may_lie_in_a_list(tmp_path: Path, base: str) -> None:
     mine = write(tmp_path / "mine.json", {"extends": base, "seed": 9})

@@ -190,7 +190,7 @@ def read_collection(path: Path | str) -> Collection:
     """
     path = expanded(path)
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise InputError(f"No collection at {path}; make one with `partialseg data`.") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:

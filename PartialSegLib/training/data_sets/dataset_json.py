@@ -39,7 +39,7 @@ def read_dataset_json(folder: Path) -> dict[str, Any]:
     """
     path = folder / FILE
     try:
-        contents = json.loads(path.read_text(encoding="utf-8"))
+        contents = json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise InputError(
             f"{folder} holds no {FILE}; give the folder of one task, with imagesTr and labelsTr in it."

@@ -197,7 +197,7 @@ def _required(line: str, names: Mapping[str, list[str]], where: Path | str) -> s
 def _nnunet_folds(path: Path) -> list[tuple[list[str], list[str]]]:
     """Training and validation cases of each fold."""
     try:
-        contents = json.loads(expanded(path).read_text(encoding="utf-8"))
+        contents = json.loads(expanded(path).read_text(encoding="utf-8-sig"))
         folds = [(fold["train"], fold["val"]) for fold in contents]
     except OSError as error:
         raise InputError(f"{path}: the folds cannot be read ({error.strerror}); check the path.") from None
