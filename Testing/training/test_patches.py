@@ -38,6 +38,7 @@ from PartialSegLib.training.collection import Collection, DataSet, write_collect
 from PartialSegLib.training.config import TrainingConfig
 from PartialSegLib.training.data import batches, prepare, validation_cases
 from PartialSegLib.training.label_bits import flags_by_shifts, from_bits, to_bits
+from PartialSegLib.training.loop import data_workers
 from PartialSegLib.training.loop.data_workers import check_shared_memory, loaded
 from PartialSegLib.training.loop.workers import ALONE
 from PartialSegLib.training.patches.augmentation import PRESETS, Augmentation
@@ -406,6 +407,23 @@ def test_a_data_worker_that_dies_with_a_lock_holds_nobody_up():
     for worker in set(multiprocessing.active_children()) - others:
         worker.join(20)
         assert not worker.is_alive()
+
+
+class WithoutPagingFile(Dataset[tuple[torch.Tensor]]):
+    """What PyTorch says on Windows where the memory for batches is exhausted (pytorch/pytorch#31874)."""
+
+    def __getitem__(self, key: int) -> tuple[torch.Tensor]:
+        if get_worker_info() is not None:
+            raise RuntimeError(
+                "Couldn't open shared file mapping: <torch_28076_1033928186_0>, error code: <1455>"
+            )
+        return (torch.zeros(1),)
+
+
+def test_a_full_memory_of_windows_is_one_sentence(monkeypatch, tmp_path):
+    monkeypatch.setattr(data_workers, "SHARED_MEMORY", tmp_path / "none")
+    with pytest.raises(InputError, match=r"prepares data has ended .*, mostly because the memory is full;"):
+        list(loaded(WithoutPagingFile(), [[0]], count=1, pinned=False))
 
 
 class BlasThreads(Dataset[tuple[torch.Tensor]]):

@@ -33,7 +33,7 @@ SHUTDOWN_S = 60  # for the end of all data workers, each of which finishes its b
 SHARED_MEMORY = Path("/dev/shm")
 _LOOK_S = 1.0  # how often is looked whether all data workers live
 _OF_DATA_WORKERS = re.compile(
-    r"DataLoader (worker \(|timed out)|shared memory|</torch_\w+>|with the workers|ancdata"
+    r"DataLoader (worker \(|timed out)|shared memory|</?torch_\w+>|with the workers|ancdata"
 )
 
 
@@ -201,10 +201,10 @@ def check_shared_memory(needed: int, place: Path = SHARED_MEMORY) -> None:
 
 
 def _lost_worker(said: str) -> InputError:
+    full = f"memory or {SHARED_MEMORY}" if SHARED_MEMORY.exists() else "memory"
     return InputError(
-        f"A process that prepares data has ended or hangs ({said}), mostly because the memory or "
-        f"{SHARED_MEMORY} is full; choose fewer `workers` and start the same command again: the run goes on "
-        "from its last checkpoint."
+        f"A process that prepares data has ended or hangs ({said}), mostly because the {full} is full; "
+        "choose fewer `workers` and start the same command again: the run goes on from its last checkpoint."
     )
 
 
