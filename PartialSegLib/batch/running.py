@@ -276,7 +276,7 @@ class Batch:
         return (
             row is not None
             and row["status"] == DONE
-            and row["image"] == str(case.image)
+            and os.path.normcase(row["image"]) == os.path.normcase(case.image)  # C: and c: on Windows
             and case.output.exists()
         )
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import ntpath
 import os
 import re
 import subprocess
@@ -449,6 +450,19 @@ def test_a_failed_case_has_its_seconds_but_neither_segmentation_nor_volumes(imag
     record(batch, "a", error="The file is empty; copy it again.")
     (row,) = rows_of(batch)
     assert (row["seconds"], row["segmentation"], row["liver/liver [ml]"]) == ("1.2", "", "")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="simulates Windows")
+def test_a_batch_goes_on_on_windows_where_a_path_is_spelt_otherwise(images, manifest, tmp_path, monkeypatch):
+    """As C: in Slicer and c: on some terminals."""
+    batch = Batch([images], tmp_path / "out", BatchRequest(manifest))
+    record(batch, "a", "b")
+    spelt = batch.summary.read_text(encoding="utf-8").replace(str(images), str(images).upper())
+    batch.summary.write_text(spelt, encoding="utf-8")
+    assert len(Batch([images], tmp_path / "out", BatchRequest(manifest)).left) == 3
+    monkeypatch.setattr(os.path, "normcase", ntpath.normcase)
+    again = Batch([images], tmp_path / "out", BatchRequest(manifest))
+    assert [case.name for case in again.left] == ["c"]
 
 
 def test_a_batch_goes_on_with_a_summary_that_a_spreadsheet_has_saved(images, manifest, tmp_path):
