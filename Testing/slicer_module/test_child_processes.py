@@ -70,6 +70,28 @@ def test_what_the_launcher_says_of_a_crash_is_understood(code, lines, killed, wo
     assert (wasKilled(code, lines), lastWords(lines)) == (killed, words)
 
 
+CRASH = "import ctypes, faulthandler, numpy; faulthandler.enable(); ctypes.string_at(0)"
+CRASH_ON_WINDOWS = """12:00:01 predict 3 begins
+Windows fatal exception: access violation
+
+Thread 0x00001f44 (most recent call first):
+  File "C:\\Slicer\\PartialSegLib\\worker\\wire.py", line 147 in read_lines
+
+Current thread 0x00002a10 (most recent call first):
+  <no Python frame>
+  ...
+"""
+
+
+def test_the_last_words_of_a_crash_name_it_and_not_where_it_was():
+    done = subprocess.run([sys.executable, "-c", CRASH], capture_output=True, text=True, check=False)
+    assert lastWords(done.stderr.splitlines()) in (
+        "Fatal Python error: Segmentation fault",
+        "Windows fatal exception: access violation",
+    )
+    assert lastWords(CRASH_ON_WINDOWS.splitlines()) == "Windows fatal exception: access violation"
+
+
 @linux
 def test_what_a_launcher_has_started_is_killed_with_it():
     launcher = subprocess.Popen(

@@ -22,6 +22,10 @@ _LIBRARY_ROOT = Path(__file__).resolve().parents[2]
 _NO_WINDOW = getattr(subprocess, "CREATE_NO_WINDOW", 0)
 _KILLED = (-9, 137)  # exit codes of a process that was killed from outside, on Linux for want of memory
 _CRASHED = re.compile(r"error: \[.*\] exit abnormally - Report the problem\.")  # the launcher's last words
+_WHERE_CRASHED = re.compile(
+    r"(Current thread|Thread) 0x.*|File \".*\", line (\d+|\?\?\?) in .*|<no Python frame>|Garbage-collecting"
+    r"|Current thread's C stack trace.*|Binary file .*|<truncated rest of calls>|\.\.\.|Extension modules: .*"
+)  # what Python's faulthandler writes after the line that names the crash
 
 
 def libraryFolder() -> Path:
@@ -57,9 +61,13 @@ def childOptions() -> dict[str, Any]:
 
 
 def lastWords(lines: list[str]) -> str:
-    """The last line that a child that has ended wrote itself; "" if it wrote none."""
-    own = [line for line in lines if line.strip() and not _CRASHED.fullmatch(line.strip())]
-    return own[-1].strip() if own else ""
+    """The last line that a child that has ended wrote itself; "" if it wrote none.
+
+    Of a crash the line that names it, not those that tell developers where it was.
+    """
+    texts = filter(None, map(str.strip, lines))
+    own = [text for text in texts if not (_CRASHED.fullmatch(text) or _WHERE_CRASHED.fullmatch(text))]
+    return own[-1] if own else ""
 
 
 def wasKilled(exitCode: int | None, lines: list[str]) -> bool:

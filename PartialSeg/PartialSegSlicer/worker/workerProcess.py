@@ -29,7 +29,7 @@ except ImportError:  # on Windows
 
     fcntl = None
 
-_KEPT_LOG_LINES = 40
+_KEPT_LOG_LINES = 400  # a crash is told with up to 100 frames of each thread
 _GRACE_SECONDS = 5.0
 _LAST_WORDS_SECONDS = 1.0  # what the process has started may keep its standard error open
 
