@@ -15,6 +15,7 @@ from typing import Any, Final, Literal, TypeVar
 
 from .decision_spec import DecisionSpec
 from .errors import InputError
+from .files.file_names import allowed
 from .files.json_fields import from_json, require, to_json
 from .image_channel import ONE_CT, ImageChannel
 from .structures import load_structures
@@ -251,7 +252,8 @@ class Manifest:
     def _check_names(self) -> None:
         require(
             is_model_name(self.name),
-            f"name: expected letters, digits, '.', '_' and '-' only, got {self.name!r}",
+            "name: expected letters, digits, '.', '_' and '-' only, no '.' at the end, and not the name of a "
+            f"device, got {self.name!r}",
         )
         require(bool(self.tasks), "tasks: expected at least one task, got none")
         names = [task.name for task in self.tasks]
@@ -306,7 +308,8 @@ class Manifest:
 
 def is_model_name(name: str) -> bool:
     """Whether a model can be called so, and a folder as the model, on every operating system."""
-    return re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) is not None
+    is_plain = re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9_-])?", name) is not None
+    return is_plain and allowed(name) == name
 
 
 def is_inside(path: str) -> bool:

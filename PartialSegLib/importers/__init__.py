@@ -94,7 +94,8 @@ def _check_name(folder: Path) -> None:
     if not is_model_name(folder.name):
         raise InputError(
             f"Among installed models the folder's name becomes that of the model, and {folder.name!r} has "
-            "more than letters, digits, '.', '_' and '-'; choose another one."
+            "more than letters, digits, '.', '_' and '-', ends with '.', or is the name of a device on "
+            "Windows; choose another one."
         )
     if folder.name in {read_manifest(path.parent).name for path in manifests_in(BUNDLED_MODELS)}:
         raise InputError(f"{folder.name} is the name of a model that is part of PartialSeg; choose another.")

@@ -58,6 +58,11 @@ def test_a_manifest_survives_json():
     assert manifest.files["weights.safetensors"] == FileEntry("0" * 64, 12)
 
 
+NO_FOLDER_ON_WINDOWS = (
+    "name: expected letters, digits, '.', '_' and '-' only, no '.' at the end, and not the name of a device"
+)
+
+
 @pytest.mark.parametrize(
     ("place", "value", "sentence"),
     [
@@ -73,6 +78,9 @@ def test_a_manifest_survives_json():
         ("titel", "DoDNet", "titel: unknown field; perhaps you meant title"),
         ("license", MISSING, "license: missing; add this field"),
         ("name", "../dodnet", "name: expected letters, digits"),
+        ("name", "liver.", NO_FOLDER_ON_WINDOWS),
+        ("name", "Con", NO_FOLDER_ON_WINDOWS),
+        ("name", "lpt1.v2", NO_FOLDER_ON_WINDOWS),
         ("name", 7, "name: expected a text, got 7"),
         ("modality", "PET", "modality: expected 'CT' or 'MR', got \"PET\""),
         ("preprocessing/channels", [], "preprocessing.channels: expected at least one, each with a name"),
