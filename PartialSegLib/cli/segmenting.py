@@ -20,6 +20,7 @@ import numpy as np
 
 from ..errors import InputError
 from ..evaluation import dice
+from ..files.output_files import nearest_existing
 from ..masks.boxes import EMPTY_BOX
 from ..overview.picture import check_drawing, write_overview
 from ..packages.installed import BUNDLED_MODELS, manifests_in
@@ -290,7 +291,7 @@ def check_folder(folder: Path) -> None:
     Raises:
         InputError: it is one.
     """
-    existing = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
+    existing = nearest_existing(folder)
     if not existing.is_dir() or not os.access(existing, os.W_OK):
         raise InputError(
             f"Nothing can be written to {folder}: {existing} is no writable folder; choose another."

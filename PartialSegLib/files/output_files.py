@@ -135,6 +135,22 @@ def locked(path: Path) -> Iterator[None]:
         _remove(path)
 
 
+def nearest_existing(folder: Path) -> Path:
+    """A folder, or the nearest one above it that is there.
+
+    Raises:
+        InputError: When there is none, as on a drive of Windows that is not connected.
+    """
+    absolute = folder.absolute()
+    existing = next((place for place in (absolute, *absolute.parents) if place.exists()), None)
+    if existing is None:
+        raise InputError(
+            f"Nothing can be written to {folder}: there is no {absolute.anchor}; connect the drive or choose "
+            "another folder."
+        )
+    return existing
+
+
 def replace_patiently(source: Path, target: Path) -> None:
     """As `os.replace`, of files and folders, but on Windows it waits while another program looks at one."""
     if target.is_dir() and not source.is_dir():  # each system calls it something else

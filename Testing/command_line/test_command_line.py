@@ -314,6 +314,21 @@ def test_an_output_below_a_file_is_refused_before_the_work(tmp_path, package, ct
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
+@pytest.mark.skipif(os.name == "nt", reason="simulates Windows")
+def test_an_output_on_a_drive_that_is_not_connected_is_refused(tmp_path, package, ct, run, monkeypatch):
+    """As E: on Windows, where not even the first folder of a path need be there; simulated."""
+    exists = Path.exists
+    drive = [Path("/"), Path("/no such drive"), Path("/no such drive/results")]
+    monkeypatch.setattr(Path, "exists", lambda path: path not in drive and exists(path))
+    for command in (
+        ["segment", ct, "-o", drive[2] / "x.seg.nrrd"],
+        ["demo", ct, "-o", drive[2]],
+        ["batch", ct, "-o", drive[2]],
+    ):
+        refused = run(*command, "--model", package)
+        assert_one_sentence(refused, 2, "Nothing can be written .*: there is no /; connect the drive or")
+
+
 def test_a_read_only_folder_is_refused(tmp_path, package, ct):
     tmp_path.chmod(0o500)
     given = ["segment", ct, "-o", tmp_path / "x.nii.gz", "--model", package]

@@ -30,7 +30,7 @@ import torch
 
 from ...errors import InputError
 from ...files.json_fields import to_json
-from ...files.output_files import replacing
+from ...files.output_files import nearest_existing, replacing
 from ...manifest import Preprocessing
 from ..collection import Case, Collection
 from ..collection.case_images import CaseImage, case_image, file_stamps
@@ -241,8 +241,7 @@ def _stamps(path: Path, case: Case) -> list[tuple[str, int, int]]:
 
 
 def _check_disk(folder: Path, jobs: Sequence[Job]) -> None:
-    existing = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
-    needed, free = predicted_bytes(jobs), shutil.disk_usage(existing).free
+    needed, free = predicted_bytes(jobs), shutil.disk_usage(nearest_existing(folder)).free
     if needed > free:
         raise InputError(
             f"Preparing {len(jobs)} cases takes about {needed / 1e9:.1f} GB, but {folder} has "
