@@ -32,6 +32,9 @@ def is_from_file_manager(name: str) -> bool:
 
 def expanded(path: str | os.PathLike[str]) -> Path:
     """Return a path in which a first ~ or ~NAME is that home folder; where there is none, it is a name."""
+    first = next(iter(Path(path).parts), "")
+    if first.startswith("~") and first != "~" and not os.path.isdir(os.path.expanduser(first)):
+        return Path(path)  # Windows makes up a home folder for everybody
     return Path(os.path.expanduser(path))
 
 

@@ -1,12 +1,15 @@
 """Names of files that other systems take for the same, refuse, or put there by themselves."""
 
+import ntpath
+import os
 import unicodedata
+from pathlib import Path
 
 import pytest
 
 from PartialSegLib.batch.images import case_names
 from PartialSegLib.evaluation.case_matching import matched_cases
-from PartialSegLib.files.file_names import allowed, folded, holds_files, is_from_file_manager
+from PartialSegLib.files.file_names import allowed, expanded, folded, holds_files, is_from_file_manager
 
 COMPOSED, SEPARATE = (unicodedata.normalize(form, "Müller") for form in ("NFC", "NFD"))
 
@@ -47,3 +50,13 @@ def test_what_file_managers_put_into_a_folder_is_nothing(tmp_path):
     assert not holds_files(tmp_path)
     (tmp_path / "liver.nii.gz").touch()
     assert holds_files(tmp_path)
+
+
+def test_windows_makes_up_no_home_folder_for_a_file_that_begins_with_a_tilde(tmp_path, monkeypatch):
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    monkeypatch.setenv("USERNAME", tmp_path.name)
+    monkeypatch.setattr(os.path, "expanduser", ntpath.expanduser)
+    assert os.path.expanduser("~ct.nii.gz") != "~ct.nii.gz"
+    for name in ("~ct.nii.gz", "~nobody/ct.nii.gz", "ct.nii.gz", ""):
+        assert expanded(name) == Path(name)
+    assert expanded("~") == tmp_path
